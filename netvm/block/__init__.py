@@ -1,0 +1,1 @@
+"""Requests to a disk: bios, the request queue and the swap area."""

@@ -1,0 +1,292 @@
+"""The museum's light switches: one named boolean for each historic cure, and presets that are kernels.
+
+A fix is something a kernel has or has not. A preset is a kernel version: every fix merged up to it is on. A scenario
+picks a preset and may switch single fixes; no other module knows a kernel version. A fix that was proposed but never
+merged belongs to no preset (``version`` is ``None``) and is switched on by name only.
+
+Version order is the kernel's own, so a preset is a comparison and nothing else. The recorded kernel is 6.1.192, a
+stable release: fixes that reached it as backports carry the version they arrived in (``backported``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+__all__ = ["FIXES", "PRESETS", "Fix", "Fixes", "preset"]
+
+PRESETS = ("2.6.11", "3.6", "6.1", "6.18")
+"""Kernel presets, oldest first; ``6.1`` is the recorded kernel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fix:
+    """One historic cure."""
+
+    name: str
+    year: int
+    version: str | None
+    """First kernel that has it; ``None`` if it was proposed and never merged."""
+    source: str
+    """Commit, subject and author, or the list thread."""
+    summary: str
+    """What the emulated kernel does with it that it does not do without."""
+    in_recorded: bool | None = None
+    """Overrides the version comparison for the recorded kernel (a stable backport)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixes:
+    """Which fixes one emulated kernel has. Field names are the keys of ``[kernel.fixes]`` in a scenario."""
+
+    memalloc_sockets: bool = True
+    pfmemalloc_drop: bool = True
+    softirq_memalloc: bool = True
+    slab_pfmemalloc: bool = True
+    rmem_exempt: bool = True
+    throttle_direct_reclaim: bool = True
+    throttle_noio_bounded: bool = True
+    throttle_skips_kthreads: bool = True
+    rx_memalloc: bool = True
+    rx_no_recycle_pfmemalloc: bool = True
+    rx_refill_retry: bool = True
+    rx_head_memalloc: bool = False
+    highatomic_reserve: bool = True
+    highatomic_exact_cap: bool = True
+    highatomic_free_only: bool = True
+    watermark_boost: bool = True
+    watermark_scale: bool = True
+    min_reserve_ladder: bool = True
+    oom_reaper: bool = True
+    oom_half_reserve: bool = True
+    reclaim_throttle: bool = True
+    mempool_nomemalloc: bool = True
+    noio_isolation_limit: bool = True
+    io_flusher_servers: bool = True
+    loopback_target_noio: bool = True
+    task_frag_off: bool = True
+
+    def switched(self, switches: Mapping[str, bool]) -> "Fixes":
+        """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, on in switches.items():
+            if name not in values:
+                raise KeyError(name)
+            values[name] = on
+        return Fixes(**values)
+
+
+_GORMAN_2012 = 'Mel Gorman, "Swap-over-NBD without deadlocking", V15, 12 Jul 2012'
+
+_TABLE = (
+    Fix(
+        name="memalloc_sockets",
+        year=2012,
+        version="3.6",
+        source=f'"netvm: allow the use of __GFP_MEMALLOC by specific sockets" and "nbd: set SOCK_MEMALLOC for access to '
+        f'PFMEMALLOC reserves"; {_GORMAN_2012}',
+        summary="storage sockets carry SOCK_MEMALLOC: they allocate with __GFP_MEMALLOC and transmit under PF_MEMALLOC",
+    ),
+    Fix(
+        name="pfmemalloc_drop",
+        year=2012,
+        version="3.6",
+        source=f'"netvm: propagate page->pfmemalloc to skb", sk_filter rule; {_GORMAN_2012}',
+        summary="a packet received in reserve memory is dropped at an ordinary socket (PFMemallocDrop)",
+    ),
+    Fix(
+        name="softirq_memalloc",
+        year=2012,
+        version="3.6",
+        source=f'"mm: allow PF_MEMALLOC from softirq context" and "netvm: set PF_MEMALLOC as appropriate during SKB '
+        f'processing"; {_GORMAN_2012}',
+        summary="a reserve packet is processed with PF_MEMALLOC, so answering it may use the reserve",
+    ),
+    Fix(
+        name="slab_pfmemalloc",
+        year=2012,
+        version="3.6",
+        source='072bb0aa5e06 "mm: sl[au]b: add knowledge of PFMEMALLOC reserve pages"',
+        summary="objects of a slab page that came from the reserve go to privileged requests only",
+    ),
+    Fix(
+        name="rmem_exempt",
+        year=2012,
+        version="3.6",
+        source='c76562b6709f "netvm: prevent a stream-specific deadlock"',
+        summary="a SOCK_MEMALLOC socket may exceed the global receive limit",
+    ),
+    Fix(
+        name="throttle_direct_reclaim",
+        year=2012,
+        version="3.6",
+        source='5515061d22f0 "mm: throttle direct reclaimers if PF_MEMALLOC reserves are low and swap is backed by '
+        'network storage"',
+        summary="direct reclaimers sleep while less than half of the min reserve is left",
+    ),
+    Fix(
+        name="throttle_noio_bounded",
+        year=2012,
+        version="3.6",
+        source=f'5515061d22f0, series changelog; {_GORMAN_2012}',
+        summary="a throttled reclaimer that may not enter the file system waits one second at most",
+    ),
+    Fix(
+        name="throttle_skips_kthreads",
+        year=2012,
+        version="3.6",
+        source=f'5515061d22f0, series changelog; {_GORMAN_2012}',
+        summary="kernel threads and tasks with a fatal signal are never throttled",
+    ),
+    Fix(
+        name="rx_memalloc",
+        year=2012,
+        version="3.6",
+        source=f'"netvm: allow skb allocation to use PFMEMALLOC reserves"; {_GORMAN_2012}; the idea is the receive reserve '
+        "of LWN 144273 (Kernel Summit 2005)",
+        summary="receive data is allocated with __GFP_MEMALLOC while any SOCK_MEMALLOC socket exists",
+    ),
+    Fix(
+        name="rx_no_recycle_pfmemalloc",
+        year=2013,
+        version="3.10",
+        source='"igb: do not reuse pages with pfmemalloc flag" (SUSE bug 920016); dev_page_is_reusable(), A. Lobakin, 2021',
+        summary="a receive page that came from the reserve is returned, never recycled into the ring",
+    ),
+    Fix(
+        name="rx_refill_retry",
+        year=2009,
+        version="2.6.32",
+        source='3161e453e496 "virtio: net refill on out-of-memory"; e1000 watchdog (ICS RXDMT0)',
+        summary="an RX ring that could not be refilled is retried by a worker (virtio-net) or a timer (e1000)",
+    ),
+    Fix(
+        name="rx_head_memalloc",
+        year=2026,
+        version=None,
+        source="mechanism 3 of the recorded runs (T2): napi_skb_cache_get takes sk_buff heads with plain GFP_ATOMIC",
+        summary="sk_buff heads for receive are allocated with __GFP_MEMALLOC like the data they head",
+    ),
+    Fix(
+        name="highatomic_reserve",
+        year=2015,
+        version="4.4",
+        source='0aaa29a56e4f "mm, page_alloc: reserve pageblocks for high-order atomic allocations on demand"',
+        summary="a high-order atomic allocation reserves its pageblock as HIGHATOMIC",
+    ),
+    Fix(
+        name="highatomic_exact_cap",
+        year=2023,
+        version="6.8",
+        source='9cd20f3fe045 "mm: page_alloc: enforce minimum zone size to do high atomic reserves" and d68e39fc45f7 '
+        '"mm: page_alloc: correct high atomic reserve calculations"',
+        summary="HIGHATOMIC is capped at 1 % of the zone; a zone whose 1 % is less than a pageblock reserves nothing",
+    ),
+    Fix(
+        name="highatomic_free_only",
+        year=2024,
+        version="6.13",
+        source="nr_free_highatomic in __zone_watermark_unusable_free",
+        summary="the watermark test subtracts the free part of HIGHATOMIC blocks, not whole blocks",
+    ),
+    Fix(
+        name="watermark_boost",
+        year=2018,
+        version="5.0",
+        source='1c30844d2dfe "mm: reclaim small amounts of memory when an external fragmentation event occurs"',
+        summary="a fallback that steals from another migrate type boosts the zone's watermarks",
+    ),
+    Fix(
+        name="watermark_scale",
+        year=2016,
+        version="4.6",
+        source='"mm: scale kswapd watermarks in proportion to memory"',
+        summary="the distance between watermarks is at least watermark_scale_factor of the zone",
+    ),
+    Fix(
+        name="min_reserve_ladder",
+        year=2023,
+        version="6.3",
+        source='Mel Gorman, "Discard __GFP_ATOMIC", v3, 13 Jan 2023',
+        summary="non-blocking __GFP_HIGH requests reach 3/8 of min by ALLOC_MIN_RESERVE and ALLOC_NON_BLOCK; before, "
+        "ALLOC_HIGH and ALLOC_HARDER, and OOM victims took half",
+        in_recorded=True,
+    ),
+    Fix(
+        name="oom_reaper",
+        year=2016,
+        version="4.6",
+        source='aac453635549 "mm, oom: introduce oom reaper"',
+        summary="a kernel thread frees an OOM victim's anonymous memory without the victim running",
+    ),
+    Fix(
+        name="oom_half_reserve",
+        year=2017,
+        version="4.14",
+        source="ALLOC_OOM",
+        summary="an OOM victim may use half of the min reserve; before, all of it",
+    ),
+    Fix(
+        name="reclaim_throttle",
+        year=2021,
+        version="5.16",
+        source='Mel Gorman, "Remove dependency on congestion_wait in mm/"',
+        summary="reclaimers wait for pages written or another task's progress; before, congestion_wait slept its time-out",
+    ),
+    Fix(
+        name="mempool_nomemalloc",
+        year=2016,
+        version="2.6.12",
+        source='revert of "mm, mempool: only set __GFP_NOMEMALLOC if there are free elements" (Mar to Jul 2016)',
+        summary="a mempool never takes from the page reserve: the pool is the reserve",
+    ),
+    Fix(
+        name="noio_isolation_limit",
+        year=2012,
+        version="3.9",
+        source='"mm: Avoid possible deadlock caused by too_many_isolated()", NeilBrown and Wu Fengguang, 2010, resent 2012',
+        summary="reclaimers that may not do IO have a higher isolation limit, so they never wait for those that may",
+    ),
+    Fix(
+        name="io_flusher_servers",
+        year=2020,
+        version=None,
+        source="8d19f1c8e193 prctl(PR_SET_IO_FLUSHER), 5.6; opted into by open-iscsi PR 270 (2021)",
+        summary="storage daemons on this host run with PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE",
+    ),
+    Fix(
+        name="loopback_target_noio",
+        year=2023,
+        version="6.3",
+        source='"scsi: target: iscsi: set memalloc_noio with loopback network connections", D. Jeffery, Feb 2023',
+        summary="an iSCSI target thread whose initiator is on the same host allocates in a NOIO scope",
+    ),
+    Fix(
+        name="task_frag_off",
+        year=2022,
+        version="6.2",
+        source="sk_use_task_frag = false for kernel sockets",
+        summary="kernel sockets cut their payload from sk_frag, not from the interrupted task's task_frag",
+        in_recorded=True,
+    ),
+)
+
+FIXES: Mapping[str, Fix] = {fix.name: fix for fix in _TABLE}
+"""Every fix by name, oldest theme first."""
+
+assert list(FIXES) == [f.name for f in fields(Fixes)], "the switch board and its table list the same fixes"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def preset(kernel: str) -> Fixes:
+    """Return the fixes of one of :data:`PRESETS`. Raises KeyError for any other kernel."""
+    if kernel not in PRESETS:
+        raise KeyError(kernel)
+    have = {}
+    for fix in _TABLE:
+        merged = fix.version is not None and _version(fix.version) <= _version(kernel)
+        if kernel == "6.1" and fix.in_recorded is not None:
+            merged = fix.in_recorded
+        have[fix.name] = merged
+    return Fixes(**have)

@@ -1,0 +1,1 @@
+"""Physical memory and who gets it: zones, buddy, reclaim, slab, mempools, reserves."""

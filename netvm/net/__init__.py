@@ -1,0 +1,1 @@
+"""Packets from socket to link and back, and the memory they take."""

@@ -1,0 +1,1 @@
+"""An experiment as data: schema, loader, workloads, faults, expectation and verdict."""

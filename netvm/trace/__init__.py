@@ -1,0 +1,1 @@
+"""What happened: counters under their kernel names, latency histograms, records."""

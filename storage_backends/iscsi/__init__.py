@@ -1,0 +1,1 @@
+"""iSCSI (RFC 7143): codec, connection cores, initiator and target."""

@@ -1,0 +1,1 @@
+"""The Network Block Device protocol: codec, connection cores, client and server."""
