@@ -145,7 +145,7 @@ class Vm(_Table, kw_only=True, rename=lambda name: name.replace("page_cluster", 
     watermark_boost_factor: Natural = 15000
     swappiness: Annotated[int, Meta(ge=0, le=200)] = 60
     page_cluster: Annotated[int, Meta(ge=0, le=10)] = 3
-    lowmem_reserve_ratio: list[Natural] = [256, 256, 32, 0]
+    lowmem_reserve_ratio: list[Natural] = field(default_factory=lambda: [256, 256, 32, 0])
     laptop_mode: Natural = 0
     panic_on_oom: Natural = 0
     oom_kill_allocating_task: Natural = 0
