@@ -1,9 +1,10 @@
 """What a scenario file may say: the tables of ``scenarios/*.toml`` as frozen structs.
 
-Every quantity carries its unit in its key (``_ms``, ``_mib``, ``_bytes_per_s``), except under ``[vm]``, where keys are the
-kernel's own sysctl names and units. A key left out has the default written here, which is the kernel's or the
+Every quantity carries its unit in its key (``_ms``, ``_mib``, ``_bytes_per_s``), except under ``[vm]``, where keys are
+the kernel's own sysctl names and units. A key left out has the default written here, which is the kernel's or the
 recorded machine's. :mod:`netvm.scenario.load` turns a file into :class:`Scenario` and says in one line what is wrong
-with it; the JSON Schema for editors is made from these structs.
+with it; :mod:`netvm.scenario.jsonschema` makes the editors' JSON Schema of the structs and of the strings under their
+fields. Bounds stand here; what two keys may not be together is said in :mod:`netvm.scenario.sanity`.
 """
 
 from typing import Annotated, Literal
@@ -38,6 +39,8 @@ __all__ = [
 Positive = Annotated[int, Meta(gt=0)]
 Natural = Annotated[int, Meta(ge=0)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+Triple = Annotated[list[Positive], Meta(max_length=3)]
+"""Empty, or the three values of a net.ipv4.*_mem sysctl."""
 
 Verdict = Literal[
     "COMPLETED",
@@ -57,52 +60,61 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Base of every table: immutable, strict about its keys."""
 
 
-class Exhibit(_Table, kw_only=True):
+class Exhibit(_Table, frozen=True, kw_only=True):
     """``[exhibit]``: what the scenario shows and where that is documented."""
 
     id: str
     """The exhibit's code: R1 to R4 (recorded runs), or A2, A9, ... (documented history)."""
     arm: Literal["broken", "fixed", "cure"]
+    """``broken`` and ``fixed`` differ by one switch; ``cure`` is what an administrator can do without it."""
     title: str
+    """One line for the catalogue."""
     year: Natural = 0
+    """Year of the report or of the fix."""
     source: str
     """Where it is documented: commit, list thread, article, or recorded run."""
     mechanism: str
     """The wait chain in a few sentences of kernel words."""
     fix: str = ""
-    """The switch in ``[kernel.fixes]`` that tells the arms apart."""
+    """What tells the arms apart: a switch of ``[kernel.fixes]``, or the dotted path of another key."""
 
 
-class Kernel(_Table, kw_only=True):
+class Kernel(_Table, frozen=True, kw_only=True):
     """``[kernel]``: which kernel runs on the emulated host."""
 
     preset: Literal["2.6.11", "3.6", "6.1", "6.18"] = "6.1"
+    """Every fix merged up to this version is on; ``6.1`` is the recorded kernel."""
     fixes: dict[str, bool] = {}
     """Single switches over the preset; names are those of ``netvm.fixes``."""
     hz: Literal[100, 250, 300, 1000] = 250
+    """CONFIG_HZ: timer ticks per second."""
     pageblock_order: Annotated[int, Meta(ge=1, le=10)] = 9
     """9 with huge pages configured (x86-64 stock kernels), 10 without."""
-    bio_object_bytes: Positive = 192
-    """Slab stride of a one-page bio (bio-160 in the recorded kernel): 21 to a page."""
+    bio_object_bytes: Annotated[int, Meta(ge=64, le=4096)] = 192
+    """Slab stride of a one-page bio: 192 in the recorded small build (bio-160, 21 to a page), 256 in Debian's (bio-192,
+    16 to a page)."""
     transmit_inherits_memalloc: bool = True
     """False clears PF_MEMALLOC that a sending task brought along from reclaim."""
 
 
-class Zone(_Table, kw_only=True):
+class Zone(_Table, frozen=True, kw_only=True):
     """``[[machine.zones]]``: one zone of the host's only node, lowest first."""
 
     name: Literal["DMA", "DMA32", "Normal", "Movable"]
+    """Name as in /proc/zoneinfo."""
     present_pages: Positive
+    """Physical pages that exist."""
     managed_pages: Positive
+    """Pages the buddy allocator got at boot: present without the kernel image and its tables."""
     free_pages: Natural | None = None
     """Free when the scenario starts; default: all that the boot image does not take."""
-    buddyinfo: list[Natural] = []
+    buddyinfo: Annotated[list[Natural], Meta(max_length=11)] = []
     """Free blocks by order 0..10 at the start, as /proc/buddyinfo prints them; default: as few blocks as possible."""
     pcp_pages: Natural = 0
     """Pages on the per-cpu lists at the start."""
 
 
-class Boot(_Table, kw_only=True):
+class Boot(_Table, frozen=True, kw_only=True):
     """``[machine.boot]``: what occupies memory before the scenario's own actors do."""
 
     anon_pages: Natural = 0
@@ -111,7 +123,7 @@ class Boot(_Table, kw_only=True):
     """Objects in use by cache at the start, as in /proc/slabinfo."""
 
 
-class Costs(_Table, kw_only=True):
+class Costs(_Table, frozen=True, kw_only=True):
     """``[machine.costs]``: CPU time of elementary work in nanoseconds; the defaults are calibrated on recorded run D2.
 
     An abstract scenario sets ``scale`` to zero and leaves time to the schedule.
@@ -123,71 +135,100 @@ class Costs(_Table, kw_only=True):
     """Relative spread of each charge, drawn from the run's seed: a machine that has other work beside it."""
 
 
-class Machine(_Table, kw_only=True):
+class Machine(_Table, frozen=True, kw_only=True):
     """``[machine]``: the emulated host."""
 
-    ram_mib: Positive = 96
+    ram_mib: Annotated[int, Meta(ge=1, le=1_048_576)] = 96
+    """All memory of the machine, the kernel image included."""
     cpus: Annotated[int, Meta(ge=1, le=64)] = 1
+    """CPUs that tasks and softirqs compete for."""
     reserved_pages: Natural | None = None
     """Pages the kernel image, page tables of boot and programs hold for good; default: as in the recorded machine."""
     zones: list[Zone] = []
     """Default: one DMA32 zone up to 4 GiB, and Normal above."""
     boot: Boot = Boot()
+    """What occupies memory at the start."""
     costs: Costs = Costs()
+    """CPU time of elementary work."""
 
 
-class Vm(_Table, kw_only=True, rename=lambda name: name.replace("page_cluster", "page-cluster")):
+class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("page_cluster", "page-cluster")):
     """``[vm]``: sysctls under their own names, in their own units."""
 
     min_free_kbytes: Positive | None = None
     """Default: the kernel's formula, int_sqrt(16 * lowmem_kbytes) within 128..262144."""
     watermark_scale_factor: Annotated[int, Meta(ge=1, le=3000)] = 10
+    """Distance between the watermarks, at least this many ten-thousandths of the zone."""
     watermark_boost_factor: Natural = 15000
+    """Boost after a fragmenting fallback: at most this many ten-thousandths of the high mark; 0: no boost."""
     swappiness: Annotated[int, Meta(ge=0, le=200)] = 60
+    """Relative cost of swapping against dropping file pages."""
     page_cluster: Annotated[int, Meta(ge=0, le=10)] = 3
-    lowmem_reserve_ratio: list[Natural] = field(default_factory=lambda: [256, 256, 32, 0])
+    """Swap readahead reads 2**page-cluster pages at once."""
+    lowmem_reserve_ratio: Annotated[list[Natural], Meta(max_length=4)] = field(
+        default_factory=lambda: [256, 256, 32, 0]
+    )
+    """Share of higher zones kept free in DMA, DMA32, Normal, Movable (one in so many pages; 0: none)."""
     laptop_mode: Natural = 0
+    """Non-zero: kswapd and direct reclaim first write nothing (may_writepage starts off)."""
     panic_on_oom: Natural = 0
+    """Non-zero: an OOM ends the run instead of killing a task."""
     oom_kill_allocating_task: Natural = 0
+    """Non-zero: the OOM killer takes the task that asked, not the one with the highest badness."""
     percpu_pagelist_high_fraction: Natural = 0
+    """0: per-cpu lists are sized by the low mark; else, and 8 at least, by this fraction of the zone."""
     hung_task_timeout_secs: Positive = 120
     """kernel.hung_task_timeout_secs: a wait this long is reported as a hang."""
-    tcp_mem: list[Positive] = []
+    tcp_mem: Triple = []
     """net.ipv4.tcp_mem in pages (low, pressure, high); default: the kernel's formula."""
-    udp_mem: list[Positive] = []
-    tcp_wmem: list[Positive] = []
-    tcp_rmem: list[Positive] = []
+    udp_mem: Triple = []
+    """net.ipv4.udp_mem in pages (low, pressure, high); default: the kernel's formula."""
+    tcp_wmem: Triple = []
+    """net.ipv4.tcp_wmem in bytes (min, default, max); default: the kernel's formula."""
+    tcp_rmem: Triple = []
+    """net.ipv4.tcp_rmem in bytes (min, default, max); default: the kernel's formula."""
     rmem_max: Positive = 212992
+    """net.core.rmem_max in bytes: the most a receive buffer can be set to without privilege."""
 
 
-class Nic(_Table, kw_only=True):
+class Nic(_Table, frozen=True, kw_only=True):
     """``[nic]``: the network card the storage is reached through."""
 
     kind: Literal["e1000", "virtio-net", "loopback"] = "e1000"
+    """``e1000`` fills its ring with order-0 buffers, ``virtio-net`` with high-order atomic ones; ``loopback``: the
+    machine has no card."""
     ring: Annotated[int, Meta(ge=8, le=4096)] = 256
+    """RX descriptors."""
     refill_retry: Literal["none", "timer", "worker", "driver"] = "driver"
     """What retries an RX refill that failed; ``driver`` is what the real driver of that kind does."""
     recycle: bool = False
     """RX pages are recycled into the ring when the stack has let go of them."""
     mtu: Annotated[int, Meta(ge=576, le=9000)] = 1500
+    """Largest IP packet on the wire in bytes."""
 
 
-class Link(_Table, kw_only=True):
+class Link(_Table, frozen=True, kw_only=True):
     """``[link]``: the wire between the host and its storage server (both ways alike)."""
 
     bandwidth_bytes_per_s: Natural = 125_000_000
     """0 is infinitely fast."""
     delay_us: Natural = 50
+    """One way."""
     queue_packets: Positive = 1000
+    """Packets that may wait for the wire in one direction; further ones are dropped."""
     loss: Ratio = 0.0
+    """Share of packets lost, drawn from the run's seed."""
     reorder: Ratio = 0.0
+    """Share of packets delivered after their successor."""
     duplicate: Ratio = 0.0
+    """Share of packets delivered twice."""
 
 
-class Disk(_Table, kw_only=True):
+class Disk(_Table, frozen=True, kw_only=True):
     """``[storage.disk]``: the device behind the server."""
 
     latency_us: Natural = 0
+    """From the last byte of a request to its reply."""
     bandwidth_bytes_per_s: Natural = 0
     """0 is infinitely fast."""
     queue_depth: Annotated[int, Meta(ge=1, le=65536)] = 65536
@@ -196,135 +237,200 @@ class Disk(_Table, kw_only=True):
     """One shared link served in order (payload at the rate, then the latency), replies in order."""
 
 
-class Storage(_Table, kw_only=True):
+class Storage(_Table, frozen=True, kw_only=True):
     """``[storage]``: where dirty pages go."""
 
     kind: Literal["iscsi", "nbd", "disk"]
+    """``disk`` is a local disk without a network: the control."""
     role: Literal["swap"] = "swap"
+    """What is kept there."""
     place: Literal["remote", "local"] = "remote"
     """``remote``: a server outside the host. ``local``: a server process on this host, over loopback. A ``disk`` is
     always local hardware."""
-    size_mib: Positive = 512
+    size_mib: Annotated[int, Meta(ge=1, le=16_777_216)] = 512
+    """Size of the device, all of it swap."""
     queue_depth: Annotated[int, Meta(ge=1, le=4096)] = 128
+    """Requests the client keeps in flight (driver tags)."""
     max_sectors_kb: Annotated[int, Meta(ge=4, le=32768)] = 128
+    """Largest request, as in /sys/block/*/queue."""
     nr_requests: Annotated[int, Meta(ge=4, le=4096)] = 256
+    """Requests the queue holds (scheduler tags), as in /sys/block/*/queue."""
+    rotational: bool = False
+    """As in /sys/block/*/queue: swap readahead goes by neighbouring slots on a rotational device, by VMA on others."""
     timeout_s: Natural = 0
     """NBD's request timeout (0: none, as recorded); iSCSI's replacement_timeout when its session is lost."""
     server_memory_locked: bool = True
     """A local server's own memory is locked and its store lies outside managed RAM."""
     immediate_data: bool = True
+    """iSCSI ImmediateData: a write command carries its first data."""
     initial_r2t: bool = False
-    first_burst_bytes: Positive = 262144
-    max_burst_bytes: Positive = 16776192
-    max_recv_data_segment_bytes: Positive = 262144
+    """iSCSI InitialR2T: no unsolicited data beyond the immediate."""
+    first_burst_bytes: Annotated[int, Meta(ge=512, le=16_777_215)] = 262144
+    """iSCSI FirstBurstLength: most unsolicited data of one command."""
+    max_burst_bytes: Annotated[int, Meta(ge=512, le=16_777_215)] = 16776192
+    """iSCSI MaxBurstLength: most data of one R2T or Data-In sequence."""
+    max_recv_data_segment_bytes: Annotated[int, Meta(ge=512, le=16_777_215)] = 262144
+    """iSCSI MaxRecvDataSegmentLength, both ways."""
     noop_interval_s: Natural = 5
+    """iSCSI node.conn[0].timeo.noop_out_interval; 0: no NOP-Out pings."""
     noop_timeout_s: Natural = 5
+    """iSCSI node.conn[0].timeo.noop_out_timeout: an unanswered ping this old drops the session."""
     disk: Disk = Disk()
+    """The device behind the server."""
 
 
-class AnonHog(_Table, kw_only=True, tag="anon-hog", tag_field="kind"):
+class AnonHog(_Table, frozen=True, kw_only=True, tag="anon-hog", tag_field="kind"):
     """``[[workload]] kind = "anon-hog"``: maps anonymous memory and touches it, pass after pass.
 
     Pass 0 writes one word a page in order; later passes read and verify (and with ``write`` rewrite) by ``pattern``.
     """
 
     name: str = "hog"
-    mib: Positive
+    """Name of its tasks in reports."""
+    mib: Annotated[int, Meta(ge=1, le=16_777_216)]
+    """Memory each process maps; more than RAM and swap together is a way to an OOM kill."""
     passes: Positive = 2
+    """Times the memory is gone through, the first touch included."""
     pattern: Literal["seq", "rand", "hot", "zipf"] = "seq"
+    """Order of later passes: ``seq``; ``rand`` uniform; ``hot``: 80 % of touches to the first fifth; ``zipf``."""
     write: bool = True
+    """Later passes write each page they touch."""
     processes: Annotated[int, Meta(ge=1, le=256)] = 1
+    """How many of it run, each with its own memory."""
     think_ns: Natural = 0
     """Pause after each touch."""
     start_ms: Natural = 0
+    """When it starts."""
     seed: Natural = 1
     """Seed of the touch order of ``rand``, ``hot`` and ``zipf``."""
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    """/proc/PID/oom_score_adj; -1000: never killed."""
 
 
-class AnonPulse(_Table, kw_only=True, tag="anon-pulse", tag_field="kind"):
+class AnonPulse(_Table, frozen=True, kw_only=True, tag="anon-pulse", tag_field="kind"):
     """``[[workload]] kind = "anon-pulse"``: maps and touches memory, holds it, unmaps, idles, again and again."""
 
     name: str = "pulse"
-    mib: Positive
+    """Name of its task in reports."""
+    mib: Annotated[int, Meta(ge=1, le=16_777_216)]
+    """Memory it maps each time."""
     hold_ms: Natural = 500
+    """How long it keeps it."""
     idle_ms: Natural = 500
+    """Pause between two pulses."""
     repeats: Positive = 10
+    """Number of pulses."""
     start_ms: Natural = 0
+    """When it starts."""
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    """/proc/PID/oom_score_adj; -1000: never killed."""
 
 
 Workload = AnonHog | AnonPulse
 
 
-class Flood(_Table, kw_only=True, tag="udp-flood", tag_field="kind"):
+class Flood(_Table, frozen=True, kw_only=True, tag="udp-flood", tag_field="kind"):
     """``[[traffic]] kind = "udp-flood"``: datagrams from outside into one socket of this host."""
 
     name: str = "flood"
-    packets_per_s: Positive
+    """Name of its sockets in reports."""
+    packets_per_s: Annotated[int, Meta(ge=1, le=100_000_000)]
+    """Datagrams that arrive, over all sockets."""
     bytes: Annotated[int, Meta(ge=1, le=65000)] = 1400
+    """Payload of one datagram."""
     sockets: Annotated[int, Meta(ge=1, le=4096)] = 1
+    """Sockets they arrive at in turn."""
     reader: Literal["never", "slow", "blocked", "fast"] = "never"
     """``never`` reads; ``slow`` reads ``reads_per_s``; ``blocked`` must allocate (GFP_KERNEL) before each read."""
     reads_per_s: Positive = 100
+    """Pace of a ``slow`` reader."""
     rcvbuf_bytes: Positive = 212992
+    """sk_rcvbuf of each socket."""
     start_ms: Natural = 0
+    """When the first one arrives."""
     stop_ms: Natural = 0
     """0: goes on to the end."""
 
 
-class Readers(_Table, kw_only=True, tag="tcp-stream", tag_field="kind"):
+class Readers(_Table, frozen=True, kw_only=True, tag="tcp-stream", tag_field="kind"):
     """``[[traffic]] kind = "tcp-stream"``: connections from outside that send as fast as their windows allow."""
 
     name: str = "stream"
+    """Name of its sockets in reports."""
     sockets: Annotated[int, Meta(ge=1, le=4096)] = 1
+    """Connections."""
     bytes_per_s: Positive = 1_000_000
+    """Most that each peer sends."""
     reader: Literal["never", "slow", "blocked", "fast"] = "never"
+    """As of a ``udp-flood``."""
     reads_per_s: Positive = 100
+    """Pace of a ``slow`` reader."""
     rcvbuf_bytes: Positive = 131072
+    """sk_rcvbuf of each socket."""
     start_ms: Natural = 0
+    """When the peers connect."""
     stop_ms: Natural = 0
+    """0: goes on to the end."""
 
 
 Traffic = Flood | Readers
 
 
-class Fault(_Table, kw_only=True):
+class Fault(_Table, frozen=True, kw_only=True):
     """``[[fault]]``: something that happens to the network or the server at a given time."""
 
     at_ms: Natural
+    """When it begins."""
     kind: Literal["link-down", "stall", "reset", "loss-burst", "server-restart"]
+    """``link-down``: no carrier. ``stall``: the storage answers nothing, the connection stays up. ``reset``: the
+    connection is closed once. ``loss-burst``: packets are lost. ``server-restart``: the server is gone for a while."""
     for_ms: Positive = 1000
     """How long it lasts (``reset`` is an instant: the connection is closed once)."""
     loss: Ratio = 0.5
     """Share of packets lost in a ``loss-burst``."""
 
 
-class Run(_Table, kw_only=True):
+class Run(_Table, frozen=True, kw_only=True):
     """``[run]``: how it is run and when it is given up."""
 
     seed: Natural = 0
+    """Seed of every random stream."""
     oracle: Literal["fifo", "random"] = "fifo"
-    max_virtual_s: Annotated[float, Meta(gt=0)] = 3600.0
+    """Who chooses among runnable tasks: first come, or the seed."""
+    max_virtual_s: Annotated[float, Meta(gt=0, le=9_000_000)] = 3600.0
+    """Budget of virtual time."""
     max_steps: Positive = 50_000_000
+    """Budget of task steps and events."""
     stall_s: Annotated[float, Meta(gt=0)] = 10.0
     """A finished run whose longest standstill was this long is a STALL."""
 
 
-class Scenario(_Table, kw_only=True):
+class Scenario(_Table, frozen=True, kw_only=True):
     """A whole file."""
 
     title: str = ""
-    expect: list[Verdict] = field(default_factory=lambda: ["COMPLETED"])
+    """One line that says what is run."""
+    expect: Annotated[list[Verdict], Meta(min_length=1)] = field(default_factory=lambda: ["COMPLETED"])
     """Verdicts that are as expected; the first is the usual one."""
     exhibit: Exhibit | None = None
+    """What it shows, for scenarios of the catalogue."""
     kernel: Kernel = Kernel()
+    """Which kernel runs on the emulated host."""
     machine: Machine = Machine()
+    """The emulated host."""
     vm: Vm = Vm()
+    """Sysctls."""
     nic: Nic = Nic()
+    """The network card."""
     link: Link = Link()
+    """The wire behind the card."""
     storage: Storage
-    workload: list[Workload]
+    """Where dirty pages go."""
+    workload: Annotated[list[Workload], Meta(min_length=1)]
+    """Programs that take memory; the run ends when the last has ended."""
     traffic: list[Traffic] = []
+    """What else arrives from the network."""
     fault: list[Fault] = []
+    """What goes wrong, and when."""
     run: Run = Run()
+    """How it is run and when it is given up."""
