@@ -1,0 +1,285 @@
+"""``netvm import-run``: the scenario of a run that was recorded on a real machine.
+
+What was recorded at the start becomes the start of the emulated machine: zones, free lists, per-cpu lists, slab objects
+in use, sysctls, the limits of the block queue. What the kernel computes is computed by the emulated kernel too:
+watermarks are never copied. One input of theirs has to be: where nobody had set ``min_free_kbytes``, a kernel takes its
+formula while parts of memory are still its own init sections, so the effective value is a little below what the formula
+gives over the zones; it is written down with that remark.
+
+CPU time: machines whose clock counted instructions run at the calibrated costs; machines emulated in real time beside
+other work were some ten times slower and noisy, which is ``costs.scale`` 10 and a ``noise`` of one half.
+
+Left out: file writers and NFS, which this version does not emulate; they are refused by name.
+"""
+
+import re
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from netvm.errors import UsageError
+from netvm.fixes import PRESETS
+from netvm.scenario.blame import Blame, refuse
+from netvm.scenario.load import scenario_from
+from netvm.scenario.recorded import Config, RecordedRun, RecordedZone, SlabCache, read_recorded_run
+from netvm.scenario.schema import Vm
+from netvm.scenario.tomltext import toml_text
+from netvm.units import MIB, PAGE_SIZE
+
+__all__ = ["import_run"]
+
+_SLAB_CACHES: Final = re.compile(
+    r"bio-\d+|skbuff_head_cache|skbuff_fclone_cache|kmalloc-(?:1k|2k)|radix_tree_node",
+)
+"""Caches on the way of a page to the storage; the rest of the slab is just memory in use."""
+_BIO_INLINE_VECS_BYTES: Final = 64
+"""BIO_INLINE_VECS (4) of struct bio_vec (16 bytes), block/bio.c: what fs_bio_set's objects have behind the bio."""
+_ISCSI_QUEUE_DEPTH: Final = 32
+"""node.session.queue_depth of open-iscsi."""
+
+# What the instruction-counted machines of the small build with 96 MiB had at the start (run D2): for those of their
+# runs that hung before /proc could be saved.
+_SMALL_BUILD_96M: Final = RecordedZone(
+    name="DMA32",
+    present=24478,
+    managed=19867,
+    free=12203,
+    min=270,
+    low=337,
+    high=404,
+    pcp=106,
+    inactive_anon=18,
+    buddyinfo=(3, 4, 6, 3, 5, 5, 8, 5, 2, 4, 8),
+)
+_SMALL_BUILD_96M_SLAB: Final = {
+    "bio-96": SlabCache(64, 128),
+    "bio-184": SlabCache(21, 192),
+    "bio-224": SlabCache(32, 256),
+    "bio-160": SlabCache(21, 192),
+    "skbuff_fclone_cache": SlabCache(9, 448),
+    "skbuff_head_cache": SlabCache(16, 256),
+    "radix_tree_node": SlabCache(238, 584),
+    "kmalloc-2k": SlabCache(152, 2048),
+    "kmalloc-1k": SlabCache(215, 1024),
+}
+_SMALL_BUILD_96M_MIN_FREE_KBYTES: Final = 1083
+
+Table = dict[str, Any]
+
+
+def import_run(directory: Path) -> str:
+    """Return the scenario, as TOML, of the run recorded in ``directory``. Raises UsageError."""
+    run = read_recorded_run(directory)
+    origin = str(directory / "config.json")
+    _refuse_what_is_not_emulated(run.config, origin)
+    notes = {"": f"Imported from the recorded run {run.config.run}: the machine as it was at the start.\n"}
+    notes[""] += "Watermarks are computed by the emulated kernel, not copied."
+    zones, slab = run.zones, run.slab
+    if not zones:
+        zones, slab = _machine_of_the_same_build(run.config, origin, notes)
+    data: Table = {
+        "title": _title(run.config),
+        "expect": ["COMPLETED", "STALL"] if run.config.verdict == "completed" else ["HANG", "LIVELOCK"],
+        "kernel": _kernel(run.config, slab, origin),
+        "machine": _machine(run.config, zones, slab, origin, notes),
+        "vm": _vm(run, zones, notes),
+        "nic": {"kind": _nic_kind(run.config.nic, origin)},
+        "storage": _storage(run, origin, notes),
+        "workload": [msgspec.to_builtins(run.config.workload)],
+        "traffic": _traffic(run.config),
+    }
+    scenario_from(data, origin=str(directory))
+    return toml_text({key: value for key, value in data.items() if value}, comments=notes)
+
+
+def _refuse_what_is_not_emulated(config: Config, origin: str) -> None:
+    if config.backend.protocol == "nfs":
+        problem = 'NFS is not emulated by this version; must be "nbd", "iscsi" or "virtio-blk"'
+        raise refuse(origin, Blame(path=("backend", "protocol"), value="nfs", problem=problem))
+    if config.workload.kind != "anon-hog":
+        problem = 'the page cache is not emulated by this version; must be "anon-hog"'
+        raise refuse(origin, Blame(path=("workload", "kind"), value=config.workload.kind, problem=problem))
+    if config.second_workload is not None:
+        problem = "a second program beside the first is not imported by this version"
+        raise refuse(origin, Blame(path=("second_workload",), value=config.second_workload, problem=problem))
+
+
+def _title(config: Config) -> str:
+    backend = config.backend
+    how = {"nbd": "over NBD", "iscsi": "over iSCSI"}.get(backend.protocol, "on a local disk")
+    return f"recorded run {config.run}: a hog of {config.workload.mib} MiB on {config.ram}, swap {how}"
+
+
+def _machine_of_the_same_build(
+    config: Config, origin: str, notes: dict[str, str]
+) -> tuple[tuple[RecordedZone, ...], Mapping[str, SlabCache]]:
+    """Return the zone and slab that every run of this build and size began with, for one whose /proc was not saved."""
+    if "small build" not in config.kernel or _ram_mib(config, origin) != 96:
+        raise UsageError(f"{Path(origin).parent / 'zoneinfo_before'}: no such file; must be there for this machine")
+    notes["machine.zones"] = "/proc was not saved in this run: these are the figures of run D2, same kernel and RAM."
+    return (_SMALL_BUILD_96M,), _SMALL_BUILD_96M_SLAB
+
+
+def _kernel(config: Config, slab: Mapping[str, SlabCache], origin: str) -> Table:
+    version = ".".join(config.kernel.split(" ")[0].split(".")[:2])
+    if version not in PRESETS:
+        problem = f"no preset for this kernel; must be one of {', '.join(PRESETS)}"
+        raise refuse(origin, Blame(path=("kernel",), value=config.kernel, problem=problem))
+    block = re.search(r"(\d+) MiB pageblocks", config.kernel)
+    table: Table = {"preset": version, "pageblock_order": _order(int(block[1])) if block else 9}
+    bio_object_bytes = _bio_object_bytes(slab)
+    if bio_object_bytes is not None:
+        table["bio_object_bytes"] = bio_object_bytes
+    if config.clears_inherited_memalloc:
+        table["transmit_inherits_memalloc"] = False
+    switches = {
+        "memalloc_sockets": config.memalloc_sockets,
+        "pfmemalloc_drop": config.drops_pfmemalloc_for_ordinary_sockets,
+    }
+    off = {name: False for name, on in switches.items() if not on}
+    return table | ({"fixes": off} if off else {})
+
+
+def _order(block_mib: int) -> int:
+    return (block_mib * MIB // PAGE_SIZE).bit_length() - 1
+
+
+def _bio_object_bytes(slab: Mapping[str, SlabCache]) -> int | None:
+    """Return the slab stride of fs_bio_set's bios.
+
+    The smallest bio cache holds the bare struct bio; fs_bio_set's objects have BIO_INLINE_VECS behind it.
+    """
+    sizes = [int(name.removeprefix("bio-")) for name in slab if re.fullmatch(r"bio-\d+", name)]
+    cache = slab.get(f"bio-{min(sizes) + _BIO_INLINE_VECS_BYTES}") if sizes else None
+    return cache.object_bytes if cache else None
+
+
+def _machine(
+    config: Config, zones: tuple[RecordedZone, ...], slab: Mapping[str, SlabCache], origin: str, notes: dict[str, str]
+) -> Table:
+    in_real_time = "real time" in config.cpu_speed and "per instruction" not in config.cpu_speed
+    notes["machine.costs"] = f"Recorded: {config.cpu_speed}."
+    return {
+        "ram_mib": _ram_mib(config, origin),
+        "cpus": config.cpus,
+        "boot": {
+            "anon_pages": sum(zone.inactive_anon for zone in zones),
+            "slab_objects": {name: slab[name].objects for name in sorted(slab) if _SLAB_CACHES.fullmatch(name)},
+        },
+        "costs": {"scale": 10.0, "noise": 0.5} if in_real_time else {"scale": 1.0, "noise": 0.0},
+        "zones": [_zone(zone, notes) for zone in zones],
+    }
+
+
+def _ram_mib(config: Config, origin: str) -> int:
+    size = re.fullmatch(r"(\d+)([MG])", config.ram)
+    if size is None:
+        raise refuse(origin, Blame(path=("ram",), value=config.ram, problem='must be a size such as "96M"'))
+    return int(size[1]) * (1024 if size[2] == "G" else 1)
+
+
+def _zone(zone: RecordedZone, notes: dict[str, str]) -> Table:
+    table: Table = {"name": zone.name, "present_pages": zone.present, "managed_pages": zone.managed}
+    listed = sum(blocks << order for order, blocks in enumerate(zone.buddyinfo))
+    if zone.buddyinfo and listed != zone.free:
+        notes["machine.zones"] = f"buddyinfo was read a moment after zoneinfo ({zone.free} pages free); it counts."
+    table["free_pages"] = listed if zone.buddyinfo else zone.free
+    if zone.buddyinfo:
+        table["buddyinfo"] = list(zone.buddyinfo)
+    return table | {"pcp_pages": zone.pcp}
+
+
+def _vm(run: RecordedRun, zones: tuple[RecordedZone, ...], notes: dict[str, str]) -> Table:
+    """Return the sysctls that were set, and those that effectively differ from the default."""
+    known = msgspec.to_builtins(Vm())
+    table: Table = {}
+    not_emulated = []
+    for key, text in {**{f"vm.{key}": text for key, text in run.sysctls.items()}, **run.config.sysctls}.items():
+        name = key.removeprefix("vm.")
+        value = (
+            _integers(text, len(known["lowmem_reserve_ratio"])) if name == "lowmem_reserve_ratio" else _integer(text)
+        )
+        asked = key in run.config.sysctls
+        if name in known and value is not None and (value != known[name] if name != "min_free_kbytes" else asked):
+            table[name] = value
+        elif asked and name not in known:
+            not_emulated.append(f"{key} = {text}")
+    if "min_free_kbytes" not in table:
+        table |= _min_free_kbytes(run, zones, notes)
+    if not_emulated:
+        notes["vm"] = f"Set in the recording, not emulated: {', '.join(not_emulated)}."
+    if run.config.flood is not None and "udp_mem raised" in run.config.flood.socket:
+        pages = sum(zone.present for zone in zones)
+        table["udp_mem"] = [pages, pages, pages]
+        notes["vm.udp_mem"] = "Raised in the recording, to what is not known: never the limit here."
+    return table
+
+
+def _min_free_kbytes(run: RecordedRun, zones: tuple[RecordedZone, ...], notes: dict[str, str]) -> Table:
+    """Return the effective value where nobody set one and the formula over the zones would give another."""
+    formula = isqrt(16 * sum(zone.managed for zone in zones) * PAGE_SIZE // 1024)
+    effective = _integer(run.sysctls.get("min_free_kbytes", ""))
+    if not run.zones:
+        effective = _SMALL_BUILD_96M_MIN_FREE_KBYTES
+    if effective is None or effective == formula:
+        return {}
+    notes["vm.min_free_kbytes"] = (
+        f"Not set in the recording: the effective value. The formula over these zones is {formula};"
+    )
+    notes["vm.min_free_kbytes"] += "\nthe kernel took it before it had freed its init memory."
+    return {"min_free_kbytes": effective}
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"-?\d+", text) else None
+
+
+def _integers(text: str, count: int) -> list[int] | None:
+    """Return a list sysctl as the schema has it: DMA first, without the device zone."""
+    values = [int(part) for part in text.split() if part.isdecimal()][:count]
+    return [256] * (count - len(values)) + values
+
+
+def _nic_kind(nic: str, origin: str) -> str:
+    for kind in ("loopback", "virtio-net", "e1000"):
+        if nic.startswith(kind):
+            return kind
+    problem = 'must begin with "e1000", "virtio-net" or "loopback"'
+    raise refuse(origin, Blame(path=("nic",), value=nic, problem=problem))
+
+
+def _storage(run: RecordedRun, origin: str, notes: dict[str, str]) -> Table:
+    backend = run.config.backend
+    kinds = {"nbd": "nbd", "iscsi": "iscsi", "virtio-blk": "disk"}
+    if backend.protocol not in kinds:
+        problem = f"must be one of {', '.join(kinds)}"
+        raise refuse(origin, Blame(path=("backend", "protocol"), value=backend.protocol, problem=problem))
+    table: Table = {"kind": kinds[backend.protocol]}
+    if backend.protocol != "virtio-blk":
+        table["place"] = "local" if backend.where.startswith("inside") else "remote"
+    table["size_mib"] = backend.disk_mib
+    for limit in ("max_sectors_kb", "nr_requests"):
+        value = _integer(run.queue.get(limit, ""))
+        if value is not None:
+            table[limit] = value
+    if run.queue.get("rotational") == "1":
+        table["rotational"] = True
+    if backend.protocol == "iscsi":
+        table["queue_depth"] = _ISCSI_QUEUE_DEPTH
+        notes["storage.queue_depth"] = "Not recorded: open-iscsi's default."
+    if backend.server_memory_locked is not None:
+        table["server_memory_locked"] = backend.server_memory_locked
+    table["disk"] = {"latency_us": backend.latency_us, "bandwidth_bytes_per_s": backend.rate_bytes_per_s}
+    return table
+
+
+def _traffic(config: Config) -> list[Table]:
+    flood = config.flood
+    if flood is None:
+        return []
+    buffer = re.search(r"(\d+) MiB receive buffer", flood.socket)
+    table: Table = {"kind": "udp-flood", "packets_per_s": flood.packets_per_s, "bytes": flood.bytes, "reader": "never"}
+    return [table | ({"rcvbuf_bytes": int(buffer[1]) * MIB} if buffer else {})]

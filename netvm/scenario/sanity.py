@@ -1,0 +1,179 @@
+"""What no machine can be: checks of one key against another, after every key is right by itself.
+
+A scenario may be foolish: a hog larger than RAM and swap together is a way to an OOM kill, and asked for. It may not be
+impossible: zones larger than the machine, free lists that hold another number of pages than the zone has free, a fault
+of a network that is not there. Each rule below is a few lines and returns the :class:`~netvm.scenario.blame.Blame` for
+the key that a user would change.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from netvm.fixes import FIXES
+from netvm.scenario.blame import Blame, nearest
+from netvm.scenario.schema import Scenario, Storage, Zone
+from netvm.units import MIB, PAGE_SIZE
+
+__all__ = ["impossibilities"]
+
+_PAGES_PER_MIB: Final = MIB // PAGE_SIZE
+_ZONE_ORDER: Final = ("DMA", "DMA32", "Normal", "Movable")
+_PCP_HIGH_FRACTION_MIN: Final = 8
+"""MIN_PERCPU_PAGELIST_HIGH_FRACTION, mm/page_alloc.c."""
+_NETWORK_FAULTS: Final = ("link-down", "loss-burst", "reset", "server-restart")
+
+
+def impossibilities(scenario: Scenario) -> Iterator[Blame]:
+    """Generate what in ``scenario`` contradicts itself."""
+    yield from _fixes(scenario)
+    yield from _exhibit(scenario)
+    yield from _zones(scenario)
+    yield from _boot(scenario)
+    yield from _vm(scenario)
+    yield from _network(scenario)
+    yield from _iscsi(scenario.storage)
+    yield from _times(scenario)
+
+
+def _fixes(scenario: Scenario) -> Iterator[Blame]:
+    for name, on in scenario.kernel.fixes.items():
+        if name not in FIXES:
+            meant = nearest(name, list(FIXES))
+            hint = f"did you mean {meant}?" if meant else f"must be one of {', '.join(FIXES)}"
+            yield Blame(path=("kernel", "fixes", name), value=on, problem=f"unknown fix; {hint}")
+
+
+def _exhibit(scenario: Scenario) -> Iterator[Blame]:
+    if scenario.exhibit is None:
+        return
+    fix = scenario.exhibit.fix
+    if fix and "." not in fix and fix not in FIXES:
+        meant = nearest(fix, list(FIXES))
+        hint = f"did you mean {meant}?" if meant else "must be a switch of [kernel.fixes] or the dotted path of a key"
+        yield Blame(path=("exhibit", "fix"), value=fix, problem=f"unknown fix; {hint}")
+
+
+def _zones(scenario: Scenario) -> Iterator[Blame]:
+    zones = scenario.machine.zones
+    ram_pages = scenario.machine.ram_mib * _PAGES_PER_MIB
+    names = [zone.name for zone in zones]
+    for index, zone in enumerate(zones):
+        if zone.name in names[:index]:
+            yield _zone_blame(index, "name", zone.name, "this zone stands here twice")
+        elif index and _ZONE_ORDER.index(zone.name) < _ZONE_ORDER.index(names[index - 1]):
+            yield _zone_blame(index, "name", zone.name, f"must stand before {names[index - 1]}: lowest zone first")
+        yield from _zone(index, zone)
+    present = sum(zone.present_pages for zone in zones)
+    if present > ram_pages:
+        last = len(zones) - 1
+        problem = (
+            f"the zones have {present} pages present, but ram_mib = {scenario.machine.ram_mib} is {ram_pages} pages"
+        )
+        yield _zone_blame(last, "present_pages", zones[last].present_pages, problem)
+    reserved = scenario.machine.reserved_pages
+    if reserved is not None and reserved >= ram_pages:
+        problem = f"must be less than the {ram_pages} pages of ram_mib = {scenario.machine.ram_mib}"
+        yield Blame(path=("machine", "reserved_pages"), value=reserved, problem=problem)
+
+
+def _zone(index: int, zone: Zone) -> Iterator[Blame]:
+    """Generate what is impossible inside one zone."""
+    if zone.managed_pages > zone.present_pages:
+        problem = f"must be at most present_pages = {zone.present_pages}"
+        yield _zone_blame(index, "managed_pages", zone.managed_pages, problem)
+    free = zone.free_pages
+    if free is not None and free > zone.managed_pages:
+        yield _zone_blame(index, "free_pages", free, f"must be at most managed_pages = {zone.managed_pages}")
+    elif (free or 0) + zone.pcp_pages > zone.managed_pages:
+        problem = f"with free_pages it must be at most managed_pages = {zone.managed_pages}"
+        yield _zone_blame(index, "pcp_pages", zone.pcp_pages, problem)
+    if not zone.buddyinfo:
+        return
+    listed = sum(blocks << order for order, blocks in enumerate(zone.buddyinfo))
+    if free is None and listed > zone.managed_pages:
+        problem = f"lists {listed} pages; must be at most managed_pages = {zone.managed_pages}"
+        yield _zone_blame(index, "buddyinfo", zone.buddyinfo, problem)
+    elif free is not None and listed != free:
+        yield _zone_blame(index, "buddyinfo", zone.buddyinfo, f"lists {listed} pages; must be free_pages = {free}")
+
+
+def _zone_blame(index: int, key: str, value: object, problem: str) -> Blame:
+    return Blame(path=("machine", "zones", index, key), value=value, problem=problem)
+
+
+def _boot(scenario: Scenario) -> Iterator[Blame]:
+    anon = scenario.machine.boot.anon_pages
+    room = _managed_pages(scenario)
+    if scenario.machine.zones and all(zone.free_pages is not None for zone in scenario.machine.zones):
+        room -= sum((zone.free_pages or 0) + zone.pcp_pages for zone in scenario.machine.zones)
+    if anon > room:
+        problem = f"must be at most {room}, the pages that are in use at the start"
+        yield Blame(path=("machine", "boot", "anon_pages"), value=anon, problem=problem)
+
+
+def _managed_pages(scenario: Scenario) -> int:
+    zones = scenario.machine.zones
+    return sum(zone.managed_pages for zone in zones) if zones else scenario.machine.ram_mib * _PAGES_PER_MIB
+
+
+def _vm(scenario: Scenario) -> Iterator[Blame]:
+    vm = scenario.vm
+    managed_kbytes = _managed_pages(scenario) * PAGE_SIZE // 1024
+    if vm.min_free_kbytes is not None and vm.min_free_kbytes >= managed_kbytes:
+        problem = f"must be less than the memory of the machine, {managed_kbytes} kB"
+        yield Blame(path=("vm", "min_free_kbytes"), value=vm.min_free_kbytes, problem=problem)
+    fraction = vm.percpu_pagelist_high_fraction
+    if 0 < fraction < _PCP_HIGH_FRACTION_MIN:
+        problem = f"must be 0, or {_PCP_HIGH_FRACTION_MIN} or more"
+        yield Blame(path=("vm", "percpu_pagelist_high_fraction"), value=fraction, problem=problem)
+    for name in ("tcp_mem", "udp_mem", "tcp_wmem", "tcp_rmem"):
+        yield from _triple(name, getattr(vm, name))
+
+
+def _triple(name: str, values: Sequence[int]) -> Iterator[Blame]:
+    if values and (len(values) != 3 or sorted(values) != list(values)):
+        yield Blame(
+            path=("vm", name), value=str(list(values)), problem="must be three integers, none below the one before"
+        )
+
+
+def _network(scenario: Scenario) -> Iterator[Blame]:
+    """Generate what needs a wire where there is none."""
+    storage, nic = scenario.storage, scenario.nic
+    if nic.kind == "loopback":
+        if storage.kind != "disk" and storage.place == "remote":
+            problem = 'no card reaches a remote server; must be "e1000" or "virtio-net", or storage.place "local"'
+            yield Blame(path=("nic", "kind"), value=nic.kind, problem=problem)
+        for index, traffic in enumerate(scenario.traffic):
+            problem = 'comes from outside, and nic.kind is "loopback"; must be "e1000" or "virtio-net"'
+            yield Blame(path=("traffic", index, "name"), value=traffic.name, problem=problem)
+    if storage.kind == "disk":
+        for index, fault in enumerate(scenario.fault):
+            if fault.kind in _NETWORK_FAULTS:
+                problem = 'storage.kind is "disk", which no network or server stands before; must be "stall"'
+                yield Blame(path=("fault", index, "kind"), value=fault.kind, problem=problem)
+
+
+def _iscsi(storage: Storage) -> Iterator[Blame]:
+    if storage.first_burst_bytes > storage.max_burst_bytes:
+        # RFC 7143, section 13.14: FirstBurstLength MUST NOT exceed MaxBurstLength.
+        problem = f"must be at most max_burst_bytes = {storage.max_burst_bytes}"
+        yield Blame(path=("storage", "first_burst_bytes"), value=storage.first_burst_bytes, problem=problem)
+
+
+def _times(scenario: Scenario) -> Iterator[Blame]:
+    """Generate what would happen after the run has ended, or end before it has begun."""
+    end_ms = scenario.run.max_virtual_s * 1000
+    late = f"must be before the end, run.max_virtual_s = {scenario.run.max_virtual_s:g}"
+    for index, fault in enumerate(scenario.fault):
+        if fault.at_ms >= end_ms:
+            yield Blame(path=("fault", index, "at_ms"), value=fault.at_ms, problem=late)
+    for index, workload in enumerate(scenario.workload):
+        if workload.start_ms >= end_ms:
+            yield Blame(path=("workload", index, "start_ms"), value=workload.start_ms, problem=late)
+    for index, traffic in enumerate(scenario.traffic):
+        if traffic.start_ms >= end_ms:
+            yield Blame(path=("traffic", index, "start_ms"), value=traffic.start_ms, problem=late)
+        if traffic.stop_ms and traffic.stop_ms <= traffic.start_ms:
+            problem = f"must be after start_ms = {traffic.start_ms}, or 0 for never"
+            yield Blame(path=("traffic", index, "stop_ms"), value=traffic.stop_ms, problem=problem)
