@@ -148,9 +148,10 @@ class Outcome(_Report, frozen=True, kw_only=True):
         return self.verdict in self.expected and not self.audit
 
 
-def outcome_json(outcome: Outcome) -> str:
-    """Return the one line of ``netvm run --json``; equal outcomes give equal text."""
-    return msgspec.json.encode(outcome, order="deterministic").decode()
+def outcome_json(outcome: Outcome, **beside: object) -> str:
+    """Return the one line of ``netvm run --json``, with further keys ``beside`` the fields; equal data, equal text."""
+    fields = msgspec.to_builtins(outcome, order="deterministic")
+    return msgspec.json.encode(fields | msgspec.to_builtins(beside)).decode()
 
 
 def differences(recorded: Outcome, replayed: Outcome) -> list[str]:

@@ -1,0 +1,71 @@
+"""How the verbs read their arguments: argparse, with errors in netvm's style.
+
+A mistake is one line with a did-you-mean, raised as :class:`~netvm.errors.UsageError` like any other mistake of the
+user's. Options are never abbreviated: a scenario run from a script keeps its meaning when an option is added.
+"""
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from netvm.errors import UsageError
+
+__all__ = ["Parser", "did_you_mean", "natural", "one_of"]
+
+
+class Parser(argparse.ArgumentParser):
+    """The arguments of one verb."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(
+            prog=f"netvm {verb}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.verb = verb
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Return the arguments; options may stand between names. Raises UsageError."""
+        arguments, extra = self.parse_known_intermixed_args(argv)
+        for word in extra:
+            if word.startswith("-") and word != "-":
+                option = word.partition("=")[0]
+                raise UsageError(f"{self.verb}: unknown option {option}; {did_you_mean(option, self._options())}")
+            raise UsageError(f"{self.verb}: unexpected argument {word!r}; see `netvm {self.verb} --help`")
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError instead of printing the usage and leaving."""
+        what = message.removeprefix("argument ").replace("the following arguments are required: ", "missing ")
+        raise UsageError(f"{self.verb}: {what}; see `netvm {self.verb} --help`")
+
+    def _options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return the end of an error about an unknown ``word``: the nearest known one, or all of them."""
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {match[0]}?" if match else f"must be one of {', '.join(known)}"
+
+
+def natural(text: str) -> int:
+    """Read an integer that is not negative and fits 64 bits."""
+    if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be an integer from 0 to 2**63 - 1")
+    return int(text)
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return a reader that takes one of ``words``."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: must be one of {', '.join(words)}; {did_you_mean(text, words)}"
+            )
+        return text
+
+    return read

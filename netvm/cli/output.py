@@ -1,0 +1,92 @@
+"""Standard output and error: every line a verb prints goes through here.
+
+A result may be long and its reader may leave: a closed pipe ends the program silently, with the status a shell gives to
+a program that SIGPIPE ended. A full disk is an error like any other, in one line, and it may show only when the last
+buffer is flushed; so :func:`finish` flushes before the exit code is chosen, and after a failure :func:`silence` points
+the stream at nowhere, or the interpreter would complain once more on its way out.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TextIO
+
+from netvm.errors import UsageError
+
+__all__ = ["EXIT_SIGPIPE", "complain", "emit", "finish", "is_coloured", "save", "silence"]
+
+EXIT_SIGPIPE: Final = 141
+"""128 + SIGPIPE, as a shell reports it."""
+
+
+def emit(text: str) -> None:
+    """Print ``text`` and a newline on standard output. Raises UsageError if it cannot be written."""
+    stream = _stdout()
+    try:
+        stream.write(text + "\n")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from error
+    except UnicodeEncodeError:
+        stream.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+
+
+def save(text: str, path: Path | None) -> None:
+    """Write ``text`` to the user's file, or print it if there is none. Raises UsageError if it cannot be written."""
+    if path is None:
+        emit(text.rstrip("\n"))
+        return
+    try:
+        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def finish() -> None:
+    """Flush standard output. Raises UsageError if the disk is full, BrokenPipeError if nobody reads."""
+    try:
+        _stdout().flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def complain(message: str) -> None:
+    """Print one line on standard error: ``netvm: message``."""
+    line = "".join(character if character.isprintable() else _escaped(character) for character in message)
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"netvm: {line}\n")
+        sys.stderr.flush()
+
+
+def silence(stream: TextIO | None) -> None:
+    """Let what is still buffered for ``stream`` go nowhere."""
+    with suppress(OSError, ValueError, AttributeError):
+        assert stream is not None
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def is_coloured(stream: TextIO, *, no_color: bool) -> bool:
+    """Say whether ``stream`` is a terminal whose user has nothing against colour (https://no-color.org)."""
+    return not no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def _stdout() -> TextIO:
+    # Python has no sys.stdout if the program was started with the descriptor closed.
+    stream: TextIO | None = sys.stdout
+    if stream is None:
+        raise UsageError("standard output is closed")
+    return stream
+
+
+def _unwritable(error: OSError) -> UsageError:
+    return UsageError(f"standard output cannot be written: {error.strerror}")
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
