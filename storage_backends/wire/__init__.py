@@ -219,6 +219,14 @@ class ChunkBuffer:
             return taken[0]
         return render(taken)
 
+    def peek_bytes(self, size_bytes: int) -> bytes | None:
+        """Return the next ``size_bytes`` without consuming them, or None while fewer have arrived."""
+        head = self.pull_bytes(size_bytes)
+        if head:
+            self._chunks.appendleft(head)
+            self.size_bytes += len(head)
+        return head
+
     def pull_payload(self, size_bytes: int) -> Payload | None:
         """Consume exactly ``size_bytes`` as one payload, or nothing and return None while fewer have arrived."""
         taken = self.pull(size_bytes)
