@@ -154,9 +154,9 @@ def _walk_list(value: object, kind: shape.ListType, path: Path, top: shape.Struc
         yield _mismatch(value, kind, path)
         return
     if kind.min_length is not None and len(value) < kind.min_length:
-        yield Blame(path=path, value=value, problem=f"has {len(value)} entries; must have {kind.min_length} at least")
+        yield Blame(path=path, value=value, problem=f"must have {kind.min_length} or more entries")
     if kind.max_length is not None and len(value) > kind.max_length:
-        yield Blame(path=path, value=value, problem=f"has {len(value)} entries; must have {kind.max_length} at most")
+        yield Blame(path=path, value=value, problem=f"must have at most {kind.max_length} entries, not {len(value)}")
     for index, item in enumerate(value):
         yield from _walk(item, kind.item_type, (*path, index), top)
 

@@ -172,7 +172,7 @@ def _step(here: object, part: str, path: Sequence[str | int], text: str) -> str 
     if not part.isdecimal():
         raise UsageError(f"--set {text}: {place} is a list; write an index, as in {place}.0.{part}")
     if int(part) > len(here):
-        raise UsageError(f"--set {text}: {place} has {len(here)} entries; index must be from 0 to {len(here)}")
+        raise UsageError(f"--set {text}: {place} ends before this; index must be from 0 to {len(here)}")
     return int(part)
 
 

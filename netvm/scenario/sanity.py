@@ -66,9 +66,7 @@ def _zones(scenario: Scenario) -> Iterator[Blame]:
     present = sum(zone.present_pages for zone in zones)
     if present > ram_pages:
         last = len(zones) - 1
-        problem = (
-            f"the zones have {present} pages present, but ram_mib = {scenario.machine.ram_mib} is {ram_pages} pages"
-        )
+        problem = f"with the other zones {present} pages; ram_mib = {scenario.machine.ram_mib} is {ram_pages}"
         yield _zone_blame(last, "present_pages", zones[last].present_pages, problem)
     reserved = scenario.machine.reserved_pages
     if reserved is not None and reserved >= ram_pages:
@@ -142,7 +140,7 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
     storage, nic = scenario.storage, scenario.nic
     if nic.kind == "loopback":
         if storage.kind != "disk" and storage.place == "remote":
-            problem = 'no card reaches a remote server; must be "e1000" or "virtio-net", or storage.place "local"'
+            problem = 'reaches no remote server; must be a card, or storage.place "local"'
             yield Blame(path=("nic", "kind"), value=nic.kind, problem=problem)
         for index, traffic in enumerate(scenario.traffic):
             problem = 'comes from outside, and nic.kind is "loopback"; must be "e1000" or "virtio-net"'
@@ -150,7 +148,7 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
     if storage.kind == "disk":
         for index, fault in enumerate(scenario.fault):
             if fault.kind in _NETWORK_FAULTS:
-                problem = 'storage.kind is "disk", which no network or server stands before; must be "stall"'
+                problem = 'storage.kind "disk" has neither network nor server; must be "stall"'
                 yield Blame(path=("fault", index, "kind"), value=fault.kind, problem=problem)
 
 

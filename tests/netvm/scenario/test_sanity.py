@@ -1,0 +1,163 @@
+"""Sanity: what no machine can be is refused; what is only foolish is not."""
+
+from pathlib import Path
+
+import pytest
+
+from netvm.errors import UsageError
+from netvm.scenario.load import scenario_from
+
+_ZONE = {"name": "DMA32", "present_pages": 24000, "managed_pages": 20000, "free_pages": 12, "buddyinfo": [4, 4]}
+
+
+def _refusal(**tables: object) -> str:
+    """Return the error of an otherwise complete scenario."""
+    data = {"storage": {"kind": "nbd"}, "workload": [{"kind": "anon-hog", "mib": 120}], **tables}
+    with pytest.raises(UsageError) as caught:
+        scenario_from(data, origin="a.toml")
+    return str(caught.value).removeprefix("a.toml: ")
+
+
+def _machine(**zone: object) -> dict[str, object]:
+    return {"machine": {"ram_mib": 96, "zones": [_ZONE | zone]}}
+
+
+@pytest.mark.parametrize(
+    ("zone", "line"),
+    [
+        (
+            {"managed_pages": 24001},
+            "machine.zones.0.managed_pages = 24001: must be at most present_pages = 24000",
+        ),
+        (
+            {"free_pages": 20001},
+            "machine.zones.0.free_pages = 20001: must be at most managed_pages = 20000",
+        ),
+        (
+            {"pcp_pages": 19989},
+            "machine.zones.0.pcp_pages = 19989: with free_pages it must be at most managed_pages = 20000",
+        ),
+        ({"buddyinfo": [4, 5]}, "machine.zones.0.buddyinfo: lists 14 pages; must be free_pages = 12"),
+        (
+            {"present_pages": 24577},
+            "machine.zones.0.present_pages = 24577: with the other zones 24577 pages; ram_mib = 96 is 24576",
+        ),
+    ],
+)
+def test_zones_have_to_add_up(zone: dict[str, object], line: str) -> None:
+    """Managed pages are present, free pages are managed, free lists hold what is free, and the zones fit into RAM."""
+    assert _refusal(**_machine(**zone)) == line
+
+
+def test_free_lists_alone_fit_into_the_zone() -> None:
+    """Without free_pages the free lists still hold no more than the zone manages."""
+    machine = {"zones": [{"name": "DMA32", "present_pages": 100, "managed_pages": 50, "buddyinfo": [51]}]}
+    assert _refusal(machine=machine) == "machine.zones.0.buddyinfo: lists 51 pages; must be at most managed_pages = 50"
+
+
+def test_zones_stand_in_order_and_once() -> None:
+    """Zones are given lowest first, each once, as the kernel numbers them."""
+    dma, normal = {"name": "DMA", "present_pages": 10, "managed_pages": 10}, _ZONE | {"name": "Normal"}
+    assert (
+        _refusal(machine={"zones": [normal, dma]})
+        == 'machine.zones.1.name = "DMA": must stand before Normal: lowest zone first'
+    )
+    assert _refusal(machine={"zones": [dma, dma]}) == 'machine.zones.1.name = "DMA": this zone stands here twice'
+
+
+@pytest.mark.parametrize(
+    ("tables", "line"),
+    [
+        (
+            {"machine": {"ram_mib": 96, "reserved_pages": 24576}},
+            "machine.reserved_pages = 24576: must be less than the 24576 pages of ram_mib = 96",
+        ),
+        (
+            {"machine": {"ram_mib": 96, "zones": [_ZONE], "boot": {"anon_pages": 19989}}},
+            "machine.boot.anon_pages = 19989: must be at most 19988, the pages that are in use at the start",
+        ),
+        (
+            {"vm": {"min_free_kbytes": 98304}},
+            "vm.min_free_kbytes = 98304: must be less than the memory of the machine, 98304 kB",
+        ),
+        (
+            {"vm": {"percpu_pagelist_high_fraction": 7}},
+            "vm.percpu_pagelist_high_fraction = 7: must be 0, or 8 or more",
+        ),
+        (
+            {"vm": {"udp_mem": [1, 2]}},
+            'vm.udp_mem = "[1, 2]": must be three integers, none below the one before',
+        ),
+        (
+            {"vm": {"tcp_rmem": [3, 2, 4]}},
+            'vm.tcp_rmem = "[3, 2, 4]": must be three integers, none below the one before',
+        ),
+        (
+            {"kernel": {"fixes": {"memaloc_sockets": False}}},
+            "kernel.fixes.memaloc_sockets = false: unknown fix; did you mean memalloc_sockets?",
+        ),
+        (
+            {"nic": {"kind": "loopback"}},
+            'nic.kind = "loopback": reaches no remote server; must be a card, or storage.place "local"',
+        ),
+        (
+            {
+                "nic": {"kind": "loopback"},
+                "storage": {"kind": "nbd", "place": "local"},
+                "traffic": [{"kind": "udp-flood", "packets_per_s": 1}],
+            },
+            'traffic.0.name = "flood": comes from outside, and nic.kind is "loopback"; must be "e1000" or "virtio-net"',
+        ),
+        (
+            {"storage": {"kind": "disk"}, "fault": [{"at_ms": 1, "kind": "link-down"}]},
+            'fault.0.kind = "link-down": storage.kind "disk" has neither network nor server; must be "stall"',
+        ),
+        (
+            {"storage": {"kind": "iscsi", "first_burst_bytes": 65536, "max_burst_bytes": 65535}},
+            "storage.first_burst_bytes = 65536: must be at most max_burst_bytes = 65535",
+        ),
+        (
+            {"run": {"max_virtual_s": 10}, "fault": [{"at_ms": 10_000, "kind": "stall"}]},
+            "fault.0.at_ms = 10000: must be before the end, run.max_virtual_s = 10",
+        ),
+        (
+            {"run": {"max_virtual_s": 1}, "workload": [{"kind": "anon-pulse", "mib": 1, "start_ms": 1000}]},
+            "workload.0.start_ms = 1000: must be before the end, run.max_virtual_s = 1",
+        ),
+        (
+            {"traffic": [{"kind": "tcp-stream", "start_ms": 9, "stop_ms": 8}]},
+            "traffic.0.stop_ms = 8: must be after start_ms = 9, or 0 for never",
+        ),
+    ],
+)
+def test_contradictions_are_refused(tables: dict[str, object], line: str) -> None:
+    """Two keys that cannot both be so give exactly this line, on the key a user would change."""
+    assert _refusal(**tables) == line
+
+
+def test_an_exhibit_names_a_switch_or_a_key() -> None:
+    """The fix of an exhibit is a switch that exists, or the path of another key."""
+    exhibit = {"id": "R1", "arm": "broken", "title": "t", "source": "s", "mechanism": "m"}
+    assert (
+        _refusal(exhibit=exhibit | {"fix": "memaloc_sockets"})
+        == 'exhibit.fix = "memaloc_sockets": unknown fix; did you mean memalloc_sockets?'
+    )
+    for fix in ("", "memalloc_sockets", "vm.min_free_kbytes"):
+        data = {"storage": {"kind": "nbd"}, "workload": [{"kind": "anon-hog", "mib": 1}]}
+        scenario_from(data | {"exhibit": exhibit | {"fix": fix}}, origin=str(Path("a.toml")))
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"workload": [{"kind": "anon-hog", "mib": 100_000}]},
+        {"nic": {"kind": "loopback"}, "storage": {"kind": "disk"}},
+        {"nic": {"kind": "loopback"}, "storage": {"kind": "nbd", "place": "local"}},
+        {"nic": {"kind": "e1000"}, "storage": {"kind": "nbd", "place": "local"}},
+        {"storage": {"kind": "disk"}, "fault": [{"at_ms": 1, "kind": "stall"}]},
+    ],
+)
+def test_what_is_only_foolish_is_run(tables: dict[str, object]) -> None:
+    """A hog larger than RAM and swap, or a card that nobody uses, is the user's business."""
+    data = {"storage": {"kind": "nbd"}, "workload": [{"kind": "anon-hog", "mib": 1}]} | tables
+    scenario_from(data, origin="a.toml")
