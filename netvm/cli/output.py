@@ -64,8 +64,9 @@ def complain(message: str) -> None:
 
 def silence(stream: TextIO | None) -> None:
     """Let what is still buffered for ``stream`` go nowhere."""
-    with suppress(OSError, ValueError, AttributeError):
-        assert stream is not None
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
