@@ -2,10 +2,14 @@
 
 import errno
 import tomllib
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netvm.errors import UsageError
 from netvm.scenario.load import load_scenario, options_of, read_text, scenario_from, scenario_toml
@@ -204,3 +208,35 @@ def test_loading_leaves_the_raw_data_alone() -> None:
     data = tomllib.loads(_SCENARIO)
     scenario_from(data, origin="a.toml", overrides=["workload.0.mib=1", "vm.swappiness=1"])
     assert data == tomllib.loads(_SCENARIO)
+
+
+def _places(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Return the path of every value in ``data``."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [place for key, item in items for place in [(*path, key), *_places(item, (*path, key))]]
+
+
+_OPTIONS = options_of(scenario_from(tomllib.loads(_SCENARIO), origin="a.toml"))
+_JUNK = [0, -1, 2**70, 1.5, float("nan"), True, None, "", "x\n", "6.1", [], {}, [{}], {"a": 1}, 10**4000]
+
+
+@given(st.sampled_from(_places(_OPTIONS)), st.sampled_from(_JUNK), st.sampled_from(["replace", "remove", "misspell"]))
+def test_any_single_mistake_is_one_line(place: tuple[str | int, ...], junk: object, way: str) -> None:
+    """Whatever is replaced, removed or misspelt: a scenario, or one line that names the file; never a traceback."""
+    data = deepcopy(_OPTIONS)
+    *outer, last = place
+    here: Any = data
+    for step in outer:
+        here = here[step]
+    if way == "misspell" and isinstance(last, str):
+        here[last[:-1] + "z"] = here.pop(last)
+    elif way == "remove":
+        del here[last]
+    else:
+        here[last] = junk
+    try:
+        scenario_from(data, origin="a.toml")
+    except UsageError as error:
+        line = str(error)
+        assert line.startswith("a.toml: ")
+        assert "\n" not in line
