@@ -1,0 +1,402 @@
+"""The request queue: plugging, merging, tags, the elevator, and dispatch.
+
+Mirrors block/blk-mq.c, blk-merge.c, blk-core.c and mq-deadline of 6.1 for a device with one hardware queue. A bio is merged
+into the most recent request of its task's plug, then into a request that waits in the elevator; else it takes a
+scheduler tag and becomes a request of its own. A plug is flushed when its last request is full (128 KiB), when it
+holds 32 requests, when its owner is through (``blk_finish_plug``) or sleeps. A request that is dispatched takes a driver
+tag. The requests themselves are preallocated: no memory is needed from here to the driver.
+
+A driver that may sleep in ``queue_rq`` (NBD) is always run by kblockd, one request after another; one that does not is run
+by whoever flushes the plug, or by kblockd when that was done while going to sleep.
+
+# MODEL: mq-deadline sorts by sector within a batch of 16 and prefers reads; its per-priority queues, zoned devices and async depth have
+# no part in this.
+"""
+
+from bisect import insort
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.timer import TimerHandle, TimerKind
+from netvm.runtime.wait import WaitQueue
+from netvm.runtime.workqueue import WorkItem, Workqueue
+from netvm.runtime.world import World
+from netvm.units import NS_PER_MS, NS_PER_S
+
+__all__ = ["BLK_STS_IOERR", "BLK_STS_OK", "BLK_STS_RESOURCE", "BlockDriver", "Plug", "Request", "RequestQueue"]
+
+BLK_STS_OK: Final = 0
+BLK_STS_RESOURCE: Final = 9
+BLK_STS_IOERR: Final = 10
+
+BLK_MAX_REQUEST_COUNT: Final = 32
+BLK_PLUG_FLUSH_PAGES: Final = 32
+BLK_MQ_RESOURCE_DELAY_NS: Final = 3 * NS_PER_MS
+FIFO_BATCH: Final = 16
+WRITES_STARVED: Final = 2
+READ_EXPIRE_NS: Final = NS_PER_S // 2
+WRITE_EXPIRE_NS: Final = 5 * NS_PER_S
+BLK_TIMEOUT_NS: Final = 30 * NS_PER_S
+
+
+class Request:
+    """A run of consecutive pages of the device, read or written together (``struct request``)."""
+
+    __slots__ = (
+        "bios",
+        "cookie",
+        "end_io",
+        "number",
+        "pfns",
+        "queued_ns",
+        "slot",
+        "started_ns",
+        "versions",
+        "write",
+    )
+
+    def __init__(self, *, write: bool, slot: int, pfns: list[int], bios: list[int], versions: list[int]) -> None:
+        self.write = write
+        self.slot = slot
+        """First page of the device."""
+        self.pfns = pfns
+        self.bios = bios
+        self.versions = versions
+        """Content of each page written, or received."""
+        self.number = 0
+        self.queued_ns = 0
+        self.started_ns = 0
+        self.cookie: Any = None
+        """The driver's own."""
+        self.end_io: Callable[[Request, int, Task], None] | None = None
+
+    @property
+    def nr_pages(self) -> int:
+        """Length in pages."""
+        return len(self.pfns)
+
+    @property
+    def end_slot(self) -> int:
+        """First page after it."""
+        return self.slot + len(self.pfns)
+
+    def __repr__(self) -> str:
+        return f"<rq{self.number} {'WRITE' if self.write else 'READ'} {self.slot}+{len(self.pfns)}>"
+
+
+class BlockDriver(Protocol):
+    """What a storage driver gives the queue (``struct blk_mq_ops``)."""
+
+    name: str
+    blocking: bool
+    """BLK_MQ_F_BLOCKING: queue_rq may sleep."""
+
+    async def queue_rq(self, task: Task, rq: Request) -> int:
+        """Send a request; return BLK_STS_OK, or BLK_STS_RESOURCE to get it again later."""
+        ...
+
+    def queue_rq_nowait(self, rq: Request) -> int:
+        """Send a request without sleeping (drivers that are not ``blocking``)."""
+        ...
+
+    def needs(self, rq: Request) -> Provider:
+        """Say what an outstanding request waits for, as far as this host provides it."""
+        ...
+
+
+class Plug:
+    """Requests a task collects before it submits them (``struct blk_plug``)."""
+
+    __slots__ = ("queue", "requests", "task")
+
+    def __init__(self, queue: "RequestQueue", task: Task) -> None:
+        self.queue = queue
+        self.task = task
+        self.requests: list[Request] = []
+        task.sleep_hooks = (*task.sleep_hooks, self.going_to_sleep)
+
+    def going_to_sleep(self, _task: Task) -> None:
+        """Submit before sleeping: somebody may wait for these requests (blk_flush_plug from schedule)."""
+        if self.requests:
+            self.flush(from_schedule=True)
+
+    def flush(self, *, from_schedule: bool) -> None:
+        """Submit what was collected."""
+        requests, self.requests = self.requests, []
+        if requests:
+            self.queue.insert_requests(requests, async_run=from_schedule)
+
+    def finish(self) -> None:
+        """Submit the rest and end the plug (blk_finish_plug)."""
+        self.flush(from_schedule=False)
+        self.task.sleep_hooks = tuple(hook for hook in self.task.sleep_hooks if hook != self.going_to_sleep)
+
+
+class RequestQueue:
+    """The queue of one device."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        driver: BlockDriver,
+        *,
+        kblockd: Workqueue,
+        costs: CpuCosts,
+        max_pages: int,
+        nr_requests: int,
+        queue_depth: int,
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.driver = driver
+        self.costs = costs
+        self.max_pages = max_pages
+        self.nr_requests = nr_requests
+        self.queue_depth = queue_depth
+        self.kblockd = kblockd
+        self.run_work = WorkItem(f"blk_mq_run_work_fn {name}", self.blk_mq_run_work_fn)
+        self.timeout_work = WorkItem(f"blk_mq_timeout_work {name}", self.blk_mq_timeout_work)
+        self.outstanding: dict[int, Request] = {}
+        """Requests the driver has, by number."""
+        self.nr_sched_tags_used = 0
+        self.completed = 0
+        self.failed = 0
+        self._next_number = 1
+        self._queued: list[Request] = []
+        self._by_end: dict[tuple[bool, int], Request] = {}
+        self._fifo: dict[bool, list[Request]] = {False: [], True: []}
+        self._sorted: dict[bool, list[tuple[int, int, Request]]] = {False: [], True: []}
+        self._last_write = False
+        self._last_end = {False: 0, True: 0}
+        self._batched = 0
+        self._starved = 0
+        self._dispatch: list[Request] = []
+        self._rerun: TimerHandle | None = None
+        self._timeout: TimerHandle | None = None
+        self.tag = Resource("request", f"{name}: request tag ({nr_requests})", self._tag_providers)
+        self._tag_wait = WaitQueue(world, self.tag)
+
+    def _tag_providers(self) -> list[Provider]:
+        return [self.driver.needs(rq) for rq in self.outstanding.values()]
+
+    @property
+    def nr_queued(self) -> int:
+        """Requests that wait in the elevator."""
+        return len(self._queued) + len(self._dispatch)
+
+    def start_plug(self, task: Task) -> Plug:
+        """Begin to collect a task's requests (blk_start_plug)."""
+        return Plug(self, task)
+
+    # -- submission -----------------------------------------------------------------------------------------------
+
+    async def submit_pages(
+        self,
+        task: Task,
+        plug: Plug,
+        *,
+        write: bool,
+        slot: int,
+        pfns: list[int],
+        bios: list[int],
+        versions: list[int],
+        end_io: Callable[[Request, int, Task], None],
+    ) -> None:
+        """Submit one-page bios for consecutive pages of the device, merging as they go; may sleep for a tag."""
+        while pfns:
+            taken = self._merge(plug, write, slot, pfns, bios, versions)
+            if not taken:
+                await self._get_sched_tag(task)
+                taken = min(len(pfns), self.max_pages)
+                rq = Request(write=write, slot=slot, pfns=pfns[:taken], bios=bios[:taken], versions=versions[:taken])
+                rq.number = self._next_number
+                self._next_number += 1
+                rq.queued_ns = self.world.now_ns
+                rq.end_io = end_io
+                self._add_rq_to_plug(plug, rq)
+            if taken == len(pfns):
+                return
+            slot += taken
+            pfns, bios, versions = pfns[taken:], bios[taken:], versions[taken:]
+
+    def _merge(
+        self, plug: Plug, write: bool, slot: int, pfns: list[int], bios: list[int], versions: list[int]
+    ) -> int:
+        """Merge at the end of the plug's last request, else of one in the elevator; return pages merged."""
+        rq = plug.requests[-1] if plug.requests else None
+        if rq is None or rq.write is not write or rq.end_slot != slot or rq.nr_pages >= self.max_pages:
+            rq = self._by_end.get((write, slot))
+            if rq is None or rq.nr_pages >= self.max_pages:
+                return 0
+            del self._by_end[write, slot]
+            taken = self._extend(rq, pfns, bios, versions)
+            self._by_end[write, rq.end_slot] = rq
+            return taken
+        return self._extend(rq, pfns, bios, versions)
+
+    def _extend(self, rq: Request, pfns: list[int], bios: list[int], versions: list[int]) -> int:
+        taken = min(len(pfns), self.max_pages - rq.nr_pages)
+        rq.pfns += pfns[:taken]
+        rq.bios += bios[:taken]
+        rq.versions += versions[:taken]
+        return taken
+
+    async def _get_sched_tag(self, task: Task) -> None:
+        while self.nr_sched_tags_used >= self.nr_requests:
+            await self._tag_wait.wait(task)
+        self.nr_sched_tags_used += 1
+
+    def _add_rq_to_plug(self, plug: Plug, rq: Request) -> None:
+        if plug.requests and (
+            len(plug.requests) >= BLK_MAX_REQUEST_COUNT or plug.requests[-1].nr_pages >= BLK_PLUG_FLUSH_PAGES
+        ):
+            plug.flush(from_schedule=False)
+        plug.requests.append(rq)
+
+    def insert_requests(self, requests: list[Request], *, async_run: bool) -> None:
+        """Hand requests to the elevator and run the queue (blk_mq_sched_insert_requests)."""
+        for rq in requests:
+            self._queued.append(rq)
+            self._fifo[rq.write].append(rq)
+            insort(self._sorted[rq.write], (rq.slot, rq.number, rq))
+            self._by_end[rq.write, rq.end_slot] = rq
+        self.run_hw_queue(async_run=async_run)
+
+    # -- dispatch -------------------------------------------------------------------------------------------------
+
+    def run_hw_queue(self, *, async_run: bool) -> None:
+        """Dispatch now, or have kblockd do it (blk_mq_run_hw_queue)."""
+        if self.driver.blocking or async_run:
+            self.kblockd.queue_work(self.run_work)
+            return
+        while self._can_dispatch():
+            rq = self._next_request()
+            self._start(rq)
+            if self.driver.queue_rq_nowait(rq) == BLK_STS_RESOURCE:
+                self._requeue(rq)
+                return
+
+    async def blk_mq_run_work_fn(self, task: Task) -> None:
+        """Dispatch requests one after another until none can go (kblockd)."""
+        while self._can_dispatch():
+            rq = self._next_request()
+            task.charge_ns += self.costs.dispatch_request
+            if self.driver.blocking:
+                self._start(rq)
+                status = await self.driver.queue_rq(task, rq)
+            else:
+                self._start(rq)
+                status = self.driver.queue_rq_nowait(rq)
+            if status == BLK_STS_RESOURCE:
+                self._requeue(rq)
+                return
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+
+    def _can_dispatch(self) -> bool:
+        return bool(self._dispatch or self._queued) and len(self.outstanding) < self.queue_depth
+
+    def _start(self, rq: Request) -> None:
+        """Give a request its driver tag (blk_mq_start_request)."""
+        rq.started_ns = self.world.now_ns
+        self.outstanding[rq.number] = rq
+        if self._timeout is None or not self.world.is_pending(self._timeout):
+            self._timeout = self.world.call_after(BLK_TIMEOUT_NS, self._blk_rq_timed_out, kind=TimerKind.CLOCK)
+
+    def _requeue(self, rq: Request) -> None:
+        """Take a request back and try again in a moment, or when another completes."""
+        del self.outstanding[rq.number]
+        self._dispatch.insert(0, rq)
+        if self._rerun is None or not self.world.is_pending(self._rerun):
+            site = f"{self.name}: BLK_STS_RESOURCE"
+            self._rerun = self.world.call_after(
+                BLK_MQ_RESOURCE_DELAY_NS, self._run_again, kind=TimerKind.RETRY, site=site
+            )
+
+    def _run_again(self) -> None:
+        self.run_hw_queue(async_run=True)
+
+    def _next_request(self) -> Request:
+        """Choose what goes next (dd_dispatch_request)."""
+        if self._dispatch:
+            return self._dispatch.pop(0)
+        rq = self._next_in_batch()
+        if rq is None:
+            write = not self._fifo[False]
+            if not write and self._fifo[True]:
+                self._starved += 1
+                if self._starved > WRITES_STARVED:
+                    write = True
+            if write:
+                self._starved = 0
+            self._last_write = write
+            self._batched = 0
+            rq = self._find_request(write)
+        self._batched += 1
+        self._remove(rq)
+        self._last_end[rq.write] = rq.end_slot
+        return rq
+
+    def _next_in_batch(self) -> Request | None:
+        if self._batched >= FIFO_BATCH or not self._batched:
+            return None
+        return self._following(self._last_write)
+
+    def _following(self, write: bool) -> Request | None:
+        last = self._last_end[write]
+        for slot, _number, rq in self._sorted[write]:
+            if slot >= last:
+                return rq
+        return None
+
+    def _find_request(self, write: bool) -> Request:
+        oldest = self._fifo[write][0]
+        expired = self.world.now_ns - oldest.queued_ns >= (WRITE_EXPIRE_NS if write else READ_EXPIRE_NS)
+        following = None if expired else self._following(write)
+        return oldest if following is None else following
+
+    def _remove(self, rq: Request) -> None:
+        self._queued.remove(rq)
+        self._fifo[rq.write].remove(rq)
+        self._sorted[rq.write].remove((rq.slot, rq.number, rq))
+        if self._by_end.get((rq.write, rq.end_slot)) is rq:
+            del self._by_end[rq.write, rq.end_slot]
+
+    # -- completion -----------------------------------------------------------------------------------------------
+
+    def end_request(self, rq: Request, error: int, task: Task) -> None:
+        """A request is done: end its bios, give its tags back, run the queue (blk_mq_end_request).
+
+        ``task`` is the context it completes in.
+        """
+        del self.outstanding[rq.number]
+        self.nr_sched_tags_used -= 1
+        assert self.nr_sched_tags_used >= 0
+        self.completed += 1
+        if error:
+            self.failed += 1
+        assert rq.end_io is not None
+        rq.end_io(rq, error, task)
+        if len(self._tag_wait):
+            self._tag_wait.wake_one()
+        if self._dispatch or self._queued:
+            self.run_hw_queue(async_run=True)
+
+    # -- time-outs ------------------------------------------------------------------------------------------------
+
+    def _blk_rq_timed_out(self) -> None:
+        """Thirty seconds after a request started: let kblockd look (blk_rq_timed_out_timer)."""
+        if self.outstanding:
+            self.kblockd.queue_work(self.timeout_work)
+
+    async def blk_mq_timeout_work(self, _task: Task) -> None:
+        """Look at old requests and look again later; the driver says when it gives up (blk_mq_timeout_work)."""
+        if self.outstanding:
+            self._timeout = self.world.call_after(BLK_TIMEOUT_NS, self._blk_rq_timed_out, kind=TimerKind.CLOCK)
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of the queue's state could make a retry succeed."""
+        return (self.nr_queued, len(self.outstanding), self.nr_sched_tags_used, self.completed, self.failed)

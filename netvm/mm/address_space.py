@@ -1,0 +1,90 @@
+"""A process's anonymous memory: page tables as columns, and its resident set.
+
+Mirrors ``struct mm_struct`` as far as anonymous memory needs it: one mapping, its PTEs and their young, dirty and write
+bits, the counters that oom_badness adds up, and the state of VMA readahead. A PTE column of 32-bit integers holds frame + 1
+for a mapped page, -(slot + 1) for a swapped one and 0 for none.
+
+Page tables take memory: one unmovable page for each 512 PTEs, when the first of them is used.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netvm.mm.frames import _view
+from netvm.runtime.task import Task
+
+if TYPE_CHECKING:
+    from netvm.runtime.wait import WaitQueue
+
+__all__ = ["PTE_DIRTY", "PTE_WRITE", "PTE_YOUNG", "PTRS_PER_PTE", "AddressSpace"]
+
+PTE_YOUNG: Final = 1
+PTE_DIRTY: Final = 2
+PTE_WRITE: Final = 4
+PTRS_PER_PTE: Final = 512
+
+
+class AddressSpace:
+    """One process's anonymous mapping (``struct mm_struct`` with one VMA)."""
+
+    __slots__ = (
+        "bits",
+        "bits_of",
+        "comm",
+        "id",
+        "killed",
+        "nr_anon",
+        "nr_page_tables",
+        "nr_pages",
+        "nr_swap",
+        "oom_reaped",
+        "oom_score_adj",
+        "pte",
+        "pte_of",
+        "ra_addr",
+        "ra_hits",
+        "ra_win",
+        "table_of",
+        "task",
+        "unlocked",
+        "version",
+        "version_of",
+    )
+
+    def __init__(self, space_id: int, comm: str, nr_pages: int, *, oom_score_adj: int = 0) -> None:
+        assert space_id > 0
+        self.id = space_id
+        self.comm = comm
+        self.nr_pages = nr_pages
+        self.oom_score_adj = oom_score_adj
+        self.pte: npt.NDArray[np.int32] = np.zeros(nr_pages, dtype=np.int32)
+        self.bits: npt.NDArray[np.uint8] = np.zeros(nr_pages, dtype=np.uint8)
+        """``PTE_*`` bits of mapped pages."""
+        self.version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
+        """What the program last wrote to each page: its content, as integrity checking knows it. 0 is never written."""
+        self.pte_of = _view(self.pte)
+        self.bits_of = _view(self.bits)
+        self.version_of = _view(self.version)
+        self.table_of: list[int] = [-1] * (-(-nr_pages // PTRS_PER_PTE))
+        """Frame of each page-table page, -1 before its first use."""
+        self.nr_anon = 0
+        self.nr_swap = 0
+        self.nr_page_tables = 0
+        self.ra_addr = -1
+        self.ra_win = 0
+        self.ra_hits = 4
+        self.task: Task | None = None
+        self.killed = False
+        self.oom_reaped = False
+        """MMF_OOM_SKIP: the OOM killer is through with it."""
+        self.unlocked: WaitQueue | None = None
+
+    def resident(self) -> npt.NDArray[np.intp]:
+        """Return the virtual page numbers that are mapped."""
+        return np.flatnonzero(self.pte > 0)
+
+    def swapped(self) -> npt.NDArray[np.intp]:
+        """Return the virtual page numbers that are in swap."""
+        return np.flatnonzero(self.pte < 0)

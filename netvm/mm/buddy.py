@@ -1,0 +1,537 @@
+"""The buddy allocator: free lists by order and migrate type, splitting, merging, fallback, and the per-cpu lists on top.
+
+Mirrors mm/page_alloc.c of 6.1: ``rmqueue``, ``__rmqueue_smallest``, ``expand``, ``__rmqueue_fallback``,
+``steal_suitable_fallback``, ``boost_watermark``, ``__free_one_page``, ``free_unref_page``, ``free_pcppages_bulk``,
+``reserve_highatomic_pageblock`` and ``unreserve_highatomic_pageblock``. Lists keep the kernel's order (head for hot
+pages, tail where a merge is likely), because which block is taken decides which pageblock is stolen, and that decides
+when the watermarks are boosted.
+
+A free list is an OrderedDict of block heads: both ends and any middle element in constant time. Only the head frame of a
+free block says what it is (PG_BUDDY, its order, the migrate type of its list).
+
+Nothing here decides whether an allocation is allowed: :mod:`netvm.mm.page_alloc` does.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from netvm.fixes import Fixes
+from netvm.mm.frames import PG_BUDDY, PG_LRU, PG_PCP, PG_PFMEMALLOC, PG_RESERVE, Frames
+from netvm.mm.gfp import ALLOC_HIGHATOMIC, ALLOC_KSWAPD, ALLOC_NON_BLOCK, ALLOC_OOM, ALLOC_WMARK_HIGH
+from netvm.mm.ledger import FREE, PCP, Ledger
+from netvm.mm.zone import (
+    HIGHATOMIC,
+    MAX_ORDER,
+    MOVABLE,
+    NR_PCPTYPES,
+    PAGE_ALLOC_COSTLY_ORDER,
+    RECLAIMABLE,
+    UNMOVABLE,
+    PerCpuPages,
+    Zone,
+)
+from netvm.trace.vmstat import VmStat
+
+__all__ = ["FALLBACKS", "Buddy"]
+
+FALLBACKS: Final = {
+    UNMOVABLE: (RECLAIMABLE, MOVABLE),
+    MOVABLE: (RECLAIMABLE, UNMOVABLE),
+    RECLAIMABLE: (UNMOVABLE, MOVABLE),
+}
+"""Whom a migrate type may steal from, in order. HIGHATOMIC is in nobody's list."""
+
+_ORDER_MASK: Final = 0x0F
+_TYPE_SHIFT: Final = 4
+_CLEAR_ON_ALLOC: Final = 0
+
+
+class Buddy:
+    """The free memory of one host."""
+
+    def __init__(
+        self, frames: Frames, ledger: Ledger, vmstat: VmStat, fixes: Fixes, *, boost_factor: int
+    ) -> None:
+        self.frames = frames
+        self.ledger = ledger
+        self.vmstat = vmstat
+        self.fixes = fixes
+        self.boost_factor = boost_factor if fixes.watermark_boost else 0
+        self.boosted: Callable[[Zone], None] | None = None
+        """Called by rmqueue when a steal has boosted the zone: kswapd is to be woken."""
+
+    # -- single blocks in and out of a list -----------------------------------------------------------------------
+
+    def add_block(self, zone: Zone, pfn: int, order: int, migratetype: int, *, tail: bool = False) -> None:
+        """Put a free block on a list, at its head unless ``tail``; the caller counts it."""
+        free_list = zone.free_lists[order][migratetype]
+        free_list[pfn] = None
+        if not tail:
+            free_list.move_to_end(pfn, last=False)
+        self.frames.flags_of[pfn] = PG_BUDDY
+        self.frames.block_of[pfn] = order | migratetype << _TYPE_SHIFT
+        if migratetype == HIGHATOMIC:
+            zone.nr_highatomic_free += 1 << order
+
+    def _del_block(self, zone: Zone, pfn: int) -> int:
+        """Take a free block off its list and return its order."""
+        block = self.frames.block_of[pfn]
+        order = block & _ORDER_MASK
+        migratetype = block >> _TYPE_SHIFT
+        del zone.free_lists[order][migratetype][pfn]
+        self.frames.flags_of[pfn] = 0
+        if migratetype == HIGHATOMIC:
+            zone.nr_highatomic_free -= 1 << order
+        return order
+
+    def _expand(self, zone: Zone, pfn: int, low: int, high: int, migratetype: int) -> None:
+        """Give the upper halves of a block back until it has the order asked for (expand)."""
+        flags = self.frames.flags_of
+        block = self.frames.block_of
+        size = 1 << high
+        while high > low:
+            high -= 1
+            size >>= 1
+            half = pfn + size
+            free_list = zone.free_lists[high][migratetype]
+            free_list[half] = None
+            free_list.move_to_end(half, last=False)
+            flags[half] = PG_BUDDY
+            block[half] = high | migratetype << _TYPE_SHIFT
+            if migratetype == HIGHATOMIC:
+                zone.nr_highatomic_free += size
+
+    # -- taking ---------------------------------------------------------------------------------------------------
+
+    def _rmqueue_smallest(self, zone: Zone, order: int, migratetype: int) -> int:
+        """Take the head of the smallest list that fits, split it, return the block or -1."""
+        free_lists = zone.free_lists
+        for current in range(order, MAX_ORDER + 1):
+            free_list = free_lists[current][migratetype]
+            if free_list:
+                pfn, _ = free_list.popitem(last=False)
+                self.frames.flags_of[pfn] = 0
+                if migratetype == HIGHATOMIC:
+                    zone.nr_highatomic_free -= 1 << current
+                if current > order:
+                    self._expand(zone, pfn, order, current, migratetype)
+                return pfn
+        return -1
+
+    def _rmqueue(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
+        """Own type, then fallback and once more (__rmqueue)."""
+        while True:
+            pfn = self._rmqueue_smallest(zone, order, migratetype)
+            if pfn >= 0 or not self._rmqueue_fallback(zone, order, migratetype, alloc_flags):
+                return pfn
+
+    def take_run(self, zone: Zone, nr_pages: int, migratetype: int) -> range | None:
+        """Take up to ``nr_pages`` single pages that own-type lists would hand out one after another.
+
+        They are consecutive frames of the head of the smallest list, so the result is the same as that of so many calls
+        of ``__rmqueue(order 0)``. None when the type has nothing left. The caller counts them.
+        """
+        free_lists = zone.free_lists
+        for order in range(MAX_ORDER + 1):
+            free_list = free_lists[order][migratetype]
+            if not free_list:
+                continue
+            pfn, _ = free_list.popitem(last=False)
+            self.frames.flags_of[pfn] = 0
+            size = 1 << order
+            if size <= nr_pages:
+                return range(pfn, pfn + size)
+            # the rest, as the halves that expand() leaves behind
+            rest = pfn + nr_pages
+            end = pfn + size
+            while rest < end:
+                low = (rest & -rest).bit_length() - 1
+                self.add_block(zone, rest, low, migratetype)
+                rest += 1 << low
+            return range(pfn, pfn + nr_pages)
+        return None
+
+    def rmqueue(self, zone: Zone, cpu: int, order: int, migratetype: int, alloc_flags: int) -> int:
+        """Take a block from the per-cpu lists or the buddy (rmqueue); return its first frame or -1.
+
+        PGALLOC is counted; the watermark is the caller's business.
+        """
+        pfn = -1
+        if order <= PAGE_ALLOC_COSTLY_ORDER:
+            pfn = self._rmqueue_pcplist(zone, cpu, order, migratetype, alloc_flags)
+        if pfn < 0:
+            pfn = self._rmqueue_buddy(zone, order, migratetype, alloc_flags)
+        if zone.wmark_boosted_flag:
+            zone.wmark_boosted_flag = False
+            if self.boosted is not None:
+                self.boosted(zone)
+        if pfn >= 0:
+            self.vmstat.pgalloc[zone.name.lower()] += 1 << order
+        return pfn
+
+    def _rmqueue_pcplist(self, zone: Zone, cpu: int, order: int, migratetype: int, alloc_flags: int) -> int:
+        pcp = zone.pcp[cpu]
+        pcp_list = pcp.lists[order * NR_PCPTYPES + migratetype]
+        pcp.free_factor >>= 1
+        if not pcp_list:
+            batch = pcp.batch
+            nr_blocks = batch if batch == 1 else max(batch >> order, 2)
+            self._rmqueue_bulk(zone, pcp, order, nr_blocks, migratetype, alloc_flags)
+            if not pcp_list:
+                return -1
+        pfn = pcp_list.popleft()
+        pcp.count -= 1 << order
+        self.ledger.counts[PCP] -= 1 << order
+        return pfn
+
+    def _rmqueue_bulk(
+        self, zone: Zone, pcp: PerCpuPages, order: int, nr_blocks: int, migratetype: int, alloc_flags: int
+    ) -> None:
+        """Refill a per-cpu list; stop early where the buddy has nothing more."""
+        pcp_list = pcp.lists[order * NR_PCPTYPES + migratetype]
+        size = 1 << order
+        taken = 0
+        for _ in range(nr_blocks):
+            pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
+            if pfn < 0:
+                break
+            pcp_list.append(pfn)
+            self.frames.flags_of[pfn] = PG_PCP
+            self.frames.block_of[pfn] = migratetype
+            self.frames.owner[pfn : pfn + size] = PCP
+            taken += size
+        pcp.count += taken
+        zone.nr_free -= taken
+        self.ledger.counts[FREE] -= taken
+        self.ledger.counts[PCP] += taken
+
+    def _rmqueue_buddy(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
+        """Take a block from the buddy lists (rmqueue_buddy)."""
+        pfn = -1
+        if alloc_flags & ALLOC_HIGHATOMIC:
+            pfn = self._rmqueue_smallest(zone, order, HIGHATOMIC)
+        if pfn < 0:
+            pfn = self._rmqueue(zone, order, migratetype, alloc_flags)
+            # A request that ignores the watermarks has lost its NON_BLOCK bit, and a blocking one never had it: neither
+            # may take a HIGHATOMIC page.
+            if pfn < 0 and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
+                pfn = self._rmqueue_smallest(zone, order, HIGHATOMIC)
+        if pfn >= 0:
+            zone.nr_free -= 1 << order
+            self.ledger.counts[FREE] -= 1 << order
+        return pfn
+
+    # -- fallback -------------------------------------------------------------------------------------------------
+
+    def _rmqueue_fallback(self, zone: Zone, order: int, start_type: int, alloc_flags: int) -> bool:
+        """Move a block of another type to ``start_type``'s list (__rmqueue_fallback); whether one was found."""
+        for current in range(MAX_ORDER, order - 1, -1):
+            fallback = self._find_suitable_fallback(zone, current, start_type)
+            if fallback < 0:
+                continue
+            can_steal = self._can_steal(zone, current, start_type)
+            if not can_steal and start_type == MOVABLE and current > order:
+                for smaller in range(order, MAX_ORDER + 1):
+                    fallback = self._find_suitable_fallback(zone, smaller, start_type)
+                    if fallback >= 0:
+                        current = smaller
+                        break
+            pfn = next(iter(zone.free_lists[current][fallback]))
+            self._steal_suitable_fallback(zone, pfn, current, start_type, alloc_flags, can_steal=can_steal)
+            return True
+        return False
+
+    @staticmethod
+    def _find_suitable_fallback(zone: Zone, order: int, start_type: int) -> int:
+        lists = zone.free_lists[order]
+        for fallback in FALLBACKS[start_type]:
+            if lists[fallback]:
+                return fallback
+        return -1
+
+    @staticmethod
+    def _can_steal(zone: Zone, order: int, start_type: int) -> bool:
+        """Whether the whole pageblock may be claimed (can_steal_fallback)."""
+        return order >= zone.pageblock_order or order >= zone.pageblock_order // 2 or start_type != MOVABLE
+
+    def _steal_suitable_fallback(
+        self, zone: Zone, pfn: int, order: int, start_type: int, alloc_flags: int, *, can_steal: bool
+    ) -> None:
+        """Move a block, or all free blocks of its pageblock, to ``start_type`` (steal_suitable_fallback)."""
+        old_type = zone.pageblock_type(pfn)
+        if old_type == HIGHATOMIC:
+            self._move_block(zone, pfn, start_type)
+            return
+        if order >= zone.pageblock_order:
+            for block in range(pfn, pfn + (1 << order), 1 << zone.pageblock_order):
+                zone.set_pageblock_type(block, start_type)
+            self._move_block(zone, pfn, start_type)
+            return
+        if self.boost_watermark(zone) and alloc_flags & ALLOC_KSWAPD:
+            zone.wmark_boosted_flag = True
+        if not can_steal:
+            self._move_block(zone, pfn, start_type)
+            return
+        nr_free, nr_movable = self._move_freepages_block(zone, pfn, start_type)
+        if start_type == MOVABLE:
+            nr_alike = nr_movable
+        elif old_type == MOVABLE:
+            nr_alike = (1 << zone.pageblock_order) - (nr_free + nr_movable)
+        else:
+            nr_alike = 0
+        if not nr_free:
+            self._move_block(zone, pfn, start_type)
+            return
+        if nr_free + nr_alike >= 1 << (zone.pageblock_order - 1):
+            zone.set_pageblock_type(pfn, start_type)
+
+    def _move_block(self, zone: Zone, pfn: int, migratetype: int) -> None:
+        """Move one free block to the tail of another type's list."""
+        order = self._del_block(zone, pfn)
+        self.add_block(zone, pfn, order, migratetype, tail=True)
+
+    def _block_range(self, zone: Zone, pfn: int) -> tuple[int, int]:
+        start = pfn & -(1 << zone.pageblock_order)
+        return max(start, zone.start_pfn), min(start + (1 << zone.pageblock_order), zone.end_pfn)
+
+    def _move_freepages_block(self, zone: Zone, pfn: int, migratetype: int) -> tuple[int, int]:
+        """Move all free blocks of a pageblock to a type's list tail; return pages moved and movable pages met."""
+        start, end = self._block_range(zone, pfn)
+        flags = self.frames.flags_of
+        nr_free = nr_movable = 0
+        while start < end:
+            if flags[start] & PG_BUDDY:
+                order = self._del_block(zone, start)
+                self.add_block(zone, start, order, migratetype, tail=True)
+                nr_free += 1 << order
+                start += 1 << order
+                continue
+            if flags[start] & PG_LRU:
+                nr_movable += 1
+            start += 1
+        return nr_free, nr_movable
+
+    def boost_watermark(self, zone: Zone) -> bool:
+        """Raise the zone's boost by a pageblock, up to its maximum (boost_watermark); whether boosting is in force."""
+        pageblock = 1 << zone.pageblock_order
+        if not self.boost_factor or zone.managed < 4 * pageblock:
+            return False
+        max_boost = zone.watermark[ALLOC_WMARK_HIGH] * self.boost_factor // 10000
+        if not max_boost:
+            return False
+        max_boost = max(pageblock, max_boost)
+        zone.watermark_boost = min(zone.watermark_boost + pageblock, max_boost)
+        return True
+
+    # -- giving back ----------------------------------------------------------------------------------------------
+
+    def free_one_page(self, zone: Zone, pfn: int, order: int, migratetype: int) -> None:
+        """Return a block to the buddy, merging it as far as it goes (__free_one_page); counts it as free."""
+        flags = self.frames.flags_of
+        block_of = self.frames.block_of
+        zone.nr_free += 1 << order
+        start, end = zone.start_pfn, zone.end_pfn
+        while order < MAX_ORDER:
+            buddy = pfn ^ (1 << order)
+            if buddy < start or buddy + (1 << order) > end or not flags[buddy] & PG_BUDDY:
+                break
+            block = block_of[buddy]
+            if block & _ORDER_MASK != order:
+                break
+            if order >= zone.pageblock_order and not self._may_merge(zone, buddy, migratetype):
+                break
+            buddy_type = block >> _TYPE_SHIFT
+            del zone.free_lists[order][buddy_type][buddy]
+            flags[buddy] = 0
+            if buddy_type == HIGHATOMIC:
+                zone.nr_highatomic_free -= 1 << order
+            pfn &= buddy
+            order += 1
+        free_list = zone.free_lists[order][migratetype]
+        free_list[pfn] = None
+        if not (order < MAX_ORDER - 1 and self._buddy_merge_likely(zone, pfn, order)):
+            free_list.move_to_end(pfn, last=False)
+        flags[pfn] = PG_BUDDY
+        block_of[pfn] = order | migratetype << _TYPE_SHIFT
+        if migratetype == HIGHATOMIC:
+            zone.nr_highatomic_free += 1 << order
+
+    @staticmethod
+    def _may_merge(zone: Zone, buddy: int, migratetype: int) -> bool:
+        """At and above a pageblock only mergeable types merge across; HIGHATOMIC merges with itself only."""
+        buddy_type = zone.pageblock_type(buddy)
+        return buddy_type == migratetype or HIGHATOMIC not in (buddy_type, migratetype)
+
+    def _buddy_merge_likely(self, zone: Zone, pfn: int, order: int) -> bool:
+        """Whether the next-higher buddy is free too, so that this block is better left to merge (buddy_merge_likely)."""
+        higher = (pfn & ~(1 << order)) ^ (1 << (order + 1))
+        if higher < zone.start_pfn or higher + (2 << order) > zone.end_pfn:
+            return False
+        return (
+            bool(self.frames.flags_of[higher] & PG_BUDDY) and self.frames.block_of[higher] & _ORDER_MASK == order + 1
+        )
+
+    def free_pages(self, zone: Zone, cpu: int, pfn: int, order: int) -> None:
+        """Free a block that its owner has let go of (__free_pages): to the per-cpu list or straight to the buddy."""
+        self._disown(pfn, 1 << order)
+        self.vmstat.pgfree += 1 << order
+        if order > PAGE_ALLOC_COSTLY_ORDER:
+            self.frames.owner[pfn : pfn + (1 << order)] = FREE
+            self.ledger.counts[FREE] += 1 << order
+            self.free_one_page(zone, pfn, order, zone.pageblock_type(pfn))
+            return
+        self.frames.owner[pfn : pfn + (1 << order)] = PCP
+        self._free_unref_page_commit(zone, cpu, pfn, order)
+
+    def _disown(self, pfn: int, nr_pages: int) -> None:
+        frames = self.frames
+        owner = frames.owner_of[pfn]
+        ledger = self.ledger
+        ledger.counts[owner] -= nr_pages
+        flags = frames.flags_of[pfn]
+        if flags & PG_RESERVE:
+            ledger.returned_reserve(owner, nr_pages)
+        assert not flags & (PG_BUDDY | PG_PCP), f"frame {pfn} is freed twice"
+        frames.flags_of[pfn] = 0
+
+    def free_page_list(self, pfns: Sequence[int], zones: Iterable[Zone], cpu: int) -> None:
+        """Free single pages in order (free_unref_page_list): what reclaim and munmap give back.
+
+        All pages must have been disowned together by :meth:`disown_pages`.
+        """
+        self.vmstat.pgfree += len(pfns)
+        zone_list = list(zones)
+        zone = zone_list[-1]
+        single = len(zone_list) == 1
+        for pfn in pfns:
+            if not single:
+                zone = next(z for z in zone_list if pfn < z.end_pfn)
+            self._free_unref_page_commit(zone, cpu, pfn, 0)
+
+    def _free_unref_page_commit(self, zone: Zone, cpu: int, pfn: int, order: int) -> None:
+        pcp = zone.pcp[cpu]
+        migratetype = zone.pageblock_type(pfn)
+        # a HIGHATOMIC page waits on the MOVABLE list but goes home to its own when drained
+        pindex = order * NR_PCPTYPES + (migratetype if migratetype < NR_PCPTYPES else MOVABLE)
+        self.frames.flags_of[pfn] = PG_PCP
+        self.frames.block_of[pfn] = migratetype
+        pcp.lists[pindex].appendleft(pfn)
+        pcp.count += 1 << order
+        self.ledger.counts[PCP] += 1 << order
+        free_high = pcp.free_factor > 0 and order > 0
+        high = 0 if free_high else pcp.high
+        if high and zone.reclaim_active:
+            high = min(pcp.batch << 2, high)
+        if pcp.count >= high:
+            self._free_pcppages_bulk(zone, pcp, self._nr_pcp_free(pcp, high, free_high=free_high), pindex)
+
+    @staticmethod
+    def _nr_pcp_free(pcp: PerCpuPages, high: int, *, free_high: bool) -> int:
+        """How many pages to give back at once (nr_pcp_free); doubles while only frees happen."""
+        if free_high:
+            return pcp.count
+        if high < pcp.batch:
+            return 1
+        max_nr_free = high - pcp.batch
+        batch = pcp.batch << pcp.free_factor
+        if batch < max_nr_free and pcp.free_factor < 5:
+            pcp.free_factor += 1
+        return min(max(batch, pcp.batch), max(max_nr_free, pcp.batch))
+
+    def _free_pcppages_bulk(self, zone: Zone, pcp: PerCpuPages, count: int, pindex: int) -> None:
+        """Return ``count`` pages to the buddy, list by list from the tails, starting with the list just used."""
+        count = min(pcp.count, count)
+        nr_lists = len(pcp.lists)
+        index = pindex - 1
+        frames = self.frames
+        block_of = frames.block_of
+        owner = frames.owner
+        freed = 0
+        while count > 0:
+            index += 1
+            if index >= nr_lists:
+                index = 0
+            pcp_list = pcp.lists[index]
+            order = index // NR_PCPTYPES
+            size = 1 << order
+            while pcp_list and count > 0:
+                pfn = pcp_list.pop()
+                migratetype = block_of[pfn]
+                frames.flags_of[pfn] = 0
+                if order:
+                    owner[pfn : pfn + size] = FREE
+                else:
+                    frames.owner_of[pfn] = FREE
+                # MIGRATE_HIGHATOMIC came to the MOVABLE list; its block may have changed since
+                if migratetype == HIGHATOMIC:
+                    migratetype = zone.pageblock_type(pfn)
+                self.free_one_page(zone, pfn, order, migratetype)
+                count -= size
+                freed += size
+        pcp.count -= freed
+        self.ledger.counts[PCP] -= freed
+        self.ledger.counts[FREE] += freed
+
+    def drain_all_pages(self, zones: Iterable[Zone]) -> None:
+        """Give all per-cpu pages back (drain_all_pages).
+
+        # MODEL: at once on every CPU; the kernel sends a work item to each and waits.
+        """
+        for zone in zones:
+            for pcp in zone.pcp:
+                while pcp.count:
+                    self._free_pcppages_bulk(zone, pcp, min(pcp.count, pcp.batch << 5), 0)
+
+    # -- the high-order atomic reserve ----------------------------------------------------------------------------
+
+    def reserve_highatomic_pageblock(self, zone: Zone, pfn: int) -> None:
+        """Turn the pageblock of a high-order atomic allocation into a HIGHATOMIC one, within the cap."""
+        if not self.fixes.highatomic_reserve:
+            return
+        pageblock = 1 << zone.pageblock_order
+        if self.fixes.highatomic_exact_cap:
+            if zone.managed // 100 < pageblock:
+                return
+            limit = -(-(zone.managed // 100) // pageblock) * pageblock
+        else:
+            limit = zone.managed // 100 + pageblock
+        if zone.nr_reserved_highatomic >= limit or zone.pageblock_type(pfn) == HIGHATOMIC:
+            return
+        zone.nr_reserved_highatomic += pageblock
+        zone.set_pageblock_type(pfn, HIGHATOMIC)
+        self._move_freepages_block(zone, pfn, HIGHATOMIC)
+
+    def unreserve_highatomic_pageblock(self, zones: Iterable[Zone], migratetype: int, *, force: bool) -> bool:
+        """Give a HIGHATOMIC pageblock back to ordinary use; keep the last one unless forced. Whether pages moved."""
+        for zone in zones:
+            pageblock = 1 << zone.pageblock_order
+            if not force and zone.nr_reserved_highatomic <= pageblock:
+                continue
+            for lists in zone.free_lists:
+                if not lists[HIGHATOMIC]:
+                    continue
+                pfn = next(iter(lists[HIGHATOMIC]))
+                if zone.pageblock_type(pfn) == HIGHATOMIC:
+                    zone.nr_reserved_highatomic -= min(pageblock, zone.nr_reserved_highatomic)
+                zone.set_pageblock_type(pfn, migratetype)
+                nr_free, _ = self._move_freepages_block(zone, pfn, migratetype)
+                if nr_free:
+                    return True
+        return False
+
+    # -- handing out ----------------------------------------------------------------------------------------------
+
+    def own(self, pfn: int, order: int, owner: int, *, pfmemalloc: bool, reserve: bool) -> None:
+        """Write the new owner into a block that was taken (prep_new_page)."""
+        frames = self.frames
+        size = 1 << order
+        flags = (PG_PFMEMALLOC if pfmemalloc else 0) | (PG_RESERVE if reserve else 0)
+        frames.flags_of[pfn] = flags
+        frames.block_of[pfn] = order
+        if order:
+            frames.owner[pfn : pfn + size] = owner
+        else:
+            frames.owner_of[pfn] = owner
+        self.ledger.counts[owner] += size
+        if reserve:
+            self.ledger.drew_reserve(owner, size)

@@ -1,0 +1,121 @@
+"""The frames: one ``struct page`` a page frame, as columns.
+
+Mirrors ``struct page``. Per-frame state lives in numpy columns indexed by pfn: batches are worked on as arrays, single
+frames through a memoryview of the same memory, whose items are plain Python integers. The columns of a host are made
+from zeroed memory that the operating system hands out when it is touched, so a 64 GiB host boots at once and costs what
+it uses.
+
+A frame takes 22 bytes here, and 4 more in the ring of the LRU list it is on (:mod:`netvm.mm.lru`). ``index`` and ``swap``
+hold value + 1 so that zero means none.
+"""
+
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "BYTES_PER_FRAME",
+    "PG_ACTIVE",
+    "PG_BUDDY",
+    "PG_DIRTY",
+    "PG_LOCKED",
+    "PG_LRU",
+    "PG_PCP",
+    "PG_PFMEMALLOC",
+    "PG_READAHEAD",
+    "PG_RECLAIM",
+    "PG_REFERENCED",
+    "PG_RESERVE",
+    "PG_SWAPBACKED",
+    "PG_SWAPCACHE",
+    "PG_UNEVICTABLE",
+    "PG_WORKINGSET",
+    "PG_WRITEBACK",
+    "Frames",
+    "PfnArray",
+]
+
+PfnArray: TypeAlias = npt.NDArray[np.intp]
+"""Page frame numbers; intp, so that numpy indexes with it directly."""
+
+PG_LOCKED: Final = 0x0001
+PG_REFERENCED: Final = 0x0002
+PG_DIRTY: Final = 0x0004
+PG_LRU: Final = 0x0008
+PG_ACTIVE: Final = 0x0010
+PG_WORKINGSET: Final = 0x0020
+PG_SWAPBACKED: Final = 0x0040
+PG_RECLAIM: Final = 0x0080
+PG_SWAPCACHE: Final = 0x0100
+PG_WRITEBACK: Final = 0x0200
+PG_UNEVICTABLE: Final = 0x0400
+PG_BUDDY: Final = 0x0800
+"""Head of a free block."""
+PG_PFMEMALLOC: Final = 0x1000
+"""Came from an attempt that ignored the watermarks."""
+PG_RESERVE: Final = 0x2000
+"""Taken from below the mark that an ordinary request must leave: our ledger's bit, not the kernel's."""
+PG_READAHEAD: Final = 0x4000
+PG_PCP: Final = 0x8000
+"""On a per-cpu list."""
+
+BYTES_PER_FRAME: Final = 22
+
+
+class Frames:
+    """The columns of one host, and single-frame views of them."""
+
+    __slots__ = (
+        "block",
+        "block_of",
+        "flags",
+        "flags_of",
+        "index",
+        "index_of",
+        "lru_slot",
+        "lru_slot_of",
+        "mapping",
+        "mapping_of",
+        "nr_frames",
+        "owner",
+        "owner_of",
+        "pins",
+        "pins_of",
+        "swap",
+        "swap_of",
+    )
+
+    def __init__(self, nr_frames: int) -> None:
+        assert 0 < nr_frames < 1 << 31
+        self.nr_frames = nr_frames
+        self.flags: npt.NDArray[np.uint16] = np.zeros(nr_frames, dtype=np.uint16)
+        """``PG_*`` bits."""
+        self.block: npt.NDArray[np.uint8] = np.zeros(nr_frames, dtype=np.uint8)
+        """Of a free block's head: order, and the migrate type of its list in the high nibble. Of an allocated block's
+        head: its order. Of a page on a per-cpu list: the migrate type it was freed with."""
+        self.owner: npt.NDArray[np.uint16] = np.zeros(nr_frames, dtype=np.uint16)
+        """Who holds the page (:mod:`netvm.mm.ledger`); 0 is free."""
+        self.mapping: npt.NDArray[np.int32] = np.zeros(nr_frames, dtype=np.int32)
+        """Id of the address space that maps an anonymous page, 0 for none."""
+        self.index: npt.NDArray[np.int32] = np.zeros(nr_frames, dtype=np.int32)
+        """Virtual page number in that address space."""
+        self.swap: npt.NDArray[np.int32] = np.zeros(nr_frames, dtype=np.int32)
+        """Swap slot + 1 of a page in the swap cache (``page->private``)."""
+        self.lru_slot: npt.NDArray[np.uint32] = np.zeros(nr_frames, dtype=np.uint32)
+        """Place in the ring of its LRU list."""
+        self.pins: npt.NDArray[np.uint8] = np.zeros(nr_frames, dtype=np.uint8)
+        """References beyond the mapping, the swap cache and isolation (``page_count`` above what reclaim expects)."""
+        self.flags_of = _view(self.flags)
+        self.block_of = _view(self.block)
+        self.owner_of = _view(self.owner)
+        self.mapping_of = _view(self.mapping)
+        self.index_of = _view(self.index)
+        self.swap_of = _view(self.swap)
+        self.lru_slot_of = _view(self.lru_slot)
+        self.pins_of = _view(self.pins)
+
+
+def _view(column: npt.NDArray[Any]) -> memoryview[int]:
+    """Return a column's memory item by item, as plain integers."""
+    return memoryview(column)  # type: ignore[arg-type]  # numpy's stubs do not declare the buffer protocol for 3.11

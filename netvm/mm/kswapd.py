@@ -1,0 +1,153 @@
+"""kswapd: the thread that reclaims before anybody has to.
+
+Mirrors ``kswapd``, ``balance_pgdat``, ``kswapd_try_to_sleep`` and ``kswapd_age_node`` (mm/vmscan.c of 6.1). kswapd always has
+PF_MEMALLOC and is never throttled for the reserve; it wakes those that are. It is woken by allocators that fell below
+the low mark, by a watermark boost, and by its own nap of 100 ms. While it sleeps anywhere else than on ``kswapd_wait`` (in a
+mempool, say) wake-ups are lost on it.
+
+A run that starts because of a boost reclaims without swapping or writing, at priority 10 and above, until the boost is
+paid back. A run that reclaims nothing at all counts as a failure; after 16 of them the node is hopeless and kswapd
+sleeps until a direct reclaimer succeeds.
+"""
+
+from typing import Final
+
+from netvm.mm.gfp import GFP_KERNEL, PF_KSWAPD, PF_KTHREAD, PF_MEMALLOC
+from netvm.mm.vmscan import DEF_PRIORITY, MAX_KSWAPD_FAILURES, SWAP_CLUSTER_MAX, ScanControl, Vmscan
+from netvm.runtime.cpu import Cpus
+from netvm.runtime.task import Task
+from netvm.runtime.world import World
+from netvm.units import NS_PER_S
+
+__all__ = ["Kswapd"]
+
+NAP_NS: Final = NS_PER_S // 10
+
+
+class Kswapd:
+    """The node's kswapd thread."""
+
+    def __init__(self, world: World, vmscan: Vmscan) -> None:
+        self.world = world
+        self.vmscan = vmscan
+        self.nr_sleeps = 0
+        """Real sleeps, after a nap that found the node still balanced."""
+
+    def start(self, cpus: Cpus | None) -> Task:
+        """Start the thread."""
+        task = self.world.spawn("kswapd0", self.kswapd, cpus=cpus, flags=PF_MEMALLOC | PF_KSWAPD | PF_KTHREAD)
+        self.vmscan.kswapd = task
+        return task
+
+    async def kswapd(self, task: Task) -> None:
+        """Sleep, balance, and start over for ever."""
+        vmscan = self.vmscan
+        alloc_order = 0
+        await self.kswapd_full_sleep(task)
+        while True:
+            alloc_order = max(alloc_order, vmscan.kswapd_order)
+            vmscan.kswapd_order = 0
+            reclaim_order = await self.balance_pgdat(task, alloc_order)
+            if reclaim_order < alloc_order:
+                alloc_order = reclaim_order
+            alloc_order = await self.kswapd_try_to_sleep(task, alloc_order, reclaim_order)
+
+    def _prepare_kswapd_sleep(self, order: int) -> bool:
+        """Whether kswapd may sleep; throttled reclaimers are woken in any case (prepare_kswapd_sleep)."""
+        vmscan = self.vmscan
+        vmscan.pfmemalloc_wait.wake_all()
+        if vmscan.node.kswapd_failures >= MAX_KSWAPD_FAILURES:
+            return True
+        if vmscan.pgdat_balanced(order):
+            vmscan.lruvec.congested = False
+            vmscan.flags.dirty = False
+            vmscan.flags.writeback = False
+            return True
+        return False
+
+    async def kswapd_try_to_sleep(self, task: Task, alloc_order: int, reclaim_order: int) -> int:
+        """Nap, and if the node is still balanced then, sleep until woken; return the order to balance for next."""
+        vmscan = self.vmscan
+        if not self._prepare_kswapd_sleep(reclaim_order):
+            vmscan.vmstat.kswapd_high_wmark_hit_quickly += 1
+            return alloc_order
+        woken = await vmscan.kswapd_wait.wait(task, timeout_ns=NAP_NS)
+        if woken:
+            vmscan.vmstat.kswapd_low_wmark_hit_quickly += 1
+            return max(alloc_order, vmscan.kswapd_order)
+        if not self._prepare_kswapd_sleep(reclaim_order):
+            vmscan.vmstat.kswapd_high_wmark_hit_quickly += 1
+            return alloc_order
+        await self.kswapd_full_sleep(task)
+        return 0
+
+    async def kswapd_full_sleep(self, task: Task) -> None:
+        """Sleep until somebody needs memory."""
+        self.nr_sleeps += 1
+        await self.vmscan.kswapd_wait.wait(task)
+
+    async def balance_pgdat(self, task: Task, order: int) -> int:
+        """Reclaim until a zone is above its high mark or nothing more can be had; return the order still wanted."""
+        vmscan = self.vmscan
+        vmscan.vmstat.pageoutrun += 1
+        zones = vmscan.node.zones
+        boosts = [zone.watermark_boost for zone in zones]
+        nr_boost_reclaim = sum(boosts)
+        boosted = nr_boost_reclaim
+        sc = ScanControl(gfp=GFP_KERNEL, order=order, kswapd=True)
+        for zone in zones:
+            zone.reclaim_active = True
+        sc.priority = DEF_PRIORITY
+        while sc.priority >= 1:
+            nr_reclaimed_before = sc.nr_reclaimed
+            raise_priority = True
+            balanced = vmscan.pgdat_balanced(sc.order)
+            if not balanced and nr_boost_reclaim:
+                nr_boost_reclaim = 0
+                sc.priority = DEF_PRIORITY
+                sc.nr_reclaimed = 0
+                continue
+            if balanced and not nr_boost_reclaim:
+                break
+            if nr_boost_reclaim and sc.priority == DEF_PRIORITY - 2:
+                raise_priority = False
+            sc.may_writepage = not vmscan.laptop_mode and not nr_boost_reclaim
+            sc.may_swap = not nr_boost_reclaim
+            self._kswapd_age_node(task, sc)
+            if sc.priority < DEF_PRIORITY - 2:
+                sc.may_writepage = True
+            sc.nr_scanned = 0
+            if await self._kswapd_shrink_node(task, sc):
+                raise_priority = False
+            if len(vmscan.pfmemalloc_wait) and vmscan.allow_direct_reclaim():
+                vmscan.pfmemalloc_wait.wake_all()
+            delta = sc.nr_reclaimed - nr_reclaimed_before
+            nr_boost_reclaim -= min(nr_boost_reclaim, delta)
+            if nr_boost_reclaim and not delta:
+                break
+            if raise_priority or not delta:
+                sc.priority -= 1
+        else:
+            if not sc.nr_reclaimed:
+                vmscan.node.kswapd_failures += 1
+        for zone in zones:
+            zone.reclaim_active = False
+        if boosted:
+            for zone, boost in zip(zones, boosts, strict=True):
+                zone.watermark_boost -= min(zone.watermark_boost, boost)
+        return sc.order
+
+    def _kswapd_age_node(self, task: Task, sc: ScanControl) -> None:
+        """Keep the inactive list supplied (kswapd_age_node)."""
+        vmscan = self.vmscan
+        if sc.may_swap and vmscan.swap.nr_total_slots() > 0 and vmscan.inactive_is_low(file=False):
+            vmscan.shrinker.shrink_active_list(task, SWAP_CLUSTER_MAX)
+
+    async def _kswapd_shrink_node(self, task: Task, sc: ScanControl) -> bool:
+        """One pass; return whether it scanned as much as it wanted to reclaim (kswapd_shrink_node)."""
+        vmscan = self.vmscan
+        sc.nr_to_reclaim = sum(max(zone.high_wmark_pages(), SWAP_CLUSTER_MAX) for zone in vmscan.node.zones)
+        await vmscan.shrink_node(task, sc)
+        if sc.order and sc.nr_reclaimed >= 2 << sc.order:
+            sc.order = 0
+        return sc.nr_scanned >= sc.nr_to_reclaim

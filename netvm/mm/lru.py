@@ -1,0 +1,327 @@
+"""LRU lists: the order in which reclaim meets pages.
+
+Mirrors ``struct lruvec`` and mm/swap.c: five lists, the per-cpu batches in front of them (``lru_add``, ``lru_rotate``), and
+the sizes of the isolated sets. Reclaim takes from a list's tail and puts survivors back at its head.
+
+A list is a ring of frame numbers between a tail and a head index that only move outwards and inwards; a frame remembers
+its index (``lru_slot``), so it can be taken out of the middle by leaving a hole. Whole batches are added, taken and
+rotated as array slices.
+
+The batches matter: a page in ``lru_add`` is invisible to reclaim until a drain, and a page whose write has ended moves to
+the inactive tail only when 15 of them are flushed.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netvm.mm.frames import PG_ACTIVE, PG_DIRTY, PG_LOCKED, PG_LRU, PG_UNEVICTABLE, Frames, PfnArray
+from netvm.trace.vmstat import VmStat
+
+__all__ = [
+    "ACTIVE_ANON",
+    "ACTIVE_FILE",
+    "INACTIVE_ANON",
+    "INACTIVE_FILE",
+    "LRU_NAMES",
+    "PAGEVEC_SIZE",
+    "UNEVICTABLE_LIST",
+    "LruList",
+    "Lruvec",
+]
+
+INACTIVE_ANON: Final = 0
+ACTIVE_ANON: Final = 1
+INACTIVE_FILE: Final = 2
+ACTIVE_FILE: Final = 3
+UNEVICTABLE_LIST: Final = 4
+LRU_NAMES: Final = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
+
+PAGEVEC_SIZE: Final = 15
+
+_HOLE: Final = -1
+_START: Final = 1 << 31
+_SLOT_MASK: Final = (1 << 32) - 1
+
+
+class LruList:
+    """One list: oldest at the tail, newest at the head."""
+
+    __slots__ = ("_frames", "_head", "_mask", "_ring", "_slot", "_tail", "size")
+
+    def __init__(self, frames: Frames, capacity: int = 256) -> None:
+        assert capacity & (capacity - 1) == 0
+        self._frames = frames
+        self._slot = frames.lru_slot
+        self._ring: npt.NDArray[np.int32] = np.full(capacity, _HOLE, dtype=np.int32)
+        self._mask = capacity - 1
+        # invariant: entries lie at indices tail <= i < head; those that are no hole number ``size``
+        self._tail = _START
+        self._head = _START
+        self.size = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def _make_room(self, nr: int) -> None:
+        if self._head - self._tail + nr <= self._mask + 1:
+            return
+        pages = self.pages()
+        capacity = self._mask + 1
+        while capacity < 2 * (len(pages) + nr):
+            capacity *= 2
+        if capacity != self._mask + 1:
+            self._ring = np.empty(capacity, dtype=np.int32)
+            self._mask = capacity - 1
+        self._tail = _START
+        self._head = _START + len(pages)
+        self._ring[: len(pages)] = pages
+        self._slot[pages] = np.arange(_START, self._head, dtype=np.uint32)
+
+    def add_head(self, pfns: PfnArray) -> None:
+        """Add pages at the head, one after another: the last becomes the newest."""
+        nr = len(pfns)
+        self._make_room(nr)
+        start = self._head & self._mask
+        if start + nr <= self._mask + 1:
+            self._ring[start : start + nr] = pfns
+        else:
+            self._ring[np.arange(self._head, self._head + nr) & self._mask] = pfns
+        self._slot[pfns] = _ARANGE[:nr] + np.uint32(self._head & _SLOT_MASK) if nr <= _ARANGE_LEN else np.arange(
+            self._head, self._head + nr, dtype=np.uint32
+        )
+        self._head += nr
+        self.size += nr
+
+    def add_tail(self, pfns: PfnArray) -> None:
+        """Add pages at the tail, one after another: the last is scanned first."""
+        nr = len(pfns)
+        self._make_room(nr)
+        start = (self._tail - nr) & self._mask
+        if start + nr <= self._mask + 1:
+            self._ring[start : start + nr] = pfns[::-1]
+        else:
+            self._ring[np.arange(self._tail - nr, self._tail) & self._mask] = pfns[::-1]
+        self._slot[pfns] = np.arange(self._tail - 1, self._tail - 1 - nr, -1, dtype=np.int64).astype(np.uint32)
+        self._tail -= nr
+        self.size += nr
+
+    def remove(self, pfn: int) -> None:
+        """Take one page out, wherever it is."""
+        index = self._frames.lru_slot_of[pfn] & self._mask
+        assert self._ring[index] == pfn, f"frame {pfn} is not on this list"
+        self._ring[index] = _HOLE
+        self.size -= 1
+
+    def remove_many(self, pfns: PfnArray) -> None:
+        """Take pages out, wherever they are."""
+        index = self._slot[pfns].astype(np.intp) & self._mask
+        assert (self._ring[index] == pfns).all(), "a frame is not on this list"
+        self._ring[index] = _HOLE
+        self.size -= len(pfns)
+
+    def isolate_tail(self, nr: int) -> PfnArray:
+        """Take up to ``nr`` pages from the tail, oldest first; shape ``(<= nr,)``."""
+        nr = min(nr, self.size)
+        if not nr:
+            return _NOTHING
+        start = self._tail & self._mask
+        stop = start + nr
+        if stop <= self._mask + 1:
+            taken: PfnArray = self._ring[start:stop].astype(np.intp)
+            if taken.min() >= 0:
+                self._tail += nr
+                self.size -= nr
+                return taken
+        return self._isolate_past_holes(nr)
+
+    def _isolate_past_holes(self, nr: int) -> PfnArray:
+        span = nr
+        limit = self._head - self._tail
+        while True:
+            span = min(span, limit)
+            window = self._ring[np.arange(self._tail, self._tail + span) & self._mask]
+            found = np.flatnonzero(window >= 0)
+            if len(found) >= nr:
+                found = found[:nr]
+                self._tail += int(found[-1]) + 1
+                self.size -= nr
+                result: PfnArray = window[found].astype(np.intp)
+                return result
+            assert span < limit, "the list has fewer pages than its size says"
+            span = span * 2 + 32
+
+    def pages(self) -> PfnArray:
+        """Return all pages, oldest first."""
+        window = self._ring[np.arange(self._tail, self._head) & self._mask]
+        result: PfnArray = window[window >= 0].astype(np.intp)
+        return result
+
+
+_ARANGE_LEN: Final = 64
+_ARANGE = np.arange(_ARANGE_LEN, dtype=np.uint32)
+_NOTHING: PfnArray = np.zeros(0, dtype=np.intp)
+
+
+class Lruvec:
+    """The node's lists with their batches, costs and refault clock (``struct lruvec``)."""
+
+    __slots__ = (
+        "_add_batch",
+        "_rotate_batch",
+        "anon_cost",
+        "congested",
+        "file_cost",
+        "frames",
+        "lists",
+        "nonresident_age",
+        "refaults_anon",
+        "refaults_file",
+        "vmstat",
+    )
+
+    def __init__(self, frames: Frames, vmstat: VmStat) -> None:
+        self.frames = frames
+        self.vmstat = vmstat
+        self.lists = [LruList(frames) for _ in range(5)]
+        self.anon_cost = 0
+        self.file_cost = 0
+        self.nonresident_age = 0
+        self.refaults_anon = 0
+        self.refaults_file = 0
+        self.congested = False
+        self._add_batch: list[int] = []
+        self._rotate_batch: list[int] = []
+
+    def lru_of(self, pfn: int, *, file: bool = False) -> int:
+        """Return which list a page belongs on."""
+        flags = self.frames.flags_of[pfn]
+        if flags & PG_UNEVICTABLE:
+            return UNEVICTABLE_LIST
+        return (2 if file else 0) + (1 if flags & PG_ACTIVE else 0)
+
+    def folio_add_lru(self, pfn: int) -> None:
+        """Put a new page in the ``lru_add`` batch; a full batch is flushed."""
+        batch = self._add_batch
+        batch.append(pfn)
+        if len(batch) >= PAGEVEC_SIZE:
+            self._flush_add()
+
+    def add_many(self, pfns: PfnArray) -> None:
+        """Put new inactive pages in the batch in order, flushing as it fills."""
+        batch = self._add_batch
+        nr = len(pfns)
+        if len(batch) + nr < PAGEVEC_SIZE:
+            batch.extend(pfns.tolist())
+            return
+        flushed = (len(batch) + nr) // PAGEVEC_SIZE * PAGEVEC_SIZE - len(batch)
+        if batch:
+            self._flush_add()
+        head = pfns[:flushed]
+        self.frames.flags[head] |= PG_LRU
+        self.lists[INACTIVE_ANON].add_head(head)
+        batch.extend(pfns[flushed:].tolist())
+
+    def _flush_add(self) -> None:
+        flags = self.frames.flags_of
+        pages = self._add_batch
+        self._add_batch = []
+        run: list[int] = []
+        run_lru = INACTIVE_ANON
+        for pfn in pages:
+            lru = self.lru_of(pfn)
+            if lru != run_lru and run:
+                self.lists[run_lru].add_head(np.array(run, dtype=np.intp))
+                run = []
+            run_lru = lru
+            flags[pfn] |= PG_LRU
+            run.append(pfn)
+        if run:
+            self.lists[run_lru].add_head(np.array(run, dtype=np.intp))
+
+    def folio_rotate_reclaimable(self, pfns: list[int]) -> None:
+        """Queue pages whose write has ended for the inactive tail (folio_rotate_reclaimable), in batches of 15."""
+        flags = self.frames.flags_of
+        batch = self._rotate_batch
+        for pfn in pfns:
+            state = flags[pfn]
+            if state & PG_LRU and not state & (PG_LOCKED | PG_DIRTY | PG_UNEVICTABLE):
+                batch.append(pfn)
+                if len(batch) >= PAGEVEC_SIZE:
+                    self._flush_rotate()
+                    batch = self._rotate_batch
+
+    def _flush_rotate(self) -> None:
+        """Move the batch to the inactive tail (lru_move_tail_fn)."""
+        pages = self._rotate_batch
+        self._rotate_batch = []
+        flags = self.frames.flags_of
+        moved: list[int] = []
+        active: list[int] = []
+        for pfn in pages:
+            state = flags[pfn]
+            # isolated, freed or unevictable meanwhile: leave it alone
+            if state & PG_LRU and not state & PG_UNEVICTABLE:
+                (active if state & PG_ACTIVE else moved).append(pfn)
+        if active:
+            self.lists[ACTIVE_ANON].remove_many(np.array(active, dtype=np.intp))
+            for pfn in active:
+                flags[pfn] &= ~PG_ACTIVE
+        if moved:
+            self.lists[INACTIVE_ANON].remove_many(np.array(moved, dtype=np.intp))
+        if active:
+            moved = [pfn for pfn in pages if flags[pfn] & PG_LRU and not flags[pfn] & PG_UNEVICTABLE]
+        if moved:
+            self.lists[INACTIVE_ANON].add_tail(np.array(moved, dtype=np.intp))
+            self.vmstat.pgrotated += len(moved)
+
+    def lru_add_drain(self) -> None:
+        """Flush both batches (lru_add_drain)."""
+        if self._add_batch:
+            self._flush_add()
+        if self._rotate_batch:
+            self._flush_rotate()
+
+    def forget(self, pfn: int) -> None:
+        """Take a page that is freed off its list or out of the batches."""
+        flags = self.frames.flags_of
+        if flags[pfn] & PG_LRU:
+            self.lists[self.lru_of(pfn)].remove(pfn)
+            flags[pfn] &= ~PG_LRU
+        elif pfn in self._add_batch:
+            self._add_batch.remove(pfn)
+        if pfn in self._rotate_batch:
+            self._rotate_batch.remove(pfn)
+
+    def forget_many(self, pfns: PfnArray) -> None:
+        """Take pages that are freed off their lists (munmap, exit)."""
+        self.lru_add_drain()
+        state = self.frames.flags[pfns]
+        on_lru = state & PG_LRU != 0
+        for lru, active in ((INACTIVE_ANON, 0), (ACTIVE_ANON, PG_ACTIVE)):
+            here = pfns[on_lru & (state & PG_ACTIVE == active)]
+            if len(here):
+                self.lists[lru].remove_many(here)
+        self.frames.flags[pfns] &= ~np.uint16(PG_LRU)
+
+    @property
+    def nr_batched(self) -> int:
+        """Pages in the ``lru_add`` batch: on no list yet."""
+        return len(self._add_batch)
+
+    @property
+    def batched(self) -> list[int]:
+        """The pages in the ``lru_add`` batch."""
+        return list(self._add_batch)
+
+    def note_cost(self, *, file: bool, nr_pages: int) -> None:
+        """Remember what reclaiming a type has cost; old costs fade (lru_note_cost)."""
+        if file:
+            self.file_cost += nr_pages
+        else:
+            self.anon_cost += nr_pages
+        lrusize = sum(len(lru) for lru in self.lists[:4])
+        if self.anon_cost + self.file_cost > lrusize // 4:
+            self.anon_cost //= 2
+            self.file_cost //= 2

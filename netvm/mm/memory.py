@@ -1,0 +1,246 @@
+"""Page faults and what a program sees of memory: touching, mapping, unmapping.
+
+Mirrors mm/memory.c for anonymous memory: ``do_anonymous_page``, ``do_wp_page`` (reuse only: nothing is shared),
+``do_swap_page`` (through the swap port), and exit. A program touches a run of consecutive pages; what needs no sleep is
+done for as many of them at once as can be before anything else in the world could happen, so the result does not
+depend on how the run is cut.
+
+Every write gives the pages touched a new *version*, the content as integrity checking knows it.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, PTRS_PER_PTE, AddressSpace
+from netvm.mm.frames import PG_LRU, PG_SWAPBACKED, PG_SWAPCACHE, PfnArray
+from netvm.mm.gfp import GFP_COMP, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_ZERO
+from netvm.mm.lru import Lruvec
+from netvm.mm.page_alloc import PageAllocator
+from netvm.mm.ports import SwapPort
+from netvm.mm.shrink import Shrinker
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.task import Task
+from netvm.runtime.world import World
+from netvm.trace.vmstat import VmStat
+from netvm.units import NS_PER_MS
+
+__all__ = ["GFP_ANON", "Memory"]
+
+GFP_ANON: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP | GFP_ZERO
+"""Mask of a new anonymous page."""
+
+_BLOCK_MAX: Final = 4096
+_TICK_NS: Final = 4 * NS_PER_MS
+
+
+class Memory:
+    """Anonymous memory of one host's programs."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        pages: PageAllocator,
+        lruvec: Lruvec,
+        shrinker: Shrinker,
+        swap: SwapPort,
+        vmstat: VmStat,
+        costs: CpuCosts,
+    ) -> None:
+        self.world = world
+        self.pages = pages
+        self.frames = pages.frames
+        self.lruvec = lruvec
+        self.shrinker = shrinker
+        self.swap = swap
+        self.vmstat = vmstat
+        self.costs = costs
+        self.owner_anon = shrinker.owner_anon
+        self.owner_tables = pages.ledger.owner("page_tables")
+        self._next_space = 1
+        self._next_version = 1
+
+    # -- mapping --------------------------------------------------------------------------------------------------
+
+    def map_anonymous(self, task: Task, nr_pages: int, *, oom_score_adj: int = 0) -> AddressSpace:
+        """Give a program an anonymous mapping; nothing is allocated yet (mmap)."""
+        space = AddressSpace(self._next_space, task.comm, nr_pages, oom_score_adj=oom_score_adj)
+        self._next_space += 1
+        space.task = task
+        task.mm = space
+        self.shrinker.spaces[space.id] = space
+        return space
+
+    def exit_mmap(self, space: AddressSpace) -> None:
+        """Free all of a program's memory (exit_mmap)."""
+        self.unmap_all(space)
+        for pfn in space.table_of:
+            if pfn >= 0:
+                self.pages.free_pages(pfn, 0)
+        self.vmstat.nr_page_table_pages -= space.nr_page_tables
+        space.nr_page_tables = 0
+        space.table_of = [-1] * len(space.table_of)
+        self.shrinker.spaces.pop(space.id, None)
+        if space.task is not None:
+            space.task.mm = None
+        space.task = None
+
+    def unmap_all(self, space: AddressSpace) -> None:
+        """Drop every page and swap entry of a mapping (unmap_vmas)."""
+        slots = -space.pte[space.pte < 0] - 1
+        mapped = space.resident()
+        pfns = (space.pte[mapped] - 1).astype(np.intp)
+        space.pte[:] = 0
+        space.bits[:] = 0
+        space.nr_swap -= len(slots)
+        space.nr_anon -= len(pfns)
+        self.vmstat.nr_anon_pages -= len(pfns)
+        assert space.nr_anon == 0
+        assert space.nr_swap == 0
+        self._release_pages(pfns)
+        self.swap.swap_free(slots.tolist())
+
+    def _release_pages(self, pfns: PfnArray) -> None:
+        """Free unmapped pages, except those that reclaim has isolated or the swap cache keeps."""
+        if not len(pfns):
+            return
+        frames = self.frames
+        self.lruvec.lru_add_drain()
+        frames.mapping[pfns] = 0
+        state = frames.flags[pfns]
+        cached = state & np.uint16(PG_SWAPCACHE) != 0
+        for pfn in pfns[cached].tolist():
+            self.swap.try_to_free_swap(pfn)
+        state = frames.flags[pfns]
+        keep = state & np.uint16(PG_SWAPCACHE) != 0
+        isolated = ~keep & (state & np.uint16(PG_LRU) == 0)
+        self.shrinker.nr_orphans += int(np.count_nonzero(isolated))
+        dead = pfns[~keep & ~isolated]
+        if len(dead):
+            self.lruvec.forget_many(dead)
+            self.shrinker.free_anon(dead)
+
+    # -- touching -------------------------------------------------------------------------------------------------
+
+    async def touch_run(
+        self, task: Task, space: AddressSpace, vpn: int, nr_pages: int, *, write: bool, read_first: bool = False
+    ) -> bool:
+        """Touch consecutive pages in order, faulting as needed; False if the program must die (SIGBUS or no memory).
+
+        With ``read_first`` each page is read before it is written: a page that comes back from swap is mapped read-only
+        and the write takes a write-protect fault.
+        """
+        end = vpn + nr_pages
+        while vpn < end:
+            entry = space.pte_of[vpn]
+            limit = min(end - vpn, self._budget_pages(task, entry))
+            if entry > 0:
+                vpn += self._touch_mapped(task, space, vpn, limit, write=write)
+            elif entry == 0:
+                done = self._touch_new(task, space, vpn, limit)
+                if not done:
+                    done = await self.do_anonymous_page(task, space, vpn)
+                    if not done:
+                        return False
+                vpn += done
+            elif not await self.swap.do_swap_page(task, space, vpn, write=write and not read_first):
+                return False
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+        return True
+
+    def _budget_pages(self, task: Task, entry: int) -> int:
+        """How many pages may be touched before something else could happen."""
+        cost_ns = self.costs.touch if entry > 0 else self.costs.fault_anon
+        cpus = task.cpus
+        if cpus is None:
+            return _BLOCK_MAX
+        ahead_ns = min(self.world.horizon_ns() - self.world.now_ns, _TICK_NS)
+        scaled = int(cost_ns * cpus.scale) or 1
+        return max(1, min(_BLOCK_MAX, ahead_ns // scaled))
+
+    def _touch_mapped(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
+        """Touch mapped pages up to the first that is not; return how many."""
+        entries = space.pte[vpn : vpn + limit]
+        gaps = np.flatnonzero(entries <= 0)
+        nr = int(gaps[0]) if len(gaps) else len(entries)
+        here = slice(vpn, vpn + nr)
+        bits = space.bits[here]
+        task.charge_ns += nr * self.costs.touch
+        if not write:
+            bits |= np.uint8(PTE_YOUNG)
+            return nr
+        nr_protected = int(np.count_nonzero(bits & np.uint8(PTE_WRITE) == 0))
+        if nr_protected:
+            self.vmstat.pgfault += nr_protected
+            self.vmstat.pgreuse += nr_protected
+            task.charge_ns += nr_protected * self.costs.fault_wp
+        bits |= np.uint8(PTE_YOUNG | PTE_WRITE | PTE_DIRTY)
+        self.write_versions(space, vpn, nr)
+        return nr
+
+    def write_versions(self, space: AddressSpace, vpn: int, nr_pages: int) -> None:
+        """Give pages new content."""
+        space.version[vpn : vpn + nr_pages] = np.arange(self._next_version, self._next_version + nr_pages)
+        self._next_version += nr_pages
+
+    def _touch_new(self, task: Task, space: AddressSpace, vpn: int, limit: int) -> int:
+        """Map new pages as far as the fast path gives them at once; return how many."""
+        if space.table_of[vpn // PTRS_PER_PTE] < 0:
+            return 0
+        limit = min(limit, PTRS_PER_PTE - vpn % PTRS_PER_PTE)
+        entries = space.pte[vpn : vpn + limit]
+        gaps = np.flatnonzero(entries)
+        nr = int(gaps[0]) if len(gaps) else len(entries)
+        pfns = self.pages.try_alloc_run(task, nr, GFP_ANON, self.owner_anon)
+        if not pfns:
+            return 0
+        self._map_new(task, space, vpn, np.array(pfns, dtype=np.intp))
+        return len(pfns)
+
+    def _map_new(self, task: Task, space: AddressSpace, vpn: int, pfns: PfnArray) -> None:
+        """Write new pages into the page table and on the LRU (do_anonymous_page)."""
+        frames = self.frames
+        nr = len(pfns)
+        frames.flags[pfns] = PG_SWAPBACKED
+        frames.block[pfns] = 0
+        frames.owner[pfns] = self.owner_anon
+        frames.mapping[pfns] = space.id
+        frames.index[pfns] = np.arange(vpn + 1, vpn + nr + 1)
+        space.pte[vpn : vpn + nr] = pfns + 1
+        space.bits[vpn : vpn + nr] = PTE_YOUNG | PTE_WRITE | PTE_DIRTY
+        space.nr_anon += nr
+        self.write_versions(space, vpn, nr)
+        self.vmstat.nr_anon_pages += nr
+        self.vmstat.pgfault += nr
+        self.lruvec.add_many(pfns)
+        task.charge_ns += nr * self.costs.fault_anon
+
+    async def do_anonymous_page(self, task: Task, space: AddressSpace, vpn: int) -> int:
+        """Map one new page, sleeping for memory if need be; return 1, or 0 if there is none to be had."""
+        if not await self.pte_alloc(task, space, vpn):
+            return 0
+        pfn = await self.pages.alloc_pages(task, 0, GFP_ANON, self.owner_anon)
+        if pfn < 0:
+            return 0
+        if space.killed or task.killed:
+            self.pages.free_pages(pfn, 0)
+            return 0
+        state = self.frames.flags_of[pfn]
+        self._map_new(task, space, vpn, np.array([pfn], dtype=np.intp))
+        self.frames.flags_of[pfn] |= state
+        return 1
+
+    async def pte_alloc(self, task: Task, space: AddressSpace, vpn: int) -> bool:
+        """Make sure there is a page table for this page (pte_alloc_one): one unmovable page for 512 PTEs."""
+        table = vpn // PTRS_PER_PTE
+        if space.table_of[table] >= 0:
+            return True
+        pfn = await self.pages.alloc_pages(task, 0, GFP_KERNEL | GFP_ZERO, self.owner_tables)
+        if pfn < 0:
+            return False
+        space.table_of[table] = pfn
+        space.nr_page_tables += 1
+        self.vmstat.nr_page_table_pages += 1
+        return True

@@ -1,0 +1,154 @@
+"""The OOM killer: when nothing can be reclaimed, somebody must go.
+
+Mirrors mm/oom_kill.c of 6.1: ``out_of_memory``, ``oom_badness``, victim access to reserves, and the reaper. A request that may
+not enter the file system kills nobody: it is told that progress was made and goes round again. While an earlier
+victim has not gone, nobody else is killed. The victim is sent SIGKILL, which reaches it in its next killable wait; until
+then it may use half of the min reserve (ALLOC_OOM). The reaper frees its anonymous memory two seconds later without its
+help.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from netvm.fixes import Fixes
+from netvm.mm.address_space import AddressSpace
+from netvm.mm.gfp import GFP_FS, PF_OOM_VICTIM, gfp_name
+from netvm.mm.ports import LogPort
+from netvm.mm.vmscan import Vmscan
+from netvm.runtime.task import Task
+from netvm.runtime.timer import TimerKind
+from netvm.runtime.world import World
+from netvm.units import NS_PER_S
+
+__all__ = ["OomKill", "OomKiller", "oom_badness"]
+
+OOM_REAPER_DELAY_NS: Final = 2 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OomKill:
+    """One kill, as the log line reports it."""
+
+    time_ns: int
+    invoked_by: str
+    gfp: int
+    order: int
+    victim: str
+    anon_rss_pages: int
+    swap_pages: int
+    free_swap_pages: int
+    pages_under_writeback: int
+    free_pages: int
+
+
+def oom_badness(space: AddressSpace, total_pages: int) -> int:
+    """Return how much killing this process would free, in pages, adjusted; the highest goes (oom_badness)."""
+    points = space.nr_anon + space.nr_swap + space.nr_page_tables
+    return points + space.oom_score_adj * total_pages // 1000
+
+
+class OomKiller:
+    """The OOM killer of one host."""
+
+    def __init__(self, world: World, *, vmscan: Vmscan, fixes: Fixes, log: LogPort) -> None:
+        self.world = world
+        self.vmscan = vmscan
+        self.fixes = fixes
+        self.log = log
+        self.spaces: dict[int, AddressSpace] = vmscan.shrinker.spaces
+        self.kills: list[OomKill] = []
+        self.unmap: Callable[[AddressSpace], None]
+        """Frees a process's memory (``__oom_reap_task_mm``); set where the host is wired."""
+        self.panicked = False
+        self._locked = False
+        vmscan.pages.oom = self
+
+    def trylock(self) -> bool:
+        """Take oom_lock if it is free."""
+        if self._locked:
+            return False
+        self._locked = True
+        return True
+
+    def unlock(self) -> None:
+        """Release oom_lock."""
+        self._locked = False
+
+    def out_of_memory(self, task: Task, gfp: int, order: int) -> bool:
+        """Kill somebody if that is right; return whether the allocator should go on trying (out_of_memory)."""
+        if task.killed:
+            task.flags |= PF_OOM_VICTIM
+            return True
+        if not gfp & GFP_FS:
+            return True
+        victim = self._select_bad_process()
+        if victim is None:
+            if any(space.killed and not space.oom_reaped for space in self.spaces.values()):
+                # an earlier victim is still on its way out
+                return True
+            self.panicked = True
+            self.log("Kernel panic - not syncing: System is deadlocked on memory")
+            self.world.stop()
+            return True
+        self._oom_kill_process(victim, task, gfp, order)
+        return True
+
+    def _select_bad_process(self) -> AddressSpace | None:
+        total = self.vmscan.node.managed + self.vmscan.swap.nr_total_slots()
+        chosen: AddressSpace | None = None
+        best = 0
+        for space in self.spaces.values():
+            if space.oom_reaped or space.oom_score_adj == -1000 or space.task is None:
+                continue
+            if space.killed:
+                return None
+            points = oom_badness(space, total)
+            if points > best:
+                chosen, best = space, points
+        return chosen
+
+    def _oom_kill_process(self, victim: AddressSpace, task: Task, gfp: int, order: int) -> None:
+        vmscan = self.vmscan
+        vmscan.vmstat.oom_kill += 1
+        self.kills.append(
+            OomKill(
+                time_ns=self.world.now_ns,
+                invoked_by=f"{task.comm}-{task.pid}",
+                gfp=gfp,
+                order=order,
+                victim=victim.comm,
+                anon_rss_pages=victim.nr_anon,
+                swap_pages=victim.nr_swap,
+                free_swap_pages=vmscan.swap.nr_free_slots(),
+                pages_under_writeback=vmscan.vmstat.nr_writeback,
+                free_pages=vmscan.node.nr_free,
+            )
+        )
+        assert victim.task is not None
+        self.log(
+            "Out of memory: Killed process",
+            pid=victim.task.pid,
+            comm=victim.comm,
+            anon_rss_kib=victim.nr_anon * 4,
+            oom_score_adj=victim.oom_score_adj,
+            invoked_by=task.comm,
+            gfp_mask=f"{gfp:#x}({gfp_name(gfp)})",
+            order=order,
+        )
+        victim.killed = True
+        victim.task.flags |= PF_OOM_VICTIM
+        victim.task.kill()
+        if self.fixes.oom_reaper:
+            self.world.call_after(OOM_REAPER_DELAY_NS, self._oom_reap, victim, kind=TimerKind.PROGRESS)
+
+    def _oom_reap(self, victim: AddressSpace) -> None:
+        """Free the victim's memory without its help (oom_reaper).
+
+        # MODEL: the victim's mmap_lock is always free: no model task holds it across a wait.
+        """
+        if victim.id not in self.spaces or victim.oom_reaped:
+            return
+        self.unmap(victim)
+        victim.oom_reaped = True
+        self.log("oom_reaper: reaped process", comm=victim.comm, anon_rss_kib=victim.nr_anon * 4)

@@ -1,0 +1,456 @@
+"""The page allocator's decisions: who may take a page now, who must reclaim first, who must wait.
+
+Mirrors mm/page_alloc.c of 6.1: ``__alloc_pages`` (a fast path at the low mark), ``__alloc_pages_slowpath`` in the kernel's
+order (wake kswapd, the min mark, reserves, direct reclaim, ``should_reclaim_retry``, the OOM killer), ``gfp_to_alloc_flags``,
+``__gfp_pfmemalloc_flags``, ``get_page_from_freelist``, ``zone_watermark_fast``.
+
+A request that may not sleep is an ordinary function, :meth:`PageAllocator.try_alloc_pages`; one that may is
+:meth:`PageAllocator.alloc_pages`, which goes through the same function first and sleeps only in the slow path. A program
+that touches much memory takes pages in blocks (:meth:`PageAllocator.try_alloc_run`), which gives exactly the pages so many
+single requests would get.
+
+# MODEL: no compaction: a high-order request that must block reclaims and retries as if compaction were always skipped.
+# MODEL: cpusets, mempolicies and node reclaim do not exist on one node.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from netvm.fixes import Fixes
+from netvm.mm.buddy import Buddy
+from netvm.mm.frames import PG_BUDDY, PG_PCP, PG_RESERVE, Frames
+from netvm.mm.gfp import (
+    ALLOC_HIGHATOMIC,
+    ALLOC_KSWAPD,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NO_WATERMARKS,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
+    ALLOC_RESERVES,
+    ALLOC_WMARK_HIGH,
+    ALLOC_WMARK_LOW,
+    ALLOC_WMARK_MASK,
+    ALLOC_WMARK_MIN,
+    GFP_ATOMIC_BIT,
+    GFP_DIRECT_RECLAIM,
+    GFP_FS,
+    GFP_HIGH,
+    GFP_KSWAPD_RECLAIM,
+    GFP_MEMALLOC,
+    GFP_MOVABLE,
+    GFP_NOFAIL,
+    GFP_NOMEMALLOC,
+    GFP_NORETRY,
+    GFP_NOWARN,
+    GFP_RECLAIMABLE,
+    GFP_RETRY_MAYFAIL,
+    PF_MEMALLOC,
+    PF_OOM_VICTIM,
+    current_gfp_context,
+    gfp_name,
+)
+from netvm.mm.ledger import FREE, PCP, Ledger
+from netvm.mm.ports import LogPort
+from netvm.mm.zone import (
+    MOVABLE,
+    NR_PCPTYPES,
+    PAGE_ALLOC_COSTLY_ORDER,
+    RECLAIMABLE,
+    UNMOVABLE,
+    Node,
+    Zone,
+)
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.task import Resource, Task
+from netvm.runtime.workqueue import PF_WQ_WORKER
+from netvm.runtime.world import World
+from netvm.trace.vmstat import VmStat
+from netvm.units import JIFFY_NS
+
+if TYPE_CHECKING:
+    from netvm.mm.oom import OomKiller
+    from netvm.mm.vmscan import Vmscan
+
+__all__ = ["MAX_RECLAIM_RETRIES", "PageAllocator"]
+
+MAX_RECLAIM_RETRIES: Final = 16
+_HIGHEST_ZONEIDX: Final = 3
+
+
+class PageAllocator:
+    """Allocation and freeing of pages on one host."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        frames: Frames,
+        node: Node,
+        ledger: Ledger,
+        buddy: Buddy,
+        vmstat: VmStat,
+        fixes: Fixes,
+        costs: CpuCosts,
+        softirq: Task,
+        log: LogPort,
+    ) -> None:
+        self.world = world
+        self.frames = frames
+        self.node = node
+        self.ledger = ledger
+        self.buddy = buddy
+        self.vmstat = vmstat
+        self.fixes = fixes
+        self.costs = costs
+        self.softirq = softirq
+        """Stands for whatever is allocated in atomic context; its PF_MEMALLOC is the interrupted task's, as set for a
+        reserve packet."""
+        self.log = log
+        self.vmscan: Vmscan
+        self.oom: OomKiller
+        self.failures: dict[tuple[str, int, int], int] = {}
+        """Allocation failures by (comm, order, mask): what warn_alloc would have printed."""
+        self.memory = Resource("memory", "a free page")
+        """What every memory wait waits for; its providers are set where the host is wired."""
+        buddy.boosted = self._boosted
+
+    # -- masks to flags -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def migratetype(gfp: int) -> int:
+        """Return the migrate type a mask asks for (gfp_migratetype)."""
+        if gfp & GFP_MOVABLE:
+            return MOVABLE
+        return RECLAIMABLE if gfp & GFP_RECLAIMABLE else UNMOVABLE
+
+    def gfp_to_alloc_flags(self, gfp: int, order: int) -> int:
+        """Return the slow path's flags for a mask (gfp_to_alloc_flags)."""
+        alloc_flags = ALLOC_WMARK_MIN
+        if gfp & GFP_HIGH:
+            alloc_flags |= ALLOC_MIN_RESERVE
+        if gfp & GFP_KSWAPD_RECLAIM:
+            alloc_flags |= ALLOC_KSWAPD
+        if not gfp & GFP_DIRECT_RECLAIM and not gfp & GFP_NOMEMALLOC:
+            alloc_flags |= ALLOC_NON_BLOCK
+            if order > 0 and alloc_flags & ALLOC_MIN_RESERVE:
+                alloc_flags |= ALLOC_HIGHATOMIC
+        return alloc_flags
+
+    def gfp_pfmemalloc_flags(self, task: Task, gfp: int) -> int:
+        """Return what opens the deep reserve to this request, 0 if nothing does (__gfp_pfmemalloc_flags)."""
+        if gfp & GFP_NOMEMALLOC:
+            return 0
+        if gfp & GFP_MEMALLOC:
+            return ALLOC_NO_WATERMARKS
+        if task is self.softirq:
+            if task.flags & PF_MEMALLOC and self.fixes.softirq_memalloc:
+                return ALLOC_NO_WATERMARKS
+            return 0
+        if task.flags & PF_MEMALLOC:
+            return ALLOC_NO_WATERMARKS
+        if task.flags & PF_OOM_VICTIM:
+            return ALLOC_OOM if self.fixes.oom_half_reserve else ALLOC_NO_WATERMARKS
+        return 0
+
+    def gfp_pfmemalloc_allowed(self, task: Task, gfp: int) -> bool:
+        """Whether the request may use memory from the reserve (gfp_pfmemalloc_allowed)."""
+        return self.gfp_pfmemalloc_flags(task, gfp) != 0
+
+    # -- attempts -------------------------------------------------------------------------------------------------
+
+    def get_page_from_freelist(self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int) -> int:
+        """Try each zone once, highest first; return a block's first frame or -1."""
+        migratetype = self.migratetype(gfp)
+        for zone in reversed(self.node.zones):
+            if not alloc_flags & ALLOC_NO_WATERMARKS and not self._watermark_fast(zone, order, gfp, alloc_flags):
+                continue
+            reserve = bool(alloc_flags & (ALLOC_NO_WATERMARKS | ALLOC_RESERVES)) and not zone.watermark_ok(
+                order, zone.min_wmark_pages(), _HIGHEST_ZONEIDX, 0, zone.nr_free
+            )
+            cpu = task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0
+            pfn = self.buddy.rmqueue(zone, cpu, order, migratetype, alloc_flags)
+            if pfn < 0:
+                continue
+            self.buddy.own(pfn, order, owner, pfmemalloc=bool(alloc_flags & ALLOC_NO_WATERMARKS), reserve=reserve)
+            if alloc_flags & ALLOC_HIGHATOMIC:
+                self.buddy.reserve_highatomic_pageblock(zone, pfn)
+            return pfn
+        return -1
+
+    def _watermark_fast(self, zone: Zone, order: int, gfp: int, alloc_flags: int) -> bool:
+        """Test an attempt's mark, cheaply for single pages (zone_watermark_fast)."""
+        free = zone.nr_free
+        mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK] + zone.watermark_boost
+        if order == 0:
+            unusable = zone.unusable_free(alloc_flags)
+            if free - min(free, unusable) > mark + zone.lowmem_reserve[_HIGHEST_ZONEIDX]:
+                return True
+        if zone.watermark_ok(order, mark, _HIGHEST_ZONEIDX, alloc_flags, free):
+            return True
+        # a true GFP_ATOMIC request for one page ignores the boost
+        if order == 0 and gfp & GFP_ATOMIC_BIT and zone.watermark_boost and not alloc_flags & ALLOC_WMARK_MASK:
+            return zone.watermark_ok(0, zone.watermark[ALLOC_WMARK_MIN], _HIGHEST_ZONEIDX, alloc_flags, free)
+        return False
+
+    def _fast_path(self, task: Task, order: int, gfp: int, owner: int) -> int:
+        alloc_flags = ALLOC_WMARK_LOW | (ALLOC_KSWAPD if gfp & GFP_KSWAPD_RECLAIM else 0)
+        return self.get_page_from_freelist(task, order, gfp, alloc_flags, owner)
+
+    def try_alloc_pages(self, task: Task, order: int, gfp: int, owner: int) -> int:
+        """Allocate without sleeping; return the block's first frame or -1.
+
+        The whole of ``__alloc_pages`` for a mask without ``__GFP_DIRECT_RECLAIM``, failure report included.
+        """
+        assert not gfp & GFP_DIRECT_RECLAIM, f"{gfp_name(gfp)} may sleep"
+        pfn = self._fast_path(task, order, gfp, owner)
+        if pfn >= 0:
+            return pfn
+        pfn, _ = self._first_slow_attempts(task, order, gfp, owner)
+        if pfn < 0:
+            self.warn_alloc(task, order, gfp)
+        return pfn
+
+    def _first_slow_attempts(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, int]:
+        """Steps 1 to 5 of the slow path: the min mark, then whatever reserve is open. Returns frame and flags."""
+        self._charge(task, self.costs.alloc_slow)
+        alloc_flags = self.gfp_to_alloc_flags(gfp, order)
+        if alloc_flags & ALLOC_KSWAPD:
+            self.wake_all_kswapds(gfp, order)
+        pfn = self.get_page_from_freelist(task, order, gfp, alloc_flags, owner)
+        if pfn >= 0:
+            return pfn, alloc_flags
+        return self._retry_attempt(task, order, gfp, alloc_flags, owner)
+
+    def _retry_attempt(self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int) -> tuple[int, int]:
+        """Step 5: with the reserve, if this request is entitled to it, else as before."""
+        if alloc_flags & ALLOC_KSWAPD:
+            self.wake_all_kswapds(gfp, order)
+        reserve_flags = self.gfp_pfmemalloc_flags(task, gfp)
+        if reserve_flags:
+            # the entitlement replaces the flags: a NON_BLOCK or MIN_RESERVE bit is gone
+            alloc_flags = reserve_flags | (alloc_flags & ALLOC_KSWAPD)
+        return self.get_page_from_freelist(task, order, gfp, alloc_flags, owner), alloc_flags
+
+    # -- requests that may sleep ----------------------------------------------------------------------------------
+
+    async def alloc_pages(self, task: Task, order: int, gfp: int, owner: int) -> int:
+        """Allocate, reclaiming and waiting as the mask allows; return the block's first frame or -1."""
+        gfp = current_gfp_context(task, gfp)
+        pfn = self._fast_path(task, order, gfp, owner)
+        if pfn >= 0:
+            return pfn
+        return await self.alloc_pages_slowpath(task, order, gfp, owner)
+
+    async def alloc_pages_slowpath(self, task: Task, order: int, gfp: int, owner: int) -> int:
+        """Do what the fast path could not (__alloc_pages_slowpath)."""
+        pfn, alloc_flags = self._first_slow_attempts(task, order, gfp, owner)
+        no_progress_loops = 0
+        while pfn < 0:
+            if not gfp & GFP_DIRECT_RECLAIM or task.flags & PF_MEMALLOC:
+                break
+            pfn, did_some_progress = await self.alloc_pages_direct_reclaim(task, order, gfp, alloc_flags, owner)
+            if pfn >= 0 or gfp & GFP_NORETRY or (order > PAGE_ALLOC_COSTLY_ORDER and not gfp & GFP_RETRY_MAYFAIL):
+                break
+            no_progress_loops = 0 if did_some_progress and order <= PAGE_ALLOC_COSTLY_ORDER else no_progress_loops + 1
+            if not await self.should_reclaim_retry(task, order, alloc_flags, no_progress_loops, gfp):
+                pfn, oom_progress = await self.alloc_pages_may_oom(task, order, gfp, owner)
+                if pfn >= 0:
+                    break
+                if task.flags & PF_OOM_VICTIM and (alloc_flags & ALLOC_OOM or gfp & GFP_NOMEMALLOC):
+                    break
+                if not oom_progress:
+                    break
+                no_progress_loops = 0
+            pfn, alloc_flags = self._retry_attempt(task, order, gfp, alloc_flags, owner)
+        task.spins_at = ""
+        if pfn >= 0:
+            return pfn
+        if gfp & GFP_NOFAIL:
+            return await self._nofail(task, order, gfp, owner)
+        self.warn_alloc(task, order, gfp)
+        return -1
+
+    async def _nofail(self, task: Task, order: int, gfp: int, owner: int) -> int:
+        """A request that must not fail dips into half of the reserve and starts over."""
+        pfn = self.get_page_from_freelist(task, order, gfp, ALLOC_MIN_RESERVE, owner)
+        if pfn >= 0:
+            return pfn
+        self.world.retry_point(f"{task.comm}-{task.pid}: __GFP_NOFAIL")
+        await self._cond_resched(task)
+        return await self.alloc_pages_slowpath(task, order, gfp, owner)
+
+    async def alloc_pages_direct_reclaim(
+        self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int
+    ) -> tuple[int, int]:
+        """Reclaim in the allocating task, then try again; return frame and pages reclaimed."""
+        progress = await self.vmscan.try_to_free_pages(task, order, gfp)
+        if not progress:
+            return -1, 0
+        pfn = self.get_page_from_freelist(task, order, gfp, alloc_flags, owner)
+        if pfn < 0:
+            # pages may sit in the high-order atomic reserve or on per-cpu lists
+            self.buddy.unreserve_highatomic_pageblock(self.node.zones, self.migratetype(gfp), force=False)
+            self.buddy.drain_all_pages(self.node.zones)
+            pfn = self.get_page_from_freelist(task, order, gfp, alloc_flags, owner)
+        return pfn, progress
+
+    async def should_reclaim_retry(
+        self, task: Task, order: int, alloc_flags: int, no_progress_loops: int, gfp: int
+    ) -> bool:
+        """Whether another round of direct reclaim is worth it; sleeps a jiffy in a workqueue worker."""
+        if no_progress_loops > MAX_RECLAIM_RETRIES:
+            return self.buddy.unreserve_highatomic_pageblock(self.node.zones, self.migratetype(gfp), force=True)
+        worth = False
+        for zone in self.node.zones:
+            available = self.vmscan.zone_reclaimable_pages(zone) + zone.nr_free
+            if zone.watermark_ok(order, zone.min_wmark_pages(), _HIGHEST_ZONEIDX, alloc_flags, available):
+                worth = True
+                break
+        if not worth:
+            return self.buddy.unreserve_highatomic_pageblock(self.node.zones, self.migratetype(gfp), force=True)
+        site = f"{task.comm}-{task.pid}: should_reclaim_retry"
+        if task.flags & PF_WQ_WORKER:
+            # a sleep of one jiffy, so that the pool sees that this worker does not run
+            await self.world.sleep_on(task, self.memory, timeout_ns=JIFFY_NS)
+        else:
+            task.spins_at = site
+            task.resource = self.memory
+            self.world.retry_point(site)
+            await self._cond_resched(task)
+        return True
+
+    async def alloc_pages_may_oom(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, bool]:
+        """Last attempt at the high mark, then the OOM killer; return frame and whether that was progress."""
+        if not self.oom.trylock():
+            await self.world.sleep_on(task, self.memory, timeout_ns=JIFFY_NS)
+            return -1, True
+        try:
+            pfn = self.get_page_from_freelist(task, order, gfp, ALLOC_WMARK_HIGH, owner)
+            if pfn >= 0:
+                return pfn, True
+            if order > PAGE_ALLOC_COSTLY_ORDER or gfp & GFP_RETRY_MAYFAIL:
+                return -1, False
+            killed = self.oom.out_of_memory(task, gfp, order)
+            if killed and gfp & GFP_NOFAIL:
+                pfn = self.get_page_from_freelist(task, order, gfp, ALLOC_NO_WATERMARKS, owner)
+            if killed and not gfp & GFP_FS:
+                # nobody was killed: a request that may not enter the file system goes round again
+                site = f"{task.comm}-{task.pid}: out_of_memory without __GFP_FS"
+                task.spins_at = site
+                task.resource = self.memory
+                self.world.retry_point(site)
+                await self._cond_resched(task)
+            return pfn, killed
+        finally:
+            self.oom.unlock()
+
+    # -- blocks for programs that touch much ----------------------------------------------------------------------
+
+    def try_alloc_run(self, task: Task, nr_pages: int, gfp: int, owner: int) -> list[int]:
+        """Take up to ``nr_pages`` single pages that pass the fast path for certain; maybe none.
+
+        The same frames in the same order as that many calls of ``__alloc_pages``, as long as free memory stays above the
+        low mark of the highest zone. Watermarks are checked once for all of them.
+        """
+        zone = self.node.zones[-1]
+        pcp = zone.pcp[task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0]
+        mark = zone.wmark_pages(ALLOC_WMARK_LOW) + zone.lowmem_reserve[_HIGHEST_ZONEIDX] + zone.nr_reserved_highatomic
+        batch = pcp.batch
+        spare = zone.nr_free - mark - 1
+        if spare < batch:
+            return []
+        migratetype = self.migratetype(gfp)
+        pcp_list = pcp.lists[migratetype]
+        pages: list[int] = []
+        from_pcp = min(nr_pages, len(pcp_list))
+        for _ in range(from_pcp):
+            pages.append(pcp_list.popleft())
+        need = -(-(nr_pages - from_pcp) // batch)
+        refill = min(need, spare // batch) * batch
+        taken = 0
+        free_list_runs: list[range] = []
+        while taken < refill:
+            run = self.buddy.take_run(zone, refill - taken, migratetype)
+            if run is None:
+                break
+            free_list_runs.append(run)
+            taken += len(run)
+        fresh = [pfn for run in free_list_runs for pfn in run]
+        used = min(len(fresh), nr_pages - from_pcp)
+        pages += fresh[:used]
+        left = fresh[used:]
+        if left:
+            flags, block = self.frames.flags_of, self.frames.block_of
+            for pfn in left:
+                flags[pfn] = PG_PCP
+                block[pfn] = migratetype
+                self.frames.owner_of[pfn] = PCP
+                pcp_list.append(pfn)
+        zone.nr_free -= taken
+        pcp.count += len(left) - from_pcp
+        pcp.free_factor >>= min(len(pages), 8)
+        counts = self.ledger.counts
+        counts[FREE] -= taken
+        counts[PCP] += len(left) - from_pcp
+        counts[owner] += len(pages)
+        self.vmstat.pgalloc[zone.name.lower()] += len(pages)
+        return pages
+
+    # -- freeing --------------------------------------------------------------------------------------------------
+
+    def free_pages(self, pfn: int, order: int) -> None:
+        """Free a block (__free_pages)."""
+        self.buddy.free_pages(self.node.zone_of(pfn), 0, pfn, order)
+
+    def free_singles(self, pfns: list[int], owner: int, nr_reserve: int) -> None:
+        """Free single pages of one owner in order, ``nr_reserve`` of which carry PG_RESERVE (free_unref_page_list)."""
+        ledger = self.ledger
+        ledger.counts[owner] -= len(pfns)
+        if nr_reserve:
+            ledger.returned_reserve(owner, nr_reserve)
+        self.buddy.free_page_list(pfns, self.node.zones, 0)
+
+    # -- the rest -------------------------------------------------------------------------------------------------
+
+    def wake_all_kswapds(self, gfp: int, order: int) -> None:
+        """Wake kswapd for every zone the request could use (wake_all_kswapds)."""
+        self.vmscan.wakeup_kswapd(gfp, order)
+
+    def _boosted(self, _zone: Zone) -> None:
+        self.vmscan.wakeup_kswapd(0, 0)
+
+    def warn_alloc(self, task: Task, order: int, gfp: int) -> None:
+        """Report a failure (warn_alloc): counted always, logged once for each kind of request."""
+        if gfp & GFP_NOWARN:
+            return
+        key = (task.comm, order, gfp)
+        seen = self.failures.get(key, 0)
+        self.failures[key] = seen + 1
+        if not seen:
+            self.log(
+                "page allocation failure",
+                comm=task.comm,
+                order=order,
+                mode=f"{gfp:#x}({gfp_name(gfp)})",
+                free=self.node.nr_free,
+            )
+
+    def _charge(self, task: Task, cost_ns: int) -> None:
+        if task is self.softirq:
+            cpus = task.cpus
+            if cpus is not None:
+                cpus.steal(cost_ns)
+        else:
+            task.charge_ns += cost_ns
+
+    async def _cond_resched(self, task: Task) -> None:
+        if task.cpus is not None:
+            await task.cpus.cond_resched(task)
+
+    def nr_reserve_pages(self, pfns: list[int]) -> int:
+        """Return how many of these frames carry PG_RESERVE."""
+        flags = self.frames.flags_of
+        return sum(1 for pfn in pfns if flags[pfn] & PG_RESERVE)
+
+
+assert not PG_BUDDY & PG_PCP
+assert NR_PCPTYPES == RECLAIMABLE + 1

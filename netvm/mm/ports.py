@@ -1,0 +1,152 @@
+"""What reclaim asks of the rooms above it: the swap side of the kernel, and logging.
+
+The kernel calls upward here: reclaim writes a page to swap, asks for free slots, forgets a swap cache page. The lower room
+declares the protocol, :mod:`netvm.block.swap` implements it and :mod:`netvm.host.boot` plugs it in.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from netvm.mm.frames import PfnArray
+from netvm.runtime.task import Task
+
+if TYPE_CHECKING:
+    from netvm.mm.address_space import AddressSpace
+
+__all__ = ["LogPort", "NoSwap", "PlugPort", "SwapPort"]
+
+LogPort = Callable[..., None]
+"""``log(event, **facts)``: what an operator reads (boot, OOM kill, allocation failure)."""
+
+
+class PlugPort(Protocol):
+    """A batch of block requests that is submitted together (``struct blk_plug``)."""
+
+    def finish(self) -> None:
+        """Submit what is left in it (blk_finish_plug)."""
+        ...
+
+
+class SwapPort(Protocol):
+    """The swap area as reclaim and faults see it."""
+
+    needs_fs: bool
+    """Writing a page out may enter a file system (swap over a file): the mask needs ``__GFP_FS``."""
+
+    def nr_free_slots(self) -> int:
+        """Return get_nr_swap_pages()."""
+        ...
+
+    def nr_total_slots(self) -> int:
+        """Return total_swap_pages."""
+        ...
+
+    def is_full(self) -> bool:
+        """Return vm_swap_full(): less than half is free."""
+        ...
+
+    def start_plug(self, task: Task) -> PlugPort:
+        """Begin to collect a task's requests (blk_start_plug)."""
+        ...
+
+    def nr_ready_writes(self) -> int:
+        """Return how many pages could be written now without any allocation that may sleep."""
+        ...
+
+    def add_to_swap(self, task: Task, pfns: PfnArray) -> int:
+        """Give the first pages of ``pfns`` slots and put them in the swap cache; return how many succeeded."""
+        ...
+
+    async def swap_writepages(self, task: Task, pfns: PfnArray, plug: PlugPort) -> None:
+        """Start writing pages that are in the swap cache and no longer mapped; may sleep for a bio."""
+        ...
+
+    def delete_from_swap_cache(self, pfns: PfnArray) -> None:
+        """Take clean pages out of the swap cache and free slots nobody refers to (__remove_mapping)."""
+        ...
+
+    def try_to_free_swap(self, pfn: int) -> bool:
+        """Free a page's slot if only the cache refers to it (folio_free_swap)."""
+        ...
+
+    def duplicate(self, slots: PfnArray, versions: PfnArray) -> None:
+        """Add a reference to each slot, which now stands in a page table for content of this version (swap_duplicate)."""
+        ...
+
+    async def do_swap_page(self, task: Task, space: "AddressSpace", vpn: int, *, write: bool) -> bool:
+        """Bring a swapped page back and map it; False if it could not be read (SIGBUS) or memory ran out."""
+        ...
+
+    def swap_free(self, slots: Sequence[int]) -> None:
+        """Drop a page table's reference to each slot (swap_free)."""
+        ...
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        ...
+
+
+class NoSwap:
+    """A machine without swap."""
+
+    needs_fs = False
+
+    def nr_free_slots(self) -> int:
+        """No slot is free."""
+        return 0
+
+    def nr_total_slots(self) -> int:
+        """There are none."""
+        return 0
+
+    def is_full(self) -> bool:
+        """Trivially full."""
+        return True
+
+    def start_plug(self, task: Task) -> PlugPort:  # noqa: ARG002  the protocol's shape
+        """Return a plug that collects nothing."""
+        return _NO_PLUG
+
+    def nr_ready_writes(self) -> int:
+        """Nothing can be written."""
+        return 0
+
+    def add_to_swap(self, task: Task, pfns: PfnArray) -> int:  # noqa: ARG002  the protocol's shape
+        """No page gets a slot."""
+        return 0
+
+    async def swap_writepages(self, task: Task, pfns: PfnArray, plug: PlugPort) -> None:
+        """Never called: no page is in the swap cache."""
+        raise AssertionError("a page is written to swap on a machine without swap")
+
+    def delete_from_swap_cache(self, pfns: PfnArray) -> None:
+        """Never called: no page is in the swap cache."""
+        raise AssertionError("the swap cache of a machine without swap has a page")
+
+    def try_to_free_swap(self, pfn: int) -> bool:  # noqa: ARG002  the protocol's shape
+        """Nothing to free."""
+        return False
+
+    def duplicate(self, slots: PfnArray, versions: PfnArray) -> None:
+        """Never called."""
+        raise AssertionError("a machine without swap has a swap entry")
+
+    async def do_swap_page(self, task: Task, space: "AddressSpace", vpn: int, *, write: bool) -> bool:
+        """Never called."""
+        raise AssertionError("a machine without swap has a swap entry")
+
+    def swap_free(self, slots: Sequence[int]) -> None:
+        """Never called with a slot."""
+        assert not slots
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return nothing."""
+        return ()
+
+
+class _NoPlug:
+    def finish(self) -> None:
+        return
+
+
+_NO_PLUG = _NoPlug()

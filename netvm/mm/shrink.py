@@ -1,0 +1,384 @@
+"""What reclaim does with the pages it meets: keep, activate, write, free.
+
+Mirrors ``shrink_inactive_list``, ``shrink_folio_list``, ``shrink_active_list``, ``folio_check_references`` and ``pageout``
+(mm/vmscan.c of 6.1) for anonymous pages. Each page of a batch is met in isolation order:
+
+- under writeback: marked for rotation when the write ends, and activated (or counted as *immediate* for kswapd);
+- young since the last look: kept, and activated if that was already so the time before;
+- not in the swap cache: given a slot, unmapped, and written; it stays under writeback on the inactive list;
+- in the swap cache and dirty: unmapped and written again;
+- clean: freed, leaving a shadow entry that tells a refault how long ago that was.
+
+So a dirty page that is used once is scanned three times: kept young, written, freed. The pages of a batch mostly share
+their fate; runs of the same fate are handled as arrays, in order, so the result is that of the kernel's loop.
+
+# MODEL: every anonymous page is mapped by at most one PTE; no mlock, no transparent huge pages.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from netvm.mm.address_space import PTE_DIRTY, PTE_YOUNG, AddressSpace
+from netvm.mm.frames import (
+    PG_ACTIVE,
+    PG_DIRTY,
+    PG_LOCKED,
+    PG_LRU,
+    PG_RECLAIM,
+    PG_REFERENCED,
+    PG_RESERVE,
+    PG_SWAPCACHE,
+    PG_UNEVICTABLE,
+    PG_WORKINGSET,
+    PG_WRITEBACK,
+    PfnArray,
+)
+from netvm.mm.gfp import GFP_FS, GFP_IO
+from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON
+from netvm.mm.ports import PlugPort
+from netvm.runtime.task import Task
+
+if TYPE_CHECKING:
+    from netvm.mm.vmscan import ScanControl, Vmscan
+
+__all__ = ["Shrinker"]
+
+_KEEP: Final = 0
+"""Locked by somebody else, pinned, or not allowed to be written in this context."""
+_REF_KEEP: Final = 1
+_REF_ACTIVATE: Final = 2
+_WRITEBACK: Final = 3
+_IMMEDIATE: Final = 4
+_SWAP_OUT: Final = 5
+"""Not in the swap cache yet."""
+_WRITE_AGAIN: Final = 6
+_FREE: Final = 7
+_ACTIVATE: Final = 8
+
+_NOT_PLAIN: Final = PG_LOCKED | PG_WRITEBACK | PG_UNEVICTABLE | PG_SWAPCACHE | PG_DIRTY
+_U16 = np.uint16
+
+
+class Shrinker:
+    """The page-level half of reclaim."""
+
+    def __init__(self, vmscan: "Vmscan") -> None:
+        self.vmscan = vmscan
+        self.frames = vmscan.pages.frames
+        self.lruvec = vmscan.lruvec
+        self.vmstat = vmscan.vmstat
+        self.costs = vmscan.costs
+        self.swap = vmscan.swap
+        self.owner_anon = vmscan.pages.ledger.owner("anon")
+        self.spaces: dict[int, AddressSpace] = {}
+        """Address spaces by id."""
+        self.nr_orphans = 0
+        """Isolated pages whose process has unmapped them meanwhile."""
+
+    # -- the inactive list ----------------------------------------------------------------------------------------
+
+    async def shrink_inactive_list(self, task: Task, nr_to_scan: int, sc: "ScanControl", plug: PlugPort) -> int:
+        """Isolate a batch from the tail, deal with it, put the rest back; return pages reclaimed."""
+        vmstat = self.vmstat
+        lruvec = self.lruvec
+        lruvec.lru_add_drain()
+        taken = lruvec.lists[INACTIVE_ANON].isolate_tail(nr_to_scan)
+        nr_taken = len(taken)
+        task.charge_ns += self.costs.shrink_call
+        if not nr_taken:
+            return 0
+        self.frames.flags[taken] &= _U16(~PG_LRU & 0xFFFF)
+        vmstat.nr_isolated_anon += nr_taken
+        vmstat.pgscan_anon += nr_taken
+        if sc.kswapd:
+            vmstat.pgscan_kswapd += nr_taken
+        else:
+            vmstat.pgscan_direct += nr_taken
+        nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug)
+        self._move_folios_to_lru(kept)
+        vmstat.nr_isolated_anon -= nr_taken
+        vmstat.pgsteal_anon += nr_reclaimed
+        if sc.kswapd:
+            vmstat.pgsteal_kswapd += nr_reclaimed
+        else:
+            vmstat.pgsteal_direct += nr_reclaimed
+        if nr_pageout:
+            lruvec.note_cost(file=False, nr_pages=nr_pageout)
+        sc.nr_taken += nr_taken
+        return nr_reclaimed
+
+    def _move_folios_to_lru(self, kept: list[PfnArray]) -> None:
+        """Put survivors back at the head of their list, oldest first (move_folios_to_lru)."""
+        if not kept:
+            return
+        pfns = kept[0] if len(kept) == 1 else np.concatenate(kept)
+        flags = self.frames.flags
+        if self.nr_orphans:
+            pfns = self._free_orphans(pfns)
+            if not len(pfns):
+                return
+        state = flags[pfns]
+        flags[pfns] = state | _U16(PG_LRU)
+        active = state & _U16(PG_ACTIVE) != 0
+        nr_active = int(np.count_nonzero(active))
+        lists = self.lruvec.lists
+        if not nr_active:
+            lists[INACTIVE_ANON].add_head(pfns)
+            return
+        self.lruvec.nonresident_age += nr_active
+        if nr_active == len(pfns):
+            lists[ACTIVE_ANON].add_head(pfns)
+            return
+        lists[INACTIVE_ANON].add_head(pfns[~active])
+        lists[ACTIVE_ANON].add_head(pfns[active])
+
+    def _free_orphans(self, pfns: PfnArray) -> PfnArray:
+        """Free isolated pages that nobody maps any more."""
+        gone = (self.frames.mapping[pfns] == 0) & (self.frames.flags[pfns] & _U16(PG_SWAPCACHE) == 0)
+        dead = pfns[gone]
+        if len(dead):
+            self.nr_orphans -= len(dead)
+            self.free_anon(dead)
+        return pfns[~gone]
+
+    def free_anon(self, pfns: PfnArray) -> None:
+        """Free anonymous pages that are on no list, unmapped and not in the swap cache."""
+        frames = self.frames
+        state = frames.flags[pfns]
+        nr_reserve = int(np.count_nonzero(state & _U16(PG_RESERVE)))
+        frames.mapping[pfns] = 0
+        frames.index[pfns] = 0
+        frames.swap[pfns] = 0
+        frames.owner[pfns] = 1
+        self.vmscan.pages.free_singles(pfns.tolist(), self.owner_anon, nr_reserve)
+
+    # -- the pages of a batch -------------------------------------------------------------------------------------
+
+    async def shrink_folio_list(
+        self, task: Task, taken: PfnArray, sc: "ScanControl", plug: PlugPort
+    ) -> tuple[int, int, list[PfnArray]]:
+        """Deal with isolated pages in order; return pages freed, pages sent out, and arrays of those to put back."""
+        costs = self.costs
+        flags = self.frames.flags
+        kept: list[PfnArray] = []
+        freed: list[PfnArray] = []
+        nr_pageout = 0
+        for fate, start, stop in self._fates(taken, sc):
+            run = taken if stop - start == len(taken) else taken[start:stop]
+            nr = stop - start
+            sc.nr_scanned += nr
+            if fate == _REF_KEEP:
+                self._clear_young(run)
+                flags[run] |= _U16(PG_REFERENCED)
+                task.charge_ns += nr * costs.scan_keep
+                kept.append(run)
+            elif fate == _FREE:
+                task.charge_ns += nr * costs.scan_free
+                self._unmap(run)
+                freed.append(run)
+            elif fate in (_SWAP_OUT, _WRITE_AGAIN):
+                written = await self._page_out(task, run, sc, plug, new=fate == _SWAP_OUT, kept=kept)
+                nr_pageout += written
+            else:
+                self._set_aside(task, run, fate, sc)
+                kept.append(run)
+        nr_reclaimed = 0
+        if freed:
+            clean = freed[0] if len(freed) == 1 else np.concatenate(freed)
+            nr_reclaimed = len(clean)
+            self.swap.delete_from_swap_cache(clean)
+            self.free_anon(clean)
+        return nr_reclaimed, nr_pageout, kept
+
+    def _fates(self, taken: PfnArray, sc: "ScanControl") -> list[tuple[int, int, int]]:
+        """Say what is to be done with each page, as runs ``(fate, start, stop)`` in isolation order."""
+        frames = self.frames
+        nr = len(taken)
+        state = frames.flags[taken]
+        raw = state.tobytes()
+        if raw == raw[:2] * nr:
+            mapping = frames.mapping[taken].tobytes()
+            if mapping == mapping[:4] * nr:
+                fate = self._common_fate(taken, int(state[0]), int.from_bytes(mapping[:4], "little"), sc)
+                if fate is not None:
+                    return [(fate, 0, nr)]
+        runs: list[tuple[int, int, int]] = []
+        last, start = -1, 0
+        last_mapping = 0
+        mapping_of = frames.mapping_of
+        for i, pfn in enumerate(taken.tolist()):
+            fate = self._fate(pfn, sc)
+            mapping_id = mapping_of[pfn]
+            if fate != last or mapping_id != last_mapping:
+                if i:
+                    runs.append((last, start, i))
+                last, last_mapping, start = fate, mapping_id, i
+        runs.append((last, start, nr))
+        return runs
+
+    def _common_fate(self, taken: PfnArray, state: int, mapping: int, sc: "ScanControl") -> int | None:
+        """The fate of a batch whose pages have the same flags and process; None if it needs a closer look."""
+        if state & (PG_LOCKED | PG_UNEVICTABLE):
+            return None
+        if state & PG_WRITEBACK:
+            return self._fate_under_writeback(state, sc)
+        if mapping:
+            bits = self.spaces[mapping].bits[self.frames.index[taken] - 1]
+            raw = bits.tobytes()
+            if raw != raw[:1] * len(taken):
+                return None
+            pte = raw[0]
+            if pte & PTE_YOUNG:
+                return _REF_ACTIVATE if state & PG_REFERENCED else _REF_KEEP
+        else:
+            pte = 0
+        if state & PG_SWAPCACHE:
+            if self.frames.pins[taken].any():
+                return None
+            return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
+        return _SWAP_OUT
+
+    def _fate_under_writeback(self, state: int, sc: "ScanControl") -> int:
+        if sc.kswapd and state & PG_RECLAIM and self.vmscan.flags.writeback:
+            return _IMMEDIATE
+        return _WRITEBACK
+
+    def _fate(self, pfn: int, sc: "ScanControl") -> int:
+        """What is to be done with one page."""
+        frames = self.frames
+        state = frames.flags_of[pfn]
+        if state & PG_LOCKED:
+            return _KEEP
+        if state & PG_UNEVICTABLE:
+            return _ACTIVATE
+        if state & PG_WRITEBACK:
+            return self._fate_under_writeback(state, sc)
+        mapping = frames.mapping_of[pfn]
+        pte = 0
+        if mapping:
+            pte = self.spaces[mapping].bits_of[frames.index_of[pfn] - 1]
+            if pte & PTE_YOUNG:
+                return _REF_ACTIVATE if state & PG_REFERENCED else _REF_KEEP
+        if not state & PG_SWAPCACHE:
+            return _SWAP_OUT if mapping else _KEEP
+        if frames.pins_of[pfn]:
+            return _KEEP
+        return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
+
+    def _set_aside(self, task: Task, run: PfnArray, fate: int, sc: "ScanControl") -> None:
+        """Keep or activate pages that are not touched otherwise."""
+        flags = self.frames.flags
+        nr = len(run)
+        task.charge_ns += nr * self.costs.scan_activate
+        if fate == _KEEP:
+            sc.nr_scanned -= nr
+            return
+        if fate == _REF_ACTIVATE:
+            self._clear_young(run)
+            flags[run] |= _U16(PG_REFERENCED)
+        elif fate == _WRITEBACK:
+            flags[run] |= _U16(PG_RECLAIM)
+            sc.nr_writeback += nr
+        elif fate == _IMMEDIATE:
+            sc.nr_immediate += nr
+        self._activate(run)
+
+    def _activate(self, run: PfnArray) -> None:
+        """Set PG_active and give back the slot of a page that does not need it while swap is short."""
+        if self.swap.is_full():
+            for pfn in run.tolist():
+                if self.frames.flags_of[pfn] & PG_SWAPCACHE:
+                    self.swap.try_to_free_swap(pfn)
+        self.frames.flags[run] |= _U16(PG_ACTIVE)
+        self.vmstat.pgactivate += len(run)
+
+    def _clear_young(self, run: PfnArray) -> None:
+        """Test-and-clear the young bits of mapped pages (folio_referenced)."""
+        mapping = self.frames.mapping_of[int(run[0])]
+        if mapping:
+            bits = self.spaces[mapping].bits
+            vpns = self.frames.index[run] - 1
+            bits[vpns] = bits[vpns] & np.uint8(0xFF & ~PTE_YOUNG)
+
+    def _unmap(self, run: PfnArray) -> bool:
+        """Replace the PTEs of swap cache pages by their swap entries (try_to_unmap); whether any PTE was dirty."""
+        frames = self.frames
+        mapping = frames.mapping_of[int(run[0])]
+        if not mapping:
+            return False
+        space = self.spaces[mapping]
+        vpns = frames.index[run] - 1
+        slots = frames.swap[run]
+        dirty = bool((space.bits[vpns] & np.uint8(PTE_DIRTY)).any())
+        space.pte[vpns] = -slots
+        space.bits[vpns] = 0
+        space.nr_anon -= len(run)
+        space.nr_swap += len(run)
+        self.vmstat.nr_anon_pages -= len(run)
+        self.swap.duplicate(slots - 1, space.version[vpns])
+        frames.mapping[run] = 0
+        return dirty
+
+    async def _page_out(
+        self, task: Task, run: PfnArray, sc: "ScanControl", plug: PlugPort, *, new: bool, kept: list[PfnArray]
+    ) -> int:
+        """Send pages to swap: slot, unmap, write; return how many are under way. All are put back."""
+        swap = self.swap
+        if not sc.gfp & GFP_IO or not sc.may_writepage or (swap.needs_fs and not sc.gfp & GFP_FS):
+            task.charge_ns += len(run) * self.costs.scan_keep
+            kept.append(run)
+            return 0
+        nr_written = 0
+        position = 0
+        while position < len(run):
+            # as many at once as can be written without sleeping; one page when the next write must wait for its bio
+            chunk = run[position : position + max(1, swap.nr_ready_writes())]
+            if new:
+                nr_added = swap.add_to_swap(task, chunk)
+                if nr_added < len(chunk):
+                    position += nr_added + 1
+                    failed = chunk[nr_added : nr_added + 1]
+                    chunk = chunk[:nr_added]
+                    nr_written += await self._write(task, chunk, plug, kept)
+                    self._activate(failed)
+                    kept.append(failed)
+                    continue
+            position += len(chunk)
+            nr_written += await self._write(task, chunk, plug, kept)
+        return nr_written
+
+    async def _write(self, task: Task, chunk: PfnArray, plug: PlugPort, kept: list[PfnArray]) -> int:
+        """Unmap swap cache pages and start their writes (pageout)."""
+        nr = len(chunk)
+        if not nr:
+            return 0
+        flags = self.frames.flags
+        task.charge_ns += nr * self.costs.scan_pageout
+        self._unmap(chunk)
+        flags[chunk] = flags[chunk] & _U16(0xFFFF & ~(PG_DIRTY | PG_REFERENCED)) | _U16(PG_RECLAIM | PG_LOCKED)
+        await self.swap.swap_writepages(task, chunk, plug)
+        flags[chunk] &= _U16(0xFFFF & ~PG_LOCKED)
+        self.vmstat.nr_vmscan_write += nr
+        kept.append(chunk)
+        return nr
+
+    # -- the active list ------------------------------------------------------------------------------------------
+
+    def shrink_active_list(self, task: Task, nr_to_scan: int) -> None:
+        """Move pages from the active tail to the inactive head (shrink_active_list)."""
+        self.lruvec.lru_add_drain()
+        taken = self.lruvec.lists[ACTIVE_ANON].isolate_tail(nr_to_scan)
+        nr = len(taken)
+        task.charge_ns += self.costs.shrink_call + nr * self.costs.scan_keep
+        if not nr:
+            return
+        for pfn in taken.tolist():
+            mapping = self.frames.mapping_of[pfn]
+            if mapping:
+                self.spaces[mapping].bits_of[self.frames.index_of[pfn] - 1] &= 0xFF & ~PTE_YOUNG
+        flags = self.frames.flags
+        flags[taken] = flags[taken] & _U16(0xFFFF & ~PG_ACTIVE) | _U16(PG_WORKINGSET)
+        self.lruvec.lists[INACTIVE_ANON].add_head(taken)
+        self.vmstat.pgrefill += nr
+        self.vmstat.pgdeactivate += nr

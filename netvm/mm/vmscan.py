@@ -1,0 +1,509 @@
+"""Page reclaim: how much is scanned, in what order, and by whom.
+
+Mirrors mm/vmscan.c of 6.1 above the level of single pages: direct reclaim (``try_to_free_pages``, ``do_try_to_free_pages``), ``shrink_node``,
+``shrink_lruvec``, ``get_scan_count``, and the waits in it: ``throttle_direct_reclaim``, ``reclaim_throttle``,
+``too_many_isolated``. What happens to the pages of a batch is :mod:`netvm.mm.shrink`; kswapd is :mod:`netvm.mm.kswapd`.
+
+A reclaim goes over priorities 12 to 0; at each it scans ``size >> priority`` of the lists in batches of 32, and stops when
+32 pages have been reclaimed, which is looked at only between priorities (and between batches, except in the first pass
+of a direct reclaimer). So a direct reclaim frees some 39 pages, never fewer than 32.
+
+# MODEL: one node, no memory groups, classic LRU lists; slab shrinkers have nothing to shrink until the page cache comes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from netvm.fixes import Fixes
+from netvm.mm.gfp import (
+    ALLOC_WMARK_HIGH,
+    ALLOC_WMARK_MIN,
+    GFP_FS,
+    GFP_IO,
+    GFP_KERNEL,
+    PF_KSWAPD,
+    PF_KTHREAD,
+    PF_LOCAL_THROTTLE,
+    PF_MEMALLOC,
+    GfpScope,
+)
+from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
+from netvm.mm.page_alloc import PageAllocator
+from netvm.mm.ports import PlugPort, SwapPort
+from netvm.mm.shrink import Shrinker
+from netvm.mm.zone import ZONE_NORMAL, Node, Zone
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.task import Resource, Task
+from netvm.runtime.wait import WaitQueue
+from netvm.runtime.world import World
+from netvm.trace.latency import LatencyRecorder
+from netvm.trace.vmstat import VmStat
+from netvm.units import JIFFY_NS, NS_PER_S
+
+__all__ = ["DEF_PRIORITY", "MAX_KSWAPD_FAILURES", "SWAP_CLUSTER_MAX", "ScanControl", "Vmscan"]
+
+SWAP_CLUSTER_MAX: Final = 32
+DEF_PRIORITY: Final = 12
+MAX_KSWAPD_FAILURES: Final = 16
+
+THROTTLE_TIMEOUT_NS: Final = {
+    "VMSCAN_THROTTLE_WRITEBACK": NS_PER_S // 10,
+    "VMSCAN_THROTTLE_ISOLATED": NS_PER_S // 50,
+    "VMSCAN_THROTTLE_NOPROGRESS": JIFFY_NS,
+    "VMSCAN_THROTTLE_CONGESTED": JIFFY_NS,
+}
+CONGESTION_WAIT_NS: Final = NS_PER_S // 10
+"""What every throttle slept before 5.16, whatever happened meanwhile."""
+
+DEACTIVATE_ANON: Final = 1
+DEACTIVATE_FILE: Final = 2
+
+
+@dataclass(slots=True, kw_only=True)
+class ScanControl:
+    """What one reclaim wants and may do (``struct scan_control``), and what it has found so far."""
+
+    gfp: int
+    order: int
+    nr_to_reclaim: int = SWAP_CLUSTER_MAX
+    priority: int = DEF_PRIORITY
+    may_writepage: bool = True
+    may_unmap: bool = True
+    may_swap: bool = True
+    kswapd: bool = False
+    force_deactivate: bool = False
+    nr_scanned: int = 0
+    nr_reclaimed: int = 0
+    skipped_deactivate: bool = False
+    may_deactivate: int = 0
+    cache_trim_mode: bool = False
+    file_is_tiny: bool = False
+    anon_cost: int = 0
+    file_cost: int = 0
+    # sc->nr: what this round met
+    nr_taken: int = 0
+    nr_file_taken: int = 0
+    nr_writeback: int = 0
+    nr_immediate: int = 0
+    nr_dirty: int = 0
+    nr_unqueued_dirty: int = 0
+    nr_congested: int = 0
+
+    def clear_round(self) -> None:
+        """Zero what the last round met."""
+        self.nr_taken = self.nr_file_taken = self.nr_writeback = self.nr_immediate = 0
+        self.nr_dirty = self.nr_unqueued_dirty = self.nr_congested = 0
+
+
+@dataclass(slots=True)
+class NodeFlags:
+    """PGDAT_* bits of the node."""
+
+    writeback: bool = False
+    dirty: bool = False
+
+
+@dataclass(slots=True)
+class Throttles:
+    """The queues of ``reclaim_throttle``, by reason, and what was slept in them."""
+
+    queues: dict[str, WaitQueue] = field(default_factory=dict)
+    slept_ns: dict[str, int] = field(default_factory=dict)
+    count: dict[str, int] = field(default_factory=dict)
+
+
+class Vmscan:
+    """Page reclaim of one host."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        node: Node,
+        lruvec: Lruvec,
+        pages: PageAllocator,
+        swap: SwapPort,
+        vmstat: VmStat,
+        fixes: Fixes,
+        costs: CpuCosts,
+        swappiness: int,
+        laptop_mode: bool = False,
+    ) -> None:
+        self.world = world
+        self.node = node
+        self.lruvec = lruvec
+        self.pages = pages
+        self.swap = swap
+        self.vmstat = vmstat
+        self.fixes = fixes
+        self.costs = costs
+        self.swappiness = swappiness
+        self.laptop_mode = laptop_mode
+        self.flags = NodeFlags()
+        self.direct_reclaim_latency = LatencyRecorder()
+        self.reclaimers: list[Task] = []
+        """Who is inside direct reclaim now."""
+        self.kswapd: Task | None = None
+        self.kswapd_wait = WaitQueue(world, Resource("memory", "kswapd_wait", external=True))
+        self.kswapd_order = 0
+        reserve = Resource("memory", "pfmemalloc_wait: free above half of min", self._providers_of_reserve)
+        self.pfmemalloc_wait = WaitQueue(world, reserve)
+        self.throttles = Throttles()
+        for reason in THROTTLE_TIMEOUT_NS:
+            self.throttles.queues[reason] = WaitQueue(world, Resource("timer", f"reclaim_throttle {reason}"))
+        self.nr_writeback_throttled = 0
+        self._written_at_throttle = 0
+        self.shrinker = Shrinker(self)
+        pages.vmscan = self
+
+    def _providers_of_reserve(self) -> list[Task]:
+        return [self.kswapd] if self.kswapd is not None else []
+
+    # -- waking kswapd --------------------------------------------------------------------------------------------
+
+    def wakeup_kswapd(self, gfp: int, order: int) -> None:  # noqa: ARG002  the tracepoint prints the mask
+        """Wake kswapd if it sleeps and there is work (wakeup_kswapd)."""
+        self.kswapd_order = max(self.kswapd_order, order)
+        if not len(self.kswapd_wait):
+            return
+        hopeless = self.node.kswapd_failures >= MAX_KSWAPD_FAILURES
+        boosted = any(zone.watermark_boost for zone in self.node.zones)
+        if hopeless or (self.pgdat_balanced(order) and not boosted):
+            return
+        self.kswapd_wait.wake_one()
+
+    def pgdat_balanced(self, order: int) -> bool:
+        """Whether some zone is above its high mark for this order (pgdat_balanced)."""
+        for zone in self.node.zones:
+            if zone.watermark_ok(order, zone.high_wmark_pages(), 3, 0, zone.nr_free):
+                return True
+        return False
+
+    # -- what there is to reclaim ---------------------------------------------------------------------------------
+
+    def node_lru_pages(self) -> int:
+        """Return the LRU pages that could be reclaimed: file pages, and anonymous ones while swap has room."""
+        lists = self.lruvec.lists
+        total = len(lists[INACTIVE_FILE]) + len(lists[ACTIVE_FILE])
+        if self.swap.nr_free_slots() > 0:
+            total += len(lists[INACTIVE_ANON]) + len(lists[ACTIVE_ANON])
+        return total
+
+    def zone_reclaimable_pages(self, zone: Zone) -> int:
+        """Return a zone's reclaimable pages, or its free ones if there are none (zone_reclaimable_pages)."""
+        total = self.node_lru_pages()
+        if len(self.node.zones) > 1:
+            # MODEL: the lists are the node's; a zone's share is by its size, not counted page by page
+            total = total * zone.managed // self.node.managed
+        return total if total else zone.nr_free
+
+    # -- direct reclaim -------------------------------------------------------------------------------------------
+
+    async def try_to_free_pages(self, task: Task, order: int, gfp: int) -> int:
+        """Reclaim for an allocation; return pages reclaimed, 0 for none (try_to_free_pages)."""
+        await self._cond_resched(task)
+        with GfpScope(task, PF_MEMALLOC):
+            if await self.throttle_direct_reclaim(task, gfp):
+                return 1
+            sc = ScanControl(gfp=gfp, order=order, may_writepage=not self.laptop_mode)
+            begun_ns = self.world.now_ns + self._unpaid_ns(task)
+            self.direct_reclaim_latency.begin()
+            self.reclaimers.append(task)
+            try:
+                nr_reclaimed = await self.do_try_to_free_pages(task, sc)
+            finally:
+                self.reclaimers.remove(task)
+            self.direct_reclaim_latency.end(max(0, self.world.now_ns + self._unpaid_ns(task) - begun_ns))
+        await self._cond_resched(task)
+        return nr_reclaimed
+
+    def _unpaid_ns(self, task: Task) -> int:
+        return int(task.charge_ns * task.cpus.scale) if task.cpus is not None else 0
+
+    async def do_try_to_free_pages(self, task: Task, sc: ScanControl) -> int:
+        """Go over the priorities until enough is reclaimed (do_try_to_free_pages)."""
+        while True:
+            self.vmstat.allocstall["movable" if sc.gfp & 0x08 else "normal"] += 1
+            sc.priority = DEF_PRIORITY
+            while sc.priority >= 0:
+                sc.nr_scanned = 0
+                await self.shrink_node(task, sc)
+                await self._consider_reclaim_throttle(task, sc)
+                if sc.nr_reclaimed >= sc.nr_to_reclaim:
+                    break
+                if sc.priority < DEF_PRIORITY - 2:
+                    sc.may_writepage = True
+                sc.priority -= 1
+            self._snapshot_refaults()
+            if sc.nr_reclaimed:
+                return sc.nr_reclaimed
+            if not sc.skipped_deactivate or sc.force_deactivate:
+                return 0
+            sc.force_deactivate = True
+            sc.skipped_deactivate = False
+
+    async def _consider_reclaim_throttle(self, task: Task, sc: ScanControl) -> None:
+        if sc.nr_reclaimed > sc.nr_scanned >> 3:
+            self.throttles.queues["VMSCAN_THROTTLE_NOPROGRESS"].wake_all()
+            return
+        if not sc.kswapd and sc.priority == 1 and not sc.nr_reclaimed:
+            await self.reclaim_throttle(task, "VMSCAN_THROTTLE_NOPROGRESS")
+
+    def allow_direct_reclaim(self) -> bool:
+        """Whether more than half of the min reserve is left (allow_direct_reclaim)."""
+        if self.node.kswapd_failures >= MAX_KSWAPD_FAILURES:
+            return True
+        reserve = free = 0
+        for zone in self.node.zones:
+            if zone.index > ZONE_NORMAL or not self.zone_reclaimable_pages(zone):
+                continue
+            reserve += zone.wmark_pages(ALLOC_WMARK_MIN)
+            free += zone.nr_free
+        if not reserve or free > reserve // 2:
+            return True
+        if len(self.kswapd_wait):
+            self.kswapd_wait.wake_one()
+        return False
+
+    async def throttle_direct_reclaim(self, task: Task, gfp: int) -> bool:
+        """Hold a reclaimer back while the reserve is half used; return True if it was killed meanwhile."""
+        if not self.fixes.throttle_direct_reclaim:
+            return False
+        if task.flags & PF_KTHREAD and self.fixes.throttle_skips_kthreads:
+            return False
+        if (task.killed and self.fixes.throttle_skips_kthreads) or self.allow_direct_reclaim():
+            return False
+        self.vmstat.pgscan_direct_throttle += 1
+        if not gfp & GFP_FS and self.fixes.throttle_noio_bounded:
+            deadline_ns = self.world.now_ns + NS_PER_S
+            while not self.allow_direct_reclaim() and self.world.now_ns < deadline_ns:
+                await self.pfmemalloc_wait.wait(task, timeout_ns=deadline_ns - self.world.now_ns, interruptible=True)
+        else:
+            while not self.allow_direct_reclaim():
+                await self.pfmemalloc_wait.wait(task, killable=True)
+        return task.killed
+
+    # -- one pass over the node -----------------------------------------------------------------------------------
+
+    async def shrink_node(self, task: Task, sc: ScanControl) -> None:
+        """Scan the node once at the current priority (shrink_node)."""
+        while True:
+            before = sc.nr_reclaimed
+            sc.clear_round()
+            self._prepare_scan_count(sc)
+            task.charge_ns += self.costs.reclaim_pass
+            await self.shrink_lruvec(task, sc)
+            if sc.kswapd:
+                await self._note_round(task, sc)
+            if not sc.kswapd and self.lruvec.congested and not task.flags & PF_LOCAL_THROTTLE:
+                await self.reclaim_throttle(task, "VMSCAN_THROTTLE_CONGESTED")
+            if not self._should_continue_reclaim(sc, sc.nr_reclaimed - before):
+                break
+        if sc.nr_reclaimed > before:
+            self.node.kswapd_failures = 0
+
+    async def _note_round(self, task: Task, sc: ScanControl) -> None:
+        """kswapd concludes from what it met what the node suffers from."""
+        if sc.nr_writeback and sc.nr_writeback == sc.nr_taken:
+            self.flags.writeback = True
+        if sc.nr_unqueued_dirty == sc.nr_file_taken:
+            self.flags.dirty = True
+        if sc.nr_immediate:
+            await self.reclaim_throttle(task, "VMSCAN_THROTTLE_WRITEBACK")
+        if sc.nr_dirty and sc.nr_dirty == sc.nr_congested:
+            self.lruvec.congested = True
+
+    def _should_continue_reclaim(self, sc: ScanControl, nr_reclaimed: int) -> bool:
+        """Whether a high-order reclaim goes on at the same priority (should_continue_reclaim)."""
+        in_compaction = sc.order and (sc.order > 3 or sc.priority < DEF_PRIORITY - 2) and sc.gfp & GFP_IO
+        if not in_compaction or not nr_reclaimed:
+            return False
+        zone = self.node.zones[-1]
+        if zone.watermark_ok(sc.order, zone.min_wmark_pages(), 3, 0, zone.nr_free):
+            return False
+        inactive = len(self.lruvec.lists[INACTIVE_FILE])
+        if self.swap.nr_free_slots() > 0:
+            inactive += len(self.lruvec.lists[INACTIVE_ANON])
+        return inactive > 2 << sc.order
+
+    def inactive_is_low(self, *, file: bool) -> bool:
+        """Whether the inactive list is small beside the active one (inactive_is_low)."""
+        lists = self.lruvec.lists
+        inactive = len(lists[INACTIVE_FILE if file else INACTIVE_ANON])
+        active = len(lists[ACTIVE_FILE if file else ACTIVE_ANON])
+        gib = (inactive + active) >> 18
+        ratio = int((10 * gib) ** 0.5) if gib else 1
+        return inactive * ratio < active
+
+    def _prepare_scan_count(self, sc: ScanControl) -> None:
+        lruvec = self.lruvec
+        vmstat = self.vmstat
+        sc.anon_cost = lruvec.anon_cost
+        sc.file_cost = lruvec.file_cost
+        sc.may_deactivate = 0
+        if sc.force_deactivate:
+            sc.may_deactivate = DEACTIVATE_ANON | DEACTIVATE_FILE
+        else:
+            if vmstat.workingset_activate_anon != lruvec.refaults_anon or self.inactive_is_low(file=False):
+                sc.may_deactivate |= DEACTIVATE_ANON
+            if vmstat.workingset_activate_file != lruvec.refaults_file or self.inactive_is_low(file=True):
+                sc.may_deactivate |= DEACTIVATE_FILE
+        inactive_file = len(lruvec.lists[INACTIVE_FILE])
+        sc.cache_trim_mode = bool(inactive_file >> sc.priority) and not sc.may_deactivate & DEACTIVATE_FILE
+        file = inactive_file + len(lruvec.lists[ACTIVE_FILE])
+        high = sum(zone.wmark_pages(ALLOC_WMARK_HIGH) for zone in self.node.zones)
+        sc.file_is_tiny = (
+            file + self.node.nr_free <= high
+            and not sc.may_deactivate & DEACTIVATE_ANON
+            and bool(len(lruvec.lists[INACTIVE_ANON]) >> sc.priority)
+        )
+
+    def _snapshot_refaults(self) -> None:
+        self.lruvec.refaults_anon = self.vmstat.workingset_activate_anon
+        self.lruvec.refaults_file = self.vmstat.workingset_activate_file
+
+    def get_scan_count(self, sc: ScanControl) -> list[int]:
+        """Return how many pages of each evictable list to scan (get_scan_count)."""
+        sizes = [len(lru) >> sc.priority for lru in self.lruvec.lists[:4]]
+        if not sc.may_swap or self.swap.nr_free_slots() <= 0:
+            return [0, 0, sizes[2], sizes[3]]
+        if not sc.priority and self.swappiness:
+            return sizes
+        if sc.file_is_tiny:
+            return [sizes[0], sizes[1], 0, 0]
+        if sc.cache_trim_mode:
+            return [0, 0, sizes[2], sizes[3]]
+        total = sc.anon_cost + sc.file_cost
+        anon = total + sc.anon_cost
+        file = total + sc.file_cost
+        total = anon + file
+        ap = self.swappiness * (total + 1) // (anon + 1)
+        fp = (200 - self.swappiness) * (total + 1) // (file + 1)
+        share = ap + fp
+        return [sizes[0] * ap // share, sizes[1] * ap // share, sizes[2] * fp // share, sizes[3] * fp // share]
+
+    async def shrink_lruvec(self, task: Task, sc: ScanControl) -> None:
+        """Scan the lists in batches of 32 under one plug (shrink_lruvec)."""
+        nr = self.get_scan_count(sc)
+        targets = list(nr)
+        nr_to_reclaim = sc.nr_to_reclaim
+        nr_reclaimed = 0
+        proportional = not sc.kswapd and sc.priority == DEF_PRIORITY
+        scan_adjusted = proportional
+        plug = self.swap.start_plug(task)
+        while nr[INACTIVE_ANON] or nr[ACTIVE_FILE] or nr[INACTIVE_FILE]:
+            for lru in (INACTIVE_ANON, ACTIVE_ANON, INACTIVE_FILE, ACTIVE_FILE):
+                if nr[lru]:
+                    nr_to_scan = min(nr[lru], SWAP_CLUSTER_MAX)
+                    nr[lru] -= nr_to_scan
+                    nr_reclaimed += await self.shrink_list(task, lru, nr_to_scan, sc, plug)
+            await self._cond_resched(task)
+            if nr_reclaimed < nr_to_reclaim or scan_adjusted:
+                continue
+            if not self._adjust_targets(nr, targets):
+                break
+            scan_adjusted = True
+        plug.finish()
+        sc.nr_reclaimed += nr_reclaimed
+        if self.swap.nr_total_slots() > 0 and self.inactive_is_low(file=False):
+            self.shrinker.shrink_active_list(task, SWAP_CLUSTER_MAX)
+
+    @staticmethod
+    def _adjust_targets(nr: list[int], targets: list[int]) -> bool:
+        """Enough is reclaimed: stop the smaller type, scale the other; False if one has nothing left."""
+        nr_file = nr[INACTIVE_FILE] + nr[ACTIVE_FILE]
+        nr_anon = nr[INACTIVE_ANON] + nr[ACTIVE_ANON]
+        if not nr_file or not nr_anon:
+            return False
+        if nr_file > nr_anon:
+            target = targets[INACTIVE_ANON] + targets[ACTIVE_ANON] + 1
+            percentage = nr_anon * 100 // target
+            stop, other = (INACTIVE_ANON, ACTIVE_ANON), (INACTIVE_FILE, ACTIVE_FILE)
+        else:
+            target = targets[INACTIVE_FILE] + targets[ACTIVE_FILE] + 1
+            percentage = nr_file * 100 // target
+            stop, other = (INACTIVE_FILE, ACTIVE_FILE), (INACTIVE_ANON, ACTIVE_ANON)
+        for lru in stop:
+            nr[lru] = 0
+        for lru in other:
+            scanned = targets[lru] - nr[lru]
+            nr[lru] = max(0, targets[lru] * (100 - percentage) // 100 - scanned)
+        return True
+
+    async def shrink_list(self, task: Task, lru: int, nr_to_scan: int, sc: ScanControl, plug: PlugPort) -> int:
+        """Scan one batch of one list; return pages reclaimed (shrink_list)."""
+        if lru in (ACTIVE_ANON, ACTIVE_FILE):
+            wanted = DEACTIVATE_ANON if lru == ACTIVE_ANON else DEACTIVATE_FILE
+            if sc.may_deactivate & wanted:
+                if lru == ACTIVE_ANON:
+                    self.shrinker.shrink_active_list(task, nr_to_scan)
+            else:
+                sc.skipped_deactivate = True
+            return 0
+        if not sc.kswapd and await self._wait_for_isolated(task, sc):
+            return SWAP_CLUSTER_MAX if task.killed else 0
+        return await self.shrinker.shrink_inactive_list(task, nr_to_scan, sc, plug)
+
+    async def _wait_for_isolated(self, task: Task, sc: ScanControl) -> bool:
+        """Wait once if too many pages are isolated; True if it did not help (too_many_isolated)."""
+        stalled = False
+        while self.too_many_isolated(sc):
+            if stalled:
+                return True
+            await self.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
+            stalled = True
+            if task.killed:
+                return True
+        return False
+
+    def too_many_isolated(self, sc: ScanControl) -> bool:
+        """Whether reclaimers have taken more pages off the lists than are left on them."""
+        inactive = len(self.lruvec.lists[INACTIVE_ANON])
+        if sc.gfp & GFP_KERNEL & (GFP_IO | GFP_FS) == GFP_IO | GFP_FS and self.fixes.noio_isolation_limit:
+            inactive >>= 3
+        return self.vmstat.nr_isolated_anon > inactive
+
+    # -- throttling -----------------------------------------------------------------------------------------------
+
+    async def reclaim_throttle(self, task: Task, reason: str) -> None:
+        """Sleep for a reason, at most its timeout (reclaim_throttle)."""
+        if task.flags & PF_KTHREAD and not task.flags & PF_KSWAPD:
+            await self._cond_resched(task)
+            return
+        if not self.fixes.reclaim_throttle:
+            await self.world.sleep_on(task, self.throttles.queues[reason].resource, timeout_ns=CONGESTION_WAIT_NS)
+            return
+        if reason in ("VMSCAN_THROTTLE_NOPROGRESS", "VMSCAN_THROTTLE_CONGESTED") and self._skip_throttle():
+            await self._cond_resched(task)
+            return
+        if reason == "VMSCAN_THROTTLE_WRITEBACK":
+            if not self.nr_writeback_throttled:
+                self._written_at_throttle = self.vmstat.nr_throttled_written
+            self.nr_writeback_throttled += 1
+        begun_ns = self.world.now_ns
+        await self.throttles.queues[reason].wait(task, timeout_ns=THROTTLE_TIMEOUT_NS[reason])
+        if reason == "VMSCAN_THROTTLE_WRITEBACK":
+            self.nr_writeback_throttled -= 1
+        slept = self.throttles.slept_ns
+        slept[reason] = slept.get(reason, 0) + self.world.now_ns - begun_ns
+        self.throttles.count[reason] = self.throttles.count.get(reason, 0) + 1
+
+    def _skip_throttle(self) -> bool:
+        """Whether sleeping would help nobody (skip_throttle_noprogress)."""
+        if self.node.kswapd_failures >= MAX_KSWAPD_FAILURES:
+            return True
+        write_pending = sum(zone.nr_write_pending for zone in self.node.zones)
+        return 2 * write_pending <= self.node_lru_pages()
+
+    def acct_reclaim_writeback(self, nr_pages: int) -> None:
+        """Count written pages and end a writeback throttle early (__acct_reclaim_writeback)."""
+        if not self.nr_writeback_throttled:
+            return
+        self.vmstat.nr_throttled_written += nr_pages
+        written = self.vmstat.nr_throttled_written - self._written_at_throttle
+        if written > SWAP_CLUSTER_MAX * self.nr_writeback_throttled:
+            self.throttles.queues["VMSCAN_THROTTLE_WRITEBACK"].wake_all()
+
+    async def _cond_resched(self, task: Task) -> None:
+        if task.cpus is not None:
+            await task.cpus.cond_resched(task)

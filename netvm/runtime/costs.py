@@ -1,0 +1,62 @@
+"""What elementary work costs in CPU time: the machine's parameters.
+
+The defaults are calibrated on one recorded run, D2 (uniprocessor, instruction-counted at 2 ns each, vmscan tracing on),
+by the spacing of its trace points and the histogram of its touches; kernel-side derivation in ``docs/calibration.md``.
+They are the machine's, not the model's: a scenario scales them (``machine.costs.scale``) and leaves them otherwise.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["CpuCosts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuCosts:
+    """Nanoseconds of CPU time per unit of work."""
+
+    touch: int = 100
+    """The program's own work on a page it finds mapped."""
+    fault_anon: int = 3_600
+    """First touch: exception, page allocated and zeroed, mapped."""
+    fault_swapcache: int = 4_600
+    """Minor fault that finds the page in the swap cache, and the write-protect fault that follows."""
+    fault_wp: int = 1_600
+    """Write-protect fault on a page mapped read-only."""
+    fault_major: int = 9_000
+    """A major fault without its pages: readahead window, plug, sleep, retry."""
+    swapin_page: int = 3_500
+    """One page of a readahead window: allocation, swap cache, bio."""
+    scan_keep: int = 1_550
+    """A page looked at and put back: isolate, reference walk, put back."""
+    scan_pageout: int = 15_000
+    """A page sent to swap: two rmap walks, slot, swap cache, bio, merge, put back."""
+    scan_free: int = 2_600
+    """A clean page freed."""
+    scan_activate: int = 900
+    """A page met under writeback and activated."""
+    shrink_call: int = 2_500
+    """A batch of its own: list locks, drain, trace."""
+    reclaim_pass: int = 4_000
+    """One priority of a reclaim: counting, slab shrinkers."""
+    end_writeback_page: int = 1_800
+    """Completion of one page: bio end, rotation."""
+    end_read_page: int = 1_200
+    alloc_slow: int = 1_500
+    """One pass through the allocator's slow path."""
+    sendmsg: int = 1_800
+    """One call into the socket: lock, frag, bookkeeping."""
+    copy_page: int = 1_000
+    """Copying 4 KiB."""
+    tx_skb: int = 6_000
+    """One skb through TCP, IP and the driver."""
+    tx_segment: int = 900
+    """One MTU frame made by software GSO."""
+    rx_frame: int = 3_000
+    """One frame through driver, IP and TCP."""
+    recvmsg: int = 1_800
+    dispatch_request: int = 6_000
+    """One request through the scheduler and the driver."""
+    complete_request: int = 3_000
+    context_switch: int = 1_200
+    server_request: int = 12_000
+    """A storage server's own work on one request: system calls, not copies."""

@@ -1,0 +1,185 @@
+"""Is it hung? Proved, reported, and explained.
+
+*Proved.* When nothing but retry timers is left, and loops that retry without sleeping count as retries too, the host can
+only look again. If every pending retry has fired at least once and the digest of the state, with clocks and backoff
+left out, is the same as before, the next round will be the same as the last: the host is hung. A digest is a tuple of
+everything that could make a retry succeed (free pages, list lengths, pool levels, queue states, where each task is).
+
+*Reported.* Like khungtaskd: if the host's progress counter has not moved for ``hung_task_timeout_secs`` it is reported as
+hung although nothing is proved (something still moves, but nothing gets done).
+
+*Explained.* The wait-for graph has tasks, which need what they wait for, and resources, which any one of their providers
+can supply: memory is a counted resource, so a wait for it is an OR-wait and a plain cycle proves nothing. Graph
+reduction (Holt 1972) removes every task that could go on and every resource that a live provider could supply; what is
+left is the knot. :func:`find_knot` returns it, :func:`shortest_chain` the shortest walk round it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+
+from netvm.runtime.task import Provider, Resource, Task, TaskState
+from netvm.runtime.timer import TimerKind
+from netvm.runtime.world import World
+
+__all__ = ["HangDetector", "Knot", "find_knot", "shortest_chain"]
+
+ROUNDS = 2
+"""How often every retry must have come to nothing before a hang counts as proved."""
+
+
+class HangDetector:
+    """Watches one world and calls ``hung(proved)`` once."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        digest: Callable[[], Hashable],
+        progress: Callable[[], int],
+        timeout_ns: int,
+        hung: Callable[[bool], None],
+    ) -> None:
+        self.world = world
+        self._digest = digest
+        self._progress = progress
+        self._timeout_ns = timeout_ns
+        self._hung = hung
+        self._seen: Hashable = None
+        self._seen_progress = -1
+        self._fired: set[str] = set()
+        self._rounds = 0
+        self._last_progress = -1
+        self._last_progress_ns = 0
+        self.longest_standstill_ns = 0
+        self.longest_standstill_at_ns = 0
+        world.retry_fired = self.retry_fired
+        world.went_idle = self.went_idle
+        world.quiesced = self.quiesced
+        world.call_after(0, self._khungtaskd, kind=TimerKind.CLOCK)
+
+    def retry_fired(self, site: str) -> None:
+        """A retry timer fired, or a task looped: remember where."""
+        self._fired.add(site)
+        if self.world.nr_pending_progress == 0:
+            self.went_idle()
+
+    def went_idle(self) -> None:
+        """Only retries are left: compare the state with the last time."""
+        progress = self._progress()
+        if progress != self._seen_progress:
+            self._seen_progress = progress
+            self._seen = None
+            self._fired.clear()
+            self._rounds = 0
+        if not self._fired:
+            return
+        if not self.world.pending_retry_sites() <= self._fired:
+            return
+        if self._somebody_works():
+            return
+        digest = self._digest()
+        self._fired.clear()
+        if digest != self._seen:
+            self._seen = digest
+            self._rounds = 0
+            return
+        self._rounds += 1
+        if self._rounds >= ROUNDS:
+            self._hung(True)
+
+    def _somebody_works(self) -> bool:
+        """Return whether a task is runnable that is not merely retrying."""
+        return any(
+            task.state in (TaskState.RUNNABLE, TaskState.RUNNING) and not task.spins_at
+            for task in self.world.tasks.values()
+        )
+
+    def quiesced(self) -> None:
+        """Nothing will ever happen again."""
+        self._hung(True)
+
+    def _khungtaskd(self) -> None:
+        now_ns = self.world.now_ns
+        progress = self._progress()
+        if progress != self._last_progress:
+            self._last_progress = progress
+            self._last_progress_ns = now_ns
+        standstill_ns = now_ns - self._last_progress_ns
+        if standstill_ns > self.longest_standstill_ns:
+            self.longest_standstill_ns = standstill_ns
+            self.longest_standstill_at_ns = self._last_progress_ns
+        if standstill_ns >= self._timeout_ns:
+            self._hung(False)
+            return
+        self.world.call_after(max(self._timeout_ns // 64, 1), self._khungtaskd, kind=TimerKind.CLOCK)
+
+
+Node = Task | Resource | Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Knot:
+    """What is left of the wait-for graph when all that could go on is taken away."""
+
+    tasks: tuple[Task, ...]
+    edges: dict[Node, tuple[Node, ...]]
+    """For each task what it waits for, for each resource who could provide it, for each provider what it needs."""
+
+
+def find_knot(tasks: Iterable[Task]) -> Knot:
+    """Reduce the wait-for graph of these tasks and return the rest."""
+    edges: dict[Node, tuple[Node, ...]] = {}
+    pending: deque[Node] = deque(tasks)
+    while pending:
+        node = pending.popleft()
+        if node in edges:
+            continue
+        edges[node] = _edges_of(node)
+        pending.extend(edges[node])
+    alive: set[Node] = set()
+    changed = True
+    while changed:
+        changed = False
+        for node, out in edges.items():
+            if node not in alive and _can_go_on(node, out, alive):
+                alive.add(node)
+                changed = True
+    left = {node: tuple(n for n in out if n not in alive) for node, out in edges.items() if node not in alive}
+    return Knot(tuple(n for n in left if isinstance(n, Task)), left)
+
+
+def _edges_of(node: Node) -> tuple[Node, ...]:
+    if isinstance(node, Task):
+        return (node.resource,) if node.state is TaskState.SLEEPING or node.spins_at else ()
+    if isinstance(node, Resource):
+        return tuple(node.providers()) if node.providers is not None else ()
+    return node.needs
+
+
+def _can_go_on(node: Node, out: tuple[Node, ...], alive: set[Node]) -> bool:
+    if isinstance(node, Task):
+        return not out or out[0] in alive
+    if isinstance(node, Resource):
+        return node.external or any(provider in alive for provider in out)
+    return all(need in alive for need in out)
+
+
+def shortest_chain(knot: Knot, start: Task) -> list[Node]:
+    """Return the shortest walk from ``start`` that comes back to something it passed: the heart of the explanation."""
+    if start not in knot.edges:
+        return []
+    best: list[Node] = []
+    queue: deque[list[Node]] = deque([[start]])
+    visited: set[Node] = {start}
+    while queue:
+        path = queue.popleft()
+        for node in knot.edges.get(path[-1], ()):
+            if node in path:
+                return [*path, node]
+            if node in visited:
+                best = best or [*path, node]
+                continue
+            visited.add(node)
+            queue.append([*path, node])
+    return best

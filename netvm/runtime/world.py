@@ -1,0 +1,490 @@
+"""One run: virtual time, the events on it, the tasks in it, and the dispatcher that picks what happens next.
+
+Two kinds of code live in a world. *Process context* is a :class:`netvm.runtime.task.Task`, a trio task that may sleep;
+*atomic context* (interrupts, softirqs, timers, completions) is a plain function on the virtual-time heap, which may
+not. At most one of them runs at an instant. A task runs until it waits; then the dispatcher runs due atomic functions,
+moves ``now_ns`` forward, and hands the CPU to the task that may run next. It is called from two places: by trio's clock
+(:mod:`netvm.runtime.clock`) when trio finds nothing runnable, and by the task that is about to park, which saves a turn
+of trio's loop, and the parking itself where the task that runs next is the same one. Only trio's public API is used
+and trio's own order of runnable tasks never matters, because there is never more than one.
+
+The candidates are ordered by what a kernel would do and the oracle (:mod:`netvm.runtime.oracle`) chooses from them. Every
+choice is recorded: seed and scenario, or the list of choices, replay a run to the byte.
+
+When nothing but retry timers (:class:`netvm.runtime.timer.TimerKind`) is left the world may be hung:
+:mod:`netvm.runtime.hang` listens and decides. CPU time is a resource (:mod:`netvm.runtime.cpu`): a task of a host with
+CPUs runs only while it holds one.
+
+Deadlines of trio's own cancel scopes are honoured exactly in a world made with ``trio_deadlines=True``; otherwise the
+parking task may dispatch past them, since trio tells its deadlines to the clock only.
+"""
+
+import heapq
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import outcome
+import trio
+
+from netvm.runtime.cpu import Cpus
+from netvm.runtime.oracle import FifoOracle, Oracle
+from netvm.runtime.seeds import Seeds
+from netvm.runtime.task import NOT_WAITING, Resource, Task, TaskState
+from netvm.runtime.timer import NEVER_NS, TimerHandle, TimerKind
+
+__all__ = ["TIMED_OUT", "World"]
+
+_TURN = 4096
+"""Atomic functions and switches between two turns of trio's loop (Ctrl-C, real sockets)."""
+
+_TIME, _NUMBER, _FUNCTION, _ARGS, _KIND, _SITE = range(6)
+_PROGRESS = int(TimerKind.PROGRESS)
+_RETRY = int(TimerKind.RETRY)
+
+TIMED_OUT: Any = type("TimedOut", (), {"__repr__": lambda _self: "TIMED_OUT", "__slots__": ()})()
+"""What :meth:`World.sleep_on` returns when its timeout passed."""
+
+
+class World:
+    """The virtual time, events and tasks of one run."""
+
+    def __init__(
+        self, *, seeds: Seeds | None = None, oracle: Oracle | None = None, trio_deadlines: bool = False
+    ) -> None:
+        self.seeds = seeds if seeds is not None else Seeds(0)
+        self.oracle: Oracle = oracle if oracle is not None else FifoOracle()
+        self.now_ns = 0
+        self.current: Task | None = None
+        """The task that runs or was interrupted last: what the kernel calls ``current``."""
+        self.choices: list[int] = []
+        """Every choice taken, in order: a tape for :class:`netvm.runtime.oracle.ReplayOracle`."""
+        self.tasks: dict[int, Task] = {}
+        """Tasks that have not ended, by number."""
+        self.nr_events = 0
+        self.nr_steps = 0
+        self.nr_pending_progress = 0
+        self.nr_pending_retry = 0
+        self.retry_fired: Callable[[str], None] | None = None
+        """Told the site of every retry; the hang detector listens."""
+        self.went_idle: Callable[[], None] | None = None
+        """Called when no task can run and no progress timer is pending."""
+        self.quiesced: Callable[[], None] | None = None
+        """Called when no task can run and no timer is left at all."""
+        self.stopped = False
+        self._explores_events = self.oracle.explores_events
+        self._inline = not trio_deadlines
+        self._heap: list[TimerHandle] = []
+        self._sequence = 0
+        self._next_task_number = 1
+        # tasks of hosts without a CPU model that may run now, in the order they became ready
+        self._ready: list[Task] = []
+        self._cpu_sets: list[Cpus] = []
+        # set when a task may have become eligible; the dispatcher looks only then
+        self.attention = False
+        self._nr_unborn = 0
+        self._turn_left = _TURN
+        self._nursery: trio.Nursery | None = None
+        self._root: trio.lowlevel.Task | None = None
+        self._failure: BaseException | None = None
+
+    # -- timers ---------------------------------------------------------------------------------------------------
+
+    def call_at(
+        self, time_ns: int, function: Callable[..., None], *args: Any, kind: int = _PROGRESS, site: str = ""
+    ) -> TimerHandle:
+        """Run ``function(*args)`` in atomic context at ``time_ns``; ``site`` names a retry for the hang detector."""
+        assert time_ns >= self.now_ns, f"an event at {time_ns} ns would be before now, {self.now_ns} ns"
+        self._sequence = number = self._sequence + 1
+        timer: TimerHandle = [time_ns, number, function, args, kind, site]
+        heapq.heappush(self._heap, timer)
+        if kind == _PROGRESS:
+            self.nr_pending_progress += 1
+        elif kind == _RETRY:
+            self.nr_pending_retry += 1
+        return timer
+
+    def call_after(
+        self, delay_ns: int, function: Callable[..., None], *args: Any, kind: int = _PROGRESS, site: str = ""
+    ) -> TimerHandle:
+        """Run ``function(*args)`` in atomic context ``delay_ns`` from now."""
+        assert delay_ns >= 0
+        self._sequence = number = self._sequence + 1
+        timer: TimerHandle = [self.now_ns + delay_ns, number, function, args, kind, site]
+        heapq.heappush(self._heap, timer)
+        if kind == _PROGRESS:
+            self.nr_pending_progress += 1
+        elif kind == _RETRY:
+            self.nr_pending_retry += 1
+        return timer
+
+    def cancel(self, timer: TimerHandle) -> bool:
+        """Disarm a timer; return whether it was still pending."""
+        if timer[_FUNCTION] is None:
+            return False
+        timer[_FUNCTION] = None
+        kind = timer[_KIND]
+        if kind == _PROGRESS:
+            self.nr_pending_progress -= 1
+        elif kind == _RETRY:
+            self.nr_pending_retry -= 1
+        return True
+
+    @staticmethod
+    def is_pending(timer: TimerHandle) -> bool:
+        """Return whether the timer has neither fired nor been cancelled."""
+        return timer[_FUNCTION] is not None
+
+    def pending_retry_sites(self) -> set[str]:
+        """Return the sites of all pending retry timers."""
+        return {t[_SITE] for t in self._heap if t[_FUNCTION] is not None and t[_KIND] == _RETRY}
+
+    def horizon_ns(self) -> int:
+        """Return the time of the next event: until then nothing can interfere with the running task."""
+        heap = self._heap
+        while heap:
+            if heap[0][_FUNCTION] is not None:
+                time_ns: int = heap[0][_TIME]
+                return time_ns
+            heapq.heappop(heap)
+        return NEVER_NS
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    def add_cpus(self, cpus: Cpus) -> None:
+        """Make a host's CPUs known to the dispatcher."""
+        self._cpu_sets.append(cpus)
+
+    def spawn(
+        self,
+        comm: str,
+        function: Callable[..., Awaitable[None]],
+        *args: Any,
+        cpus: Cpus | None = None,
+        flags: int = 0,
+        nice: int = 0,
+        pid: int | None = None,
+    ) -> Task:
+        """Start ``function(task, *args)`` as a task. It is ready at once and first runs when the oracle picks it."""
+        assert self._nursery is not None, "a world's tasks start while it runs"
+        number = self._next_task_number
+        self._next_task_number += 1
+        task = Task(world=self, number=number, comm=comm, pid=pid, cpus=cpus, flags=flags, nice=nice)
+        self.tasks[number] = task
+        self._nr_unborn += 1
+        self._enqueue(task, new=True)
+        self._nursery.start_soon(self._task_main, task, function, args, name=comm)
+        return task
+
+    async def _task_main(self, task: Task, function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+        task.trio_task = trio.lowlevel.current_task()
+        self._nr_unborn -= 1
+        with trio.CancelScope() as task.scope:
+            try:
+                await trio.lowlevel.wait_task_rescheduled(task.abort)
+                await function(task, *args)
+            except Exception as error:  # noqa: BLE001  carried to the run's own task
+                self.fail(error)
+            finally:
+                self._ended(task)
+
+    def _ended(self, task: Task) -> None:
+        self.tasks.pop(task.number, None)
+        if self.stopped:
+            return
+        task.state = TaskState.DEAD
+        if task.cpus is not None:
+            task.cpus.release(task)
+        for callback in task.on_exit:
+            callback(task)
+
+    def wake(self, task: Task, value: Any = None) -> bool:
+        """End a task's wait and make it ready; return False if it was not waiting."""
+        if task.state is not TaskState.SLEEPING:
+            return False
+        timer = task.timer
+        if timer is not None:
+            task.timer = None
+            self.cancel(timer)
+        task.state = TaskState.RUNNABLE
+        task.wake_value = value
+        self._enqueue(task, new=False)
+        return True
+
+    def _enqueue(self, task: Task, *, new: bool) -> None:
+        self.attention = True
+        if task.cpus is None:
+            self._ready.append(task)
+        else:
+            task.cpus.enqueue(task, new=new)
+
+    def cancelled(self, task: Task) -> None:
+        """A killable wait was cancelled: the task goes through the ready list like any other.
+
+        trio cancels the children of a nursery in set order, so the list is ordered by task number here.
+        """
+        if self.wake(task) and task.cpus is None:
+            self._ready.sort(key=_by_number)
+
+    async def sleep_on(
+        self,
+        task: Task,
+        resource: Resource,
+        *,
+        timeout_ns: int | None = None,
+        kind: int = _RETRY,
+        killable: bool = False,
+        interruptible: bool = False,
+    ) -> Any:
+        """Sleep until woken; return what :meth:`wake` was given, or :data:`TIMED_OUT` when ``timeout_ns`` passed.
+
+        Uninterruptible by default (state D). Raises trio.Cancelled in a killable wait of a killed task.
+        """
+        assert self.current is task, f"{task} sleeps while {self.current} runs"
+        task.state = TaskState.SLEEPING
+        task.resource = resource
+        task.killable = killable or interruptible
+        task.interruptible = interruptible
+        task.asleep_since_ns = self.now_ns
+        for hook in task.sleep_hooks:
+            hook(task)
+        if timeout_ns is not None:
+            site = task.retry_site(resource) if kind == _RETRY else ""
+            task.timer = self.call_after(timeout_ns, self._timed_out, task, kind=kind, site=site)
+        if task.cpus is not None:
+            task.cpus.release(task)
+        if not self._dispatch_from(task):
+            await trio.lowlevel.wait_task_rescheduled(task.abort)
+        task.resource = NOT_WAITING
+        return task.wake_value
+
+    def _timed_out(self, task: Task) -> None:
+        task.timer = None
+        self.wake(task, TIMED_OUT)
+
+    async def sleep_ns(self, task: Task, delay_ns: int, resource: Resource, *, kind: int = _RETRY) -> None:
+        """Sleep uninterruptibly for ``delay_ns``."""
+        await self.sleep_on(task, resource, timeout_ns=delay_ns, kind=kind)
+
+    async def yield_cpu(self, task: Task) -> None:
+        """Give way: the task stays runnable and runs again when it is picked (schedule())."""
+        assert self.current is task
+        task.state = TaskState.RUNNABLE
+        task.killable = False
+        if task.cpus is not None:
+            task.cpus.release(task)
+        self._enqueue(task, new=False)
+        if not self._dispatch_from(task):
+            await trio.lowlevel.wait_task_rescheduled(task.abort)
+
+    def retry_point(self, site: str) -> None:
+        """A running task looks again at something that did not change: a retry without a timer."""
+        if self.retry_fired is not None:
+            self.retry_fired(site)
+
+    def other_is_eligible(self) -> bool:
+        """Return whether a task besides the running one could run at this instant."""
+        return bool(self._ready) or any(cpus.is_eligible() for cpus in self._cpu_sets)
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    async def run(self, main: Callable[[], None]) -> None:
+        """Run until :meth:`stop`: call ``main`` once (it spawns the first tasks), then dispatch.
+
+        Must be called under :func:`netvm.runtime.clock.run_virtual` or with a VirtualClock. Raises what an atomic
+        function or a task raised.
+        """
+        clock: Any = trio.lowlevel.current_clock()
+        clock.attach(self)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                main()
+                if not self.stopped:
+                    self._root = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._abort_root)
+                nursery.cancel_scope.cancel()
+        finally:
+            self.stopped = True
+            self._nursery = None
+            clock.detach(self)
+        if self._failure is not None:
+            raise self._failure
+
+    def _abort_root(self, _raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        self._root = None
+        self.stopped = True
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def stop(self) -> None:
+        """End the run: nothing more happens in this world."""
+        if self.stopped:
+            return
+        self.stopped = True
+        root, self._root = self._root, None
+        if root is not None:
+            trio.lowlevel.reschedule(root)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with an exception of our own making."""
+        if self._failure is None:
+            self._failure = error
+        self.stop()
+
+    # -- the dispatcher -------------------------------------------------------------------------------------------
+
+    def dispatch(self, deadline_ns: int) -> bool:
+        """Move the world on until a task runs, trio's own ``deadline_ns`` comes, or trio is due a turn.
+
+        Called by the clock when trio has nothing runnable. Returns False if nothing can ever happen again.
+        """
+        self._turn_left = _TURN
+        if self.stopped:
+            return True
+        task = self._next_task(deadline_ns)
+        if task is not None:
+            self._resume(task)
+            return True
+        if self.stopped or self._turn_left <= 0:
+            return True
+        if deadline_ns == NEVER_NS:
+            if self.quiesced is None:
+                return False
+            self.quiesced()
+            return self.stopped
+        self.now_ns = deadline_ns
+        return True
+
+    def _dispatch_from(self, task: Task) -> bool:
+        """Dispatch for a task about to park; return True if the same task runs on and need not park."""
+        if not self._inline or self._nr_unborn or self._turn_left <= 0 or self.stopped:
+            return False
+        if task.killed and task.killable:
+            return False
+        chosen = self._next_task(NEVER_NS)
+        if chosen is None:
+            return False
+        if chosen is task and task.raise_cancel is None:
+            task.state = TaskState.RUNNING
+            self.nr_steps += 1
+            return True
+        self._resume(chosen)
+        return False
+
+    def _next_task(self, deadline_ns: int) -> Task | None:
+        """Run events until a task is eligible and choose it; None when the turn, the time or the run is over."""
+        heap = self._heap
+        while not self.stopped:
+            if self.attention:
+                task = self._pick()
+                if task is not None:
+                    self._turn_left -= 1
+                    return task
+            if self._nr_unborn or self._turn_left <= 0:
+                return None
+            if self.nr_pending_progress == 0 and self.went_idle is not None:
+                self.went_idle()
+                if self.stopped:
+                    return None
+            while heap and heap[0][_FUNCTION] is None:
+                heapq.heappop(heap)
+            if not heap or heap[0][_TIME] >= deadline_ns:
+                return None
+            self._turn_left -= 1
+            self._fire(heapq.heappop(heap))
+        return None
+
+    def _resume(self, task: Task) -> None:
+        assert task.trio_task is not None
+        task.state = TaskState.RUNNING
+        self.current = task
+        self.nr_steps += 1
+        if task.raise_cancel is not None:
+            result = outcome.capture(task.raise_cancel)
+            task.raise_cancel = None
+            trio.lowlevel.reschedule(task.trio_task, result)
+        else:
+            trio.lowlevel.reschedule(task.trio_task)
+
+    def _pick(self) -> Task | None:
+        """Choose the next task to run and take it from its list, or return None."""
+        candidates = self._ready
+        for cpus in self._cpu_sets:
+            if cpus.is_eligible():
+                candidates = candidates + cpus.candidates() if candidates else cpus.candidates()
+        if not candidates:
+            self.attention = False
+            return None
+        if self._nr_unborn:
+            return None
+        index = self._choose("task", len(candidates)) if len(candidates) > 1 else 0
+        task = candidates[index]
+        if task.cpus is None:
+            self._ready.remove(task)
+        else:
+            task.cpus.take(task)
+        self.current = task
+        return task
+
+    def _choose(self, kind: str, nr_options: int) -> int:
+        index = self.oracle.choose(kind, nr_options)
+        assert 0 <= index < nr_options
+        self.choices.append(index)
+        return index
+
+    def _fire(self, timer: TimerHandle) -> None:
+        """Move time to a popped, pending event and run it."""
+        if self._explores_events:
+            timer = self._choose_event(timer)
+        self.now_ns = timer[_TIME]
+        function = timer[_FUNCTION]
+        timer[_FUNCTION] = None
+        kind = timer[_KIND]
+        if kind == _PROGRESS:
+            self.nr_pending_progress -= 1
+        elif kind == _RETRY:
+            self.nr_pending_retry -= 1
+            if self.retry_fired is not None:
+                self.retry_fired(timer[_SITE])
+        self.nr_events += 1
+        try:
+            function(*timer[_ARGS])
+        except Exception as error:  # noqa: BLE001  carried to the run's own task; raised here it would kill trio
+            self.fail(error)
+
+    def _choose_event(self, first: TimerHandle) -> TimerHandle:
+        """Offer all events of this instant to the oracle; put the others back."""
+        same = [first]
+        heap = self._heap
+        while heap and heap[0][_TIME] == first[_TIME]:
+            timer = heapq.heappop(heap)
+            if timer[_FUNCTION] is not None:
+                same.append(timer)
+        if len(same) == 1:
+            return first
+        chosen = same.pop(self._choose("event", len(same)))
+        for timer in same:
+            heapq.heappush(heap, timer)
+        return chosen
+
+    def advance_inline(self, until_ns: int) -> bool:
+        """Let time pass under the running task up to ``until_ns``, running what falls due; return whether it got there.
+
+        False means the task must park: another task may run now, trio is due a turn, or the run ended.
+        """
+        heap = self._heap
+        while True:
+            if self.attention and self.other_is_eligible():
+                return False
+            while heap and heap[0][_FUNCTION] is None:
+                heapq.heappop(heap)
+            if not heap or heap[0][_TIME] > until_ns:
+                self.now_ns = until_ns
+                return True
+            if self._turn_left <= 0 or self.stopped:
+                return False
+            self._turn_left -= 1
+            self._fire(heapq.heappop(heap))
+
+
+def _by_number(task: Task) -> int:
+    return task.number
