@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from netvm.mm.frames import _view
+from netvm.mm.frames import scalar_view
 from netvm.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ class AddressSpace:
         """``PTE_*`` bits of mapped pages."""
         self.version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
         """What the program last wrote to each page: its content, as integrity checking knows it. 0 is never written."""
-        self.pte_of = _view(self.pte)
-        self.bits_of = _view(self.bits)
-        self.version_of = _view(self.version)
+        self.pte_of = scalar_view(self.pte)
+        self.bits_of = scalar_view(self.bits)
+        self.version_of = scalar_view(self.version)
         self.table_of: list[int] = [-1] * (-(-nr_pages // PTRS_PER_PTE))
         """Frame of each page-table page, -1 before its first use."""
         self.nr_anon = 0

@@ -34,6 +34,7 @@ __all__ = [
     "PG_WRITEBACK",
     "Frames",
     "PfnArray",
+    "scalar_view",
 ]
 
 PfnArray: TypeAlias = npt.NDArray[np.intp]
@@ -106,16 +107,16 @@ class Frames:
         """Place in the ring of its LRU list."""
         self.pins: npt.NDArray[np.uint8] = np.zeros(nr_frames, dtype=np.uint8)
         """References beyond the mapping, the swap cache and isolation (``page_count`` above what reclaim expects)."""
-        self.flags_of = _view(self.flags)
-        self.block_of = _view(self.block)
-        self.owner_of = _view(self.owner)
-        self.mapping_of = _view(self.mapping)
-        self.index_of = _view(self.index)
-        self.swap_of = _view(self.swap)
-        self.lru_slot_of = _view(self.lru_slot)
-        self.pins_of = _view(self.pins)
+        self.flags_of = scalar_view(self.flags)
+        self.block_of = scalar_view(self.block)
+        self.owner_of = scalar_view(self.owner)
+        self.mapping_of = scalar_view(self.mapping)
+        self.index_of = scalar_view(self.index)
+        self.swap_of = scalar_view(self.swap)
+        self.lru_slot_of = scalar_view(self.lru_slot)
+        self.pins_of = scalar_view(self.pins)
 
 
-def _view(column: npt.NDArray[Any]) -> memoryview[int]:
+def scalar_view(column: npt.NDArray[Any]) -> "memoryview[int]":
     """Return a column's memory item by item, as plain integers."""
     return memoryview(column)  # type: ignore[arg-type]  # numpy's stubs do not declare the buffer protocol for 3.11

@@ -1,0 +1,381 @@
+"""Network cards: rings, refills, interrupts, and what they cost in memory.
+
+Mirrors, as far as memory goes, the drivers of the recorded runs.
+
+*e1000*: 256 receive descriptors; each buffer is a slice of 1920 bytes of a page fragment block, 17 to an order-3 block,
+allocated with GFP_ATOMIC *without* ``__GFP_MEMALLOC``, the large block without the reserve at all. A frame of up to 256 bytes
+is copied into a small packet and its buffer reused (copybreak); a larger one is handed on in its buffer. The ring is
+refilled after every 16 frames and at the end of a poll; a watchdog retries every two seconds.
+
+*virtio-net*: 256 descriptors, buffers of 1536 bytes cut from blocks by ``skb_page_frag_refill`` with GFP_ATOMIC, whose order-3
+attempt is a high-order atomic one and so reserves HIGHATOMIC pageblocks. It is refilled when more than 32 are missing; a
+refill that fails is retried by a worker with GFP_KERNEL. Without offloads from its host it cuts GSO packets in software,
+one 2 KiB linear packet a frame, with GFP_ATOMIC.
+
+A buffer is taken before anybody knows whose packet it is. A frame whose packet cannot be made stays in the ring until the
+next poll; when all descriptors are taken, frames are lost.
+
+# MODEL: a poll runs when a packet arrives; interrupt moderation is left out.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOWARN
+from netvm.mm.page_alloc import PageAllocator
+from netvm.net.skb import SK_BUFF_BYTES, PageFrag, Skb, SkbAllocator
+from netvm.net.wire import LinkDirection, Packet
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.task import Task
+from netvm.runtime.timer import TimerKind
+from netvm.runtime.workqueue import WorkItem, Workqueue
+from netvm.runtime.world import World
+from netvm.trace.vmstat import NetStat
+from netvm.units import NS_PER_MS, NS_PER_S
+
+__all__ = ["Nic", "NicModel"]
+
+E1000_BUFFER_BYTES: Final = 1920
+VIRTIO_BUFFER_BYTES: Final = 1536
+COPYBREAK_BYTES: Final = 256
+GOOD_COPY_BYTES: Final = 128
+REFILL_EVERY: Final = 16
+VIRTIO_REFILL_BELOW: Final = 32
+E1000_WATCHDOG_NS: Final = 2 * NS_PER_S
+VIRTIO_RETRY_NS: Final = 500 * NS_PER_MS
+FRAME_OVERHEAD: Final = 66
+
+
+class NicModel:
+    """What tells the cards apart."""
+
+    __slots__ = ("buffer_bytes", "copybreak", "high_order_atomic", "kind", "retry", "software_gso")
+
+    def __init__(
+        self, kind: str, *, buffer_bytes: int, copybreak: int, high_order_atomic: bool, software_gso: bool, retry: str
+    ) -> None:
+        self.kind = kind
+        self.buffer_bytes = buffer_bytes
+        self.copybreak = copybreak
+        self.high_order_atomic = high_order_atomic
+        self.software_gso = software_gso
+        self.retry = retry
+
+    @classmethod
+    def named(cls, kind: str) -> "NicModel":
+        """Return the model of a card by its scenario name."""
+        if kind == "virtio-net":
+            return cls(
+                kind,
+                buffer_bytes=VIRTIO_BUFFER_BYTES,
+                copybreak=GOOD_COPY_BYTES,
+                high_order_atomic=True,
+                software_gso=True,
+                retry="worker",
+            )
+        assert kind == "e1000"
+        return cls(
+            kind,
+            buffer_bytes=E1000_BUFFER_BYTES,
+            copybreak=COPYBREAK_BYTES,
+            high_order_atomic=False,
+            software_gso=False,
+            retry="timer",
+        )
+
+
+class Nic:
+    """One card: receive ring, poll, and the way out."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        model: NicModel,
+        *,
+        ring: int,
+        retry: str,
+        recycle: bool,
+        skbs: SkbAllocator,
+        pages: PageAllocator,
+        netstat: NetStat,
+        costs: CpuCosts,
+        receive: Callable[[Packet, Skb], None],
+        workqueue: Workqueue,
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.model = model
+        self.ring = ring
+        self.retry = model.retry if retry == "driver" else retry
+        self.recycle = recycle
+        self.skbs = skbs
+        self.pages = pages
+        self.netstat = netstat
+        self.costs = costs
+        self.receive = receive
+        self.link: LinkDirection
+        self.owner = pages.ledger.owner(f"rx_ring:{name}")
+        self.softirq = pages.softirq
+        self._buffers: deque[PageFrag] = deque()
+        """Filled descriptors."""
+        self._pending: deque[Packet] = deque()
+        """Packets in the ring that the stack has not got yet."""
+        # invariant: their frames, each in one of the filled descriptors
+        self._pending_frames = 0
+        self._frag: PageFrag | None = None
+        self._frag_left = 0
+        self._retry_armed = False
+        self._refill_work = WorkItem(f"{name} refill_work", self.refill_work)
+        self._workqueue = workqueue
+        self._tx_segments: deque[tuple[int, list[Skb]]] = deque()
+        self._polling = False
+
+    @property
+    def occupancy(self) -> int:
+        """Descriptors with a buffer."""
+        return len(self._buffers)
+
+    def fill_at_boot(self, pfns: list[int]) -> None:
+        """Fill the ring from order-3 blocks that boot set aside."""
+        for pfn in pfns:
+            frag = PageFrag(self.pages, pfn, 3)
+            frag.refs = 0
+            for _ in range(min(frag.size_bytes // self.model.buffer_bytes, self.ring - len(self._buffers))):
+                frag.get()
+                self._buffers.append(frag)
+        assert len(self._buffers) == self.ring
+
+    def blocks_at_boot(self) -> int:
+        """Return how many order-3 blocks a full ring takes."""
+        per_block = (8 * 4096) // self.model.buffer_bytes
+        return -(-self.ring // per_block)
+
+    # -- receiving ------------------------------------------------------------------------------------------------
+
+    def packet_arrived(self, packet: Packet) -> None:
+        """Take a packet off the wire into the ring and poll (interrupt, then NET_RX softirq)."""
+        free = len(self._buffers) - self._pending_frames
+        if packet.nr_frames > free:
+            self.netstat.add("rx_missed_errors", packet.nr_frames - free)
+            if not free:
+                self._arm_retry()
+                return
+            packet = self._truncated(packet, free)
+        self._pending.append(packet)
+        self._pending_frames += packet.nr_frames
+        self.poll()
+
+    def _truncated(self, packet: Packet, nr_frames: int) -> Packet:
+        """Return what of a GSO burst fits in the ring: its first frames."""
+        segment = packet.segment
+        if segment is None:
+            return packet._replace(nr_frames=nr_frames)
+        size = min(packet.size_bytes, packet.size_bytes * nr_frames // packet.nr_frames)
+        return packet._replace(nr_frames=nr_frames, size_bytes=size, segment=segment._replace(size_bytes=size))
+
+    def poll(self) -> None:
+        """Make packets of the frames in the ring and hand them on (NAPI poll)."""
+        if self._polling:
+            return
+        self._polling = True
+        cleaned = 0
+        while self._pending:
+            packet = self._pending[0]
+            skb = self._make_skb(packet)
+            if skb is None:
+                self.netstat.add("rx_skb_alloc_failed")
+                break
+            self._pending.popleft()
+            cleaned += packet.nr_frames
+            self._steal(packet.nr_frames * self.costs.rx_frame)
+            self.receive(packet, skb)
+            if cleaned >= REFILL_EVERY:
+                self.refill()
+                cleaned = 0
+        self._polling = False
+        self.refill()
+        if self._pending:
+            self._arm_retry()
+
+    def _steal(self, cost_ns: int) -> None:
+        if self.softirq.cpus is not None:
+            self.softirq.cpus.steal(cost_ns)
+
+    def _make_skb(self, packet: Packet) -> Skb | None:
+        """Make one packet of the frames: copied if small, in its buffers if not. None: they stay in the ring."""
+        if packet.nr_frames == 1 and packet.size_bytes + FRAME_OVERHEAD <= self.model.copybreak:
+            skb = self.skbs.napi_alloc_skb(self.softirq)
+            if skb is not None:
+                self._pending_frames -= 1
+                if self.model.high_order_atomic:
+                    self._buffers.popleft().put()
+                return skb
+            if self.model.high_order_atomic:
+                return None
+        first: Skb | None = None
+        for left in range(packet.nr_frames, 0, -1):
+            skb = self._frame_skb()
+            if skb is None:
+                if first is not None:
+                    # GRO has handed part of the burst on; the rest is lost
+                    for _ in range(left):
+                        self._buffers.popleft().put()
+                    self._pending_frames -= left
+                    self.netstat.add("rx_dropped", left)
+                break
+            self._pending_frames -= 1
+            if first is None:
+                first = skb
+            else:
+                self._gro(first, skb)
+        return first
+
+    def _frame_skb(self) -> Skb | None:
+        """Make a packet of one large frame: around its buffer (e1000), or a small head with the buffer attached."""
+        buffer = self._buffers[0]
+        if self.model.high_order_atomic:
+            skb = self.skbs.napi_alloc_skb(self.softirq)
+            if skb is not None:
+                skb.frags.append(buffer)
+                skb.truesize += self.model.buffer_bytes
+                skb.pfmemalloc = skb.pfmemalloc or buffer.pfmemalloc
+        else:
+            skb = self.skbs.napi_build_skb(self.softirq, buffer, self.model.buffer_bytes)
+        if skb is not None:
+            self._buffers.popleft()
+        return skb
+
+    def _gro(self, first: Skb, skb: Skb) -> None:
+        """Let a frame of the same burst travel on in the first one's packet (napi_gro_receive)."""
+        first.frags += skb.frags
+        first.truesize += skb.truesize
+        first.pfmemalloc = first.pfmemalloc or skb.pfmemalloc
+        skb.frags = []
+        self.skbs.kfree_skb(skb, napi=True)
+
+    def refill(self) -> None:
+        """Fill the ring from atomic context; what fails is left to the next poll or the retry."""
+        missing = self.ring - self.occupancy
+        if missing <= 0 or (self.model.high_order_atomic and missing <= VIRTIO_REFILL_BELOW):
+            return
+        for _ in range(missing):
+            if not self._frag_left and not self._new_block(GFP_ATOMIC):
+                self.netstat.add("rx_alloc_failed")
+                self._arm_retry()
+                return
+            self._add_buffer()
+
+    def _new_block(self, gfp: int) -> bool:
+        frag = self.skbs.try_page_frag(
+            self.softirq, gfp | GFP_NOWARN, self.owner, nomemalloc=not self.model.high_order_atomic
+        )
+        if frag is None:
+            return False
+        self._take_block(frag)
+        return True
+
+    def _take_block(self, frag: PageFrag) -> None:
+        if self._frag is not None:
+            self._frag.put()
+        self._frag = frag
+        self._frag_left = frag.size_bytes // self.model.buffer_bytes
+
+    def _add_buffer(self) -> None:
+        assert self._frag is not None
+        self._frag.get()
+        self._frag_left -= 1
+        self._buffers.append(self._frag)
+
+    # -- retrying a refill ----------------------------------------------------------------------------------------
+
+    def _arm_retry(self) -> None:
+        if self._retry_armed or self.retry == "none" or not self.pages.fixes.rx_refill_retry:
+            return
+        self._retry_armed = True
+        delay_ns = 0 if self.retry == "worker" else E1000_WATCHDOG_NS
+        self.world.call_after(delay_ns, self._retry, kind=TimerKind.RETRY, site=f"{self.name}: RX refill")
+
+    def _retry(self) -> None:
+        self._retry_armed = False
+        if self.retry == "worker":
+            if self.occupancy < self.ring:
+                self._workqueue.queue_work(self._refill_work)
+            if self._pending:
+                self.poll()
+        else:
+            # the watchdog fires a software interrupt, which polls and refills
+            self.poll()
+            if self.occupancy < self.ring:
+                self._arm_retry()
+
+    async def refill_work(self, task: Task) -> None:
+        """Fill the ring from a worker that may reclaim (virtio-net's refill_work)."""
+        while self.occupancy < self.ring:
+            if not self._frag_left:
+                frag = await self.skbs.skb_page_frag_refill(task, GFP_KERNEL, self.owner)
+                if frag is None:
+                    break
+                self._take_block(frag)
+            self._add_buffer()
+        if self._pending:
+            self.poll()
+        if not self._buffers and not self._retry_armed:
+            self._retry_armed = True
+            site = f"{self.name}: RX refill"
+            self.world.call_after(VIRTIO_RETRY_NS, self._retry, kind=TimerKind.RETRY, site=site)
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    def transmit(self, packet: Packet) -> int:
+        """Send a packet; 0, or a negative errno for no memory, or 1 if the queue dropped it."""
+        self._free_old_tx()
+        segments: list[Skb] = []
+        if self.model.software_gso and packet.nr_frames > 1:
+            for _ in range(packet.nr_frames):
+                skb = self._segment_skb()
+                if skb is None:
+                    for done in segments:
+                        self.skbs.kfree_skb(done)
+                    self.netstat.add("tx_gso_alloc_failed")
+                    return -12
+                segments.append(skb)
+            self._steal(packet.nr_frames * self.costs.tx_segment)
+        if not self.link.send(packet):
+            for done in segments:
+                self.skbs.kfree_skb(done)
+            return 1
+        if segments:
+            done_ns = max(self.link.free_at_ns, self.world.now_ns + 1)
+            self._tx_segments.append((done_ns, segments))
+            self.world.call_at(done_ns, self._free_old_tx)
+        return 0
+
+    def _segment_skb(self) -> Skb | None:
+        """Allocate one frame's packet for software GSO (skb_segment): no reserve."""
+        skbs = self.skbs
+        head = skbs.head_cache.try_alloc(self.softirq, GFP_ATOMIC | GFP_NOWARN)
+        if head < 0:
+            return None
+        data = skbs.kmalloc_2k.try_alloc(self.softirq, GFP_ATOMIC | GFP_NOWARN)
+        if data < 0:
+            skbs.head_cache.free(head)
+            return None
+        skb = Skb(skbs.head_cache, head)
+        skb.data_cache = skbs.kmalloc_2k
+        skb.data = data
+        skb.truesize = 2048 + SK_BUFF_BYTES
+        skbs.nr_skbs += 1
+        return skb
+
+    def _free_old_tx(self) -> None:
+        """Free what the wire has taken (TX completion)."""
+        now_ns = self.world.now_ns
+        while self._tx_segments and self._tx_segments[0][0] <= now_ns:
+            for skb in self._tx_segments.popleft()[1]:
+                self.skbs.kfree_skb(skb)
+
+    def digest(self) -> tuple[int, ...]:
+        """Return what of its state could make a retry succeed."""
+        return (len(self._buffers), self._pending_frames, len(self._tx_segments))

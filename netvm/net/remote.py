@@ -1,0 +1,157 @@
+"""The other end of a wire: an endpoint on a machine that is never short of anything.
+
+A storage server outside the emulated host speaks the same TCP (:mod:`netvm.net.tcp`) but has all the memory and CPU it
+wants: no packet of its own is ever counted or refused. Everything it does happens in atomic context when a segment
+arrives, a timer fires or its application writes.
+"""
+
+from collections.abc import Callable
+
+from netvm.net.tcp.config import TcpConfig
+from netvm.net.tcp.connection import TcpConnection
+from netvm.net.tcp.receiver import AckDue
+from netvm.net.tcp.segment import SYN, Segment, packets_of
+from netvm.net.tcp.state import TcpState
+from netvm.net.wire import Content, Endpoint, LinkDirection, Packet, StreamLog
+from netvm.runtime.timer import TimerHandle, TimerKind
+from netvm.runtime.world import World
+
+__all__ = ["RemoteSocket"]
+
+RECEIVE_SPACE = 4 << 20
+
+
+class RemoteSocket:
+    """A TCP socket outside the host."""
+
+    def __init__(self, world: World, name: str, *, link: LinkDirection, config: TcpConfig | None = None) -> None:
+        self.world = world
+        self.name = name
+        self.link = link
+        self.config = config or TcpConfig(nodelay=True)
+        self.core: TcpConnection | None = None
+        self.peer: Endpoint
+        self.outgoing: StreamLog
+        self.incoming: StreamLog
+        self.readable_bytes = 0
+        self.on_data: Callable[[list[Content]], None] | None = None
+        self.on_closed: Callable[[], None] | None = None
+        self.accepting = True
+        self._timer: TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection exists and can carry data."""
+        return self.core is not None and self.core.state is TcpState.ESTABLISHED
+
+    def take(self, packet: Packet, _skb: object) -> None:
+        """Take a segment; data is handed to the application at once."""
+        segment = packet.segment
+        assert segment is not None
+        now_ns = self.world.now_ns
+        if self.core is None or self.core.state is TcpState.CLOSED:
+            if segment.flags & SYN and self.accepting:
+                self.core = TcpConnection.from_syn(self.config, segment, now_ns)
+                self.core.set_receive_space(RECEIVE_SPACE, full_bytes=RECEIVE_SPACE)
+                self._transmit()
+            return
+        receipt = self.core.receive(segment, now_ns)
+        self._transmit()
+        if receipt.readable_bytes:
+            content = self.incoming.read(receipt.readable_bytes)
+            if self.on_data is not None:
+                self.on_data(content)
+            self.core.cleanup_rbuf(receipt.readable_bytes, drained=True)
+            self._transmit()
+        if receipt.closed or receipt.fin:
+            self._ended()
+
+    def _ended(self) -> None:
+        if self.on_closed is not None:
+            self.on_closed()
+
+    def write(self, content: list[Content]) -> None:
+        """Send content; there is always room for it."""
+        core = self.core
+        if core is None or core.state is not TcpState.ESTABLISHED:
+            return
+        now_ns = self.world.now_ns
+        limit = self.config.gso_max_bytes
+        for piece in content:
+            size = len(piece) if isinstance(piece, bytes) else piece.size_bytes
+            self.outgoing.write(piece)
+            while size:
+                part = min(size, limit)
+                core.append(part, now_ns, new_skb=not core.tail_extendable or part == limit)
+                size -= part
+        core.push()
+        self._transmit()
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        core = self.core
+        if core is not None and core.state is not TcpState.CLOSED:
+            reset = core.abort()
+            if reset is not None:
+                self._send(reset)
+        self.core = None
+
+    def close(self) -> None:
+        """Close the connection in order."""
+        core = self.core
+        if core is not None and core.state is TcpState.ESTABLISHED:
+            core.close()
+            self._transmit()
+
+    def _transmit(self) -> None:
+        core = self.core
+        assert core is not None
+        now_ns = self.world.now_ns
+        while (segment := core.next_segment(now_ns)) is not None:
+            if not self._send(segment):
+                core.send_failed(segment, now_ns, congestion=True)
+                break
+            core.sent(segment, now_ns)
+        if core.state is not TcpState.CLOSED and core.ack_due is AckDue.NOW:
+            segment = core.ack_segment(now_ns)
+            core.sent(segment, now_ns)
+            self._send(segment)
+        self._arm_timer()
+
+    def _send(self, segment: Segment) -> bool:
+        size = segment.size_bytes
+        nr_frames = packets_of(size, self.config.mss_bytes) if size > self.config.mss_bytes else 1
+        return self.link.send(Packet(self.peer, segment, size, nr_frames))
+
+    def _arm_timer(self) -> None:
+        core = self.core
+        deadline_ns = core.timer_ns() if core is not None else None
+        if deadline_ns is None:
+            return
+        timer = self._timer
+        if timer is not None and self.world.is_pending(timer):
+            if timer[0] <= deadline_ns:
+                return
+            self.world.cancel(timer)
+        self._timer = self.world.call_at(
+            max(deadline_ns, self.world.now_ns), self._timer_fired, kind=TimerKind.RETRY, site=f"{self.name}: TCP timer"
+        )
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        core = self.core
+        deadline_ns = core.timer_ns() if core is not None else None
+        if core is None or deadline_ns is None:
+            return
+        if deadline_ns <= self.world.now_ns:
+            core.handle_timer(self.world.now_ns)
+            if core.state is TcpState.CLOSED:
+                self._ended()
+                return
+            self._transmit()
+        else:
+            self._arm_timer()
+
+    def digest(self) -> tuple[object, ...]:
+        """Return what of its state could make a retry succeed."""
+        return self.core.digest() if self.core is not None else ()
