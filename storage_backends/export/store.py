@@ -14,6 +14,7 @@ hold: losing all of it is the worst case for every block at once.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from storage_backends.wire import BLOCK_SIZE, Blocks, Payload
 
@@ -34,6 +35,13 @@ class BlockStore:
         self._versions = np.zeros(size_bytes // BLOCK_SIZE, dtype=np.int64)
         # invariant: for each block written since the last flush, the version the medium still holds
         self._stable_versions: dict[int, int] = {}
+
+    @property
+    def versions(self) -> npt.NDArray[np.int64]:
+        """The newest version of every block, to be read only: what an audit compares."""
+        view = self._versions.view()
+        view.flags.writeable = False
+        return view
 
     @property
     def nr_uncommitted(self) -> int:

@@ -19,6 +19,15 @@ def test_what_is_written_is_read() -> None:
     assert store.read(0, 4 * BLOCK_SIZE) == Blocks.of((1, 9, 3, 0))
 
 
+def test_versions_are_shown_and_not_given_away() -> None:
+    """An audit sees every block's newest version and cannot change it."""
+    store = BlockStore(3 * BLOCK_SIZE)
+    store.write(BLOCK_SIZE, Blocks.of((7,)))
+    assert store.versions.tolist() == [0, 7, 0]
+    with pytest.raises(ValueError, match="read-only"):
+        store.versions[0] = 1
+
+
 def test_a_payload_of_bytes_is_recognised() -> None:
     """A write that came over a real socket stores the versions its bytes render."""
     store = BlockStore(2 * BLOCK_SIZE)
