@@ -95,6 +95,7 @@ class SwapArea:
         vmstat: VmStat,
         costs: CpuCosts,
         page_cluster: int,
+        rotational: bool,
         random: Stream,
     ) -> None:
         self.world = world
@@ -107,6 +108,10 @@ class SwapArea:
         self.vmstat = vmstat
         self.costs = costs
         self.page_cluster = page_cluster
+        self.rotational = rotational
+        self._ra_hits = 4
+        self._ra_offset = 0
+        self._ra_win = 0
         self.vmscan: Vmscan
         self.nr_total = nr_pages - 1
         """Slot 0 is the header."""
@@ -441,7 +446,10 @@ class SwapArea:
         flags = self.frames.flags_of
         if flags[pfn] & PG_READAHEAD:
             flags[pfn] &= ~PG_READAHEAD
-            space.ra_hits = min(space.ra_hits + 1, SWAP_RA_HITS_MAX)
+            if self.rotational:
+                self._ra_hits += 1
+            else:
+                space.ra_hits = min(space.ra_hits + 1, SWAP_RA_HITS_MAX)
             self.vmstat.swap_ra_hit += 1
 
     async def folio_lock_or_retry(self, task: Task, pfn: int) -> None:
@@ -470,17 +478,12 @@ class SwapArea:
             self.try_to_free_swap(pfn)
 
     def _window(self, space: AddressSpace, vpn: int) -> tuple[int, int]:
-        """Return the pages ``[start, end)`` to read for a fault (swap_ra_info, __swapin_nr_pages)."""
+        """Return the pages ``[start, end)`` to read for a fault (swap_ra_info)."""
         max_win = 1 << min(self.page_cluster, 5)
         if max_win == 1:
             return vpn, vpn + 1
-        previous, win, hits = space.ra_addr, space.ra_win, space.ra_hits
-        pages = hits + 2
-        if not hits:
-            pages = 2 if vpn in (previous + 1, previous - 1) else 1
-        else:
-            pages = max(4, 1 << (pages - 1).bit_length())
-        pages = max(min(pages, max_win), win // 2)
+        previous = space.ra_addr
+        pages = _swapin_nr_pages(vpn, previous, hits=space.ra_hits, max_pages=max_win, previous_pages=space.ra_win)
         space.ra_addr, space.ra_win, space.ra_hits = vpn, pages, 0
         if pages == 1:
             return vpn, vpn + 1
@@ -494,15 +497,36 @@ class SwapArea:
         table = vpn // PTRS_PER_PTE * PTRS_PER_PTE
         return max(start, table, 0), min(end, table + PTRS_PER_PTE, space.nr_pages)
 
+    def _slot_window(self, target: int) -> range:
+        """Return the slots to read for a fault: an aligned cluster around it (swapin_nr_pages)."""
+        max_pages = 1 << self.page_cluster
+        if max_pages == 1:
+            return range(target, target + 1)
+        hits, self._ra_hits = self._ra_hits, 0
+        pages = _swapin_nr_pages(
+            target, self._ra_offset, hits=hits, max_pages=max_pages, previous_pages=self._ra_win
+        )
+        if not hits:
+            self._ra_offset = target
+        self._ra_win = pages
+        mask = pages - 1
+        if not mask:
+            return range(target, target + 1)
+        return range(max(target & ~mask, 1), min((target | mask) + 1, len(self.count)))
+
     async def swapin_readahead(self, task: Task, space: AddressSpace, vpn: int, target: int) -> bool:
-        """Start reading the window around a fault under one plug; False if no page could be had for the fault."""
-        start, end = self._window(space, vpn)
+        """Start reading the window around a fault under one plug; False if no page could be had for the fault.
+
+        The window is of virtual addresses, or of slots on a rotational device (swap_cluster_readahead).
+        """
+        if self.rotational:
+            slots = list(self._slot_window(target))
+        else:
+            start, end = self._window(space, vpn)
+            slots = [-entry - 1 for entry in space.pte[start:end].tolist() if entry < 0]
         plug = self.queue.start_plug(task)
         ok = True
-        for here in range(start, end):
-            if space.pte_of[here] >= 0:
-                continue
-            slot = -space.pte_of[here] - 1
+        for slot in slots:
             if self.cache[slot] or not self.count[slot]:
                 continue
             pfn = await self.read_swap_cache_async(task, slot)
@@ -626,3 +650,12 @@ class SwapArea:
     def nr_nodes(self) -> int:
         """Return the tree nodes in use."""
         return len(self._node_slab)
+
+
+def _swapin_nr_pages(here: int, previous: int, *, hits: int, max_pages: int, previous_pages: int) -> int:
+    """Return how many pages to read: more after hits, no fewer than half of last time (__swapin_nr_pages)."""
+    if hits:
+        pages = max(4, 1 << (hits + 1).bit_length())
+    else:
+        pages = 2 if here in (previous + 1, previous - 1) else 1
+    return max(min(pages, max_pages), previous_pages // 2)

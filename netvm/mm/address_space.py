@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from netvm.mm.frames import scalar_view
 from netvm.runtime.task import Task
+from netvm.trace.latency import TouchRecorder
 
 if TYPE_CHECKING:
     from netvm.runtime.wait import WaitQueue
@@ -48,6 +49,7 @@ class AddressSpace:
         "ra_win",
         "table_of",
         "task",
+        "touches",
         "unlocked",
         "version",
         "version_of",
@@ -76,6 +78,8 @@ class AddressSpace:
         self.ra_win = 0
         self.ra_hits = 4
         self.task: Task | None = None
+        self.touches: TouchRecorder | None = None
+        """Where the program's report is kept."""
         self.killed = False
         self.oom_reaped = False
         """MMF_OOM_SKIP: the OOM killer is through with it."""

@@ -133,6 +133,8 @@ class Memory:
         """
         end = vpn + nr_pages
         while vpn < end:
+            first = vpn
+            begun_ns = self._task_time_ns(task)
             entry = space.pte_of[vpn]
             limit = min(end - vpn, self._budget_pages(task, entry))
             if entry > 0:
@@ -146,9 +148,18 @@ class Memory:
                 vpn += done
             elif not await self.swap.do_swap_page(task, space, vpn, write=write and not read_first):
                 return False
+            else:
+                vpn += self._touch_mapped(task, space, vpn, 1, write=write)
             if task.cpus is not None:
                 await task.cpus.cond_resched(task)
+            if space.touches is not None:
+                space.touches.add(vpn - first, self._task_time_ns(task) - begun_ns)
         return True
+
+    def _task_time_ns(self, task: Task) -> int:
+        """The task's own clock: now, and what it has used and not paid yet."""
+        unpaid_ns = int(task.charge_ns * task.cpus.scale) if task.cpus is not None else 0
+        return self.world.now_ns + unpaid_ns
 
     def _budget_pages(self, task: Task, entry: int) -> int:
         """How many pages may be touched before something else could happen."""

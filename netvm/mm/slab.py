@@ -246,6 +246,18 @@ class SlabCache:
             vmstat.nr_slab_unreclaimable -= 1 << order
         self.pages.free_pages(slab, order)
 
+    def adopt(self, pfn: int) -> None:
+        """Make a block that boot set aside the current slab, all its objects free."""
+        assert self._slab < 0
+        self._order_of[pfn] = self.spec.order
+        self._free[pfn] = self.spec.nr_objects
+        self._slab = pfn
+        self.nr_slabs += 1
+        if self.spec.reclaimable:
+            self.pages.vmstat.nr_slab_reclaimable += 1 << self.spec.order
+        else:
+            self.pages.vmstat.nr_slab_unreclaimable += 1 << self.spec.order
+
     def free_objects(self) -> int:
         """Return how many objects are free in all slabs."""
         return sum(self._free.values())

@@ -137,6 +137,18 @@ class Nic:
         """Descriptors with a buffer."""
         return len(self._buffers)
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether frames wait for memory, or no descriptor is left for the next one."""
+        return bool(self._pending) or not self._buffers
+
+    @property
+    def stuck_on(self) -> str:
+        """Say what reception waits for, in kernel words."""
+        if not self._buffers:
+            return "ring empty, no page for a buffer (GFP_ATOMIC)"
+        return "no sk_buff head: skbuff_head_cache with plain GFP_ATOMIC"
+
     def fill_at_boot(self, pfns: list[int]) -> None:
         """Fill the ring from order-3 blocks that boot set aside."""
         for pfn in pfns:

@@ -35,6 +35,7 @@ class RemoteSocket:
         self.incoming: StreamLog
         self.readable_bytes = 0
         self.on_data: Callable[[list[Content]], None] | None = None
+        self.on_established: Callable[[], None] | None = None
         self.on_closed: Callable[[], None] | None = None
         self.accepting = True
         self._timer: TimerHandle | None = None
@@ -56,6 +57,8 @@ class RemoteSocket:
                 self._transmit()
             return
         receipt = self.core.receive(segment, now_ns)
+        if receipt.established and self.on_established is not None:
+            self.on_established()
         self._transmit()
         if receipt.readable_bytes:
             content = self.incoming.read(receipt.readable_bytes)
@@ -86,6 +89,11 @@ class RemoteSocket:
                 size -= part
         core.push()
         self._transmit()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What was written and not yet acknowledged."""
+        return self.core.write_seq - self.core.snd_una if self.core is not None else 0
 
     def abort(self) -> None:
         """Reset the connection."""

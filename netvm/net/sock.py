@@ -40,7 +40,7 @@ from netvm.net.tcp.config import TcpConfig
 from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.receiver import AckDue
 from netvm.net.tcp.rto import TimerKind as TcpTimerKind
-from netvm.net.tcp.segment import Segment, packets_of
+from netvm.net.tcp.segment import SYN, Segment, packets_of
 from netvm.net.tcp.state import TcpState
 from netvm.net.wire import Content, Endpoint, Packet, StreamLog, content_size
 from netvm.runtime.costs import CpuCosts
@@ -57,6 +57,11 @@ __all__ = ["NetStack", "ProtoMemory", "SocketStream", "TcpSock", "UdpSock"]
 SOCK_MIN_SNDBUF: Final = 2048 * 2
 SK_BACKLOG_EXTRA: Final = 64 * 1024
 VM_WAIT_JIFFIES: Final = 50
+
+
+_ETHERNET: Final = TcpConfig(nodelay=True)
+_LOOPBACK: Final = TcpConfig(mss_bytes=32741, nodelay=True)
+"""An MTU of 65536, of which a segment takes half the first window (tcp_bound_to_half_wnd)."""
 
 
 class ProtoMemory:
@@ -196,6 +201,13 @@ class NetStack:
             if sock.memory.under_pressure and sock.memory.allocated < sock.memory.low:
                 sock.memory.under_pressure = False
 
+    def receive_blocked(self) -> Resource | None:
+        """Return what packets from outside wait for, or None if they can be received."""
+        nic = self.nic
+        if nic is None or not nic.is_stuck:
+            return None
+        return Resource("memory", f"{nic.name} RX: {nic.stuck_on}", self.pages.memory.providers)
+
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
         nic = self.nic.digest() if self.nic is not None else ()
@@ -231,8 +243,7 @@ class TcpSock:
         self.wmem_queued = 0
         self.rmem_alloc = 0
         self.forward_alloc = 0
-        mss = 65483 if loopback else 1448
-        self.config = config or TcpConfig(mss_bytes=mss, nodelay=True)
+        self.config = config or (_LOOPBACK if loopback else _ETHERNET)
         self.core = TcpConnection(self.config, iss=0)
         self.peer: Endpoint
         self.outgoing: StreamLog
@@ -246,6 +257,8 @@ class TcpSock:
         """Called in softirq when there is something to read (sk_data_ready)."""
         self.write_space: Callable[[], None] | None = None
         self.state_change: Callable[[], None] | None = None
+        self.listening = False
+        """A SYN makes it the accepted end of a connection."""
         self.owner: Task | None = None
         """Who holds the socket lock."""
         self.owner_ledger = stack.pages.ledger.owner(f"skb:{name}")
@@ -390,6 +403,12 @@ class TcpSock:
         ):
             stack.netstat.add("PFMemallocDrop")
             stack.skbs.kfree_skb(skb, napi=True)
+            return
+        if self.listening and packet.segment is not None and packet.segment.flags & SYN:
+            self.listening = False
+            if skb is not None:
+                stack.skbs.kfree_skb(skb, napi=True)
+            self.accept_syn(packet.segment)
             return
         if self.owner is not None:
             self._add_backlog(packet, skb)

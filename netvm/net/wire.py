@@ -20,7 +20,16 @@ from netvm.runtime.seeds import Stream
 from netvm.runtime.world import World
 from netvm.units import NS_PER_S, NS_PER_US
 
-__all__ = ["HEADER_BYTES", "Content", "Endpoint", "LinkDirection", "Packet", "StreamLog"]
+__all__ = [
+    "HEADER_BYTES",
+    "Content",
+    "Endpoint",
+    "LinkDirection",
+    "Packet",
+    "StreamLog",
+    "connect_streams",
+    "content_size",
+]
 
 HEADER_BYTES = 66
 """Ethernet, IP and TCP with timestamps: what each frame adds to its payload."""
@@ -178,3 +187,22 @@ class LinkDirection:
             self.nr_lost += 1
             return
         self.deliver(packet)
+
+
+class _StreamEnd(Protocol):
+    """What a socket of either kind has of a connection."""
+
+    peer: Endpoint
+    outgoing: StreamLog
+    incoming: StreamLog
+
+    def take(self, packet: Packet, skb: Any) -> None:
+        """Take a packet."""
+        ...
+
+
+def connect_streams(one: _StreamEnd, other: _StreamEnd) -> None:
+    """Make two sockets each other's peers, with a fresh log each way."""
+    one.peer, other.peer = other, one
+    one.outgoing = other.incoming = StreamLog()
+    other.outgoing = one.incoming = StreamLog()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LatencyRecorder", "LatencySummary"]
+__all__ = ["LatencyRecorder", "LatencySummary", "TouchRecorder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +70,28 @@ class LatencyRecorder:
             p99_ns=rank(0.99),
             max_ns=rank(1.0),
         )
+
+
+class TouchRecorder:
+    """A program's own report on its touches: how many, how long, the slowest, and a histogram by powers of two."""
+
+    __slots__ = ("histogram", "max_ns", "nr_touches", "total_ns")
+
+    def __init__(self) -> None:
+        self.nr_touches = 0
+        self.total_ns = 0
+        self.max_ns = 0
+        self.histogram: dict[int, int] = {}
+        """Touches by the exponent of the power of two below their time."""
+
+    def add(self, nr_touches: int, total_ns: int) -> None:
+        """Record touches that took ``total_ns`` together, evenly."""
+        if not nr_touches:
+            return
+        self.nr_touches += nr_touches
+        self.total_ns += total_ns
+        each_ns = total_ns // nr_touches
+        if each_ns > self.max_ns:
+            self.max_ns = each_ns
+        bucket = each_ns.bit_length() - 1
+        self.histogram[bucket] = self.histogram.get(bucket, 0) + nr_touches

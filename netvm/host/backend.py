@@ -1,0 +1,104 @@
+"""Storage backends: how a host finds the driver of its swap device.
+
+A backend is a package that stands on netvm (``storage_backends.iscsi``, ``.nbd``, ``.disk``) and announces itself under the entry
+point group ``netvm.storage_backends``. The host gives it a :class:`BackendContext` and gets a :class:`Backend`; it knows nothing
+else about protocols.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from netvm.block.blk_mq import BlockDriver, RequestQueue
+from netvm.errors import UsageError
+from netvm.mm.ports import LogPort
+from netvm.net.sock import NetStack
+from netvm.net.wire import LinkDirection
+from netvm.runtime.cpu import Cpus
+from netvm.runtime.task import Task
+from netvm.runtime.workqueue import Workqueue
+from netvm.runtime.world import World
+
+__all__ = ["Backend", "BackendContext", "LinkPair", "load_backend"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkPair:
+    """Both ways of the wire to the storage server."""
+
+    up: LinkDirection
+    """From the host."""
+    down: LinkDirection
+    """To the host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendContext:
+    """What a host offers a backend."""
+
+    world: World
+    stack: NetStack
+    cpus: Cpus | None
+    link: LinkPair | None
+    """The wire to a server outside; None for a server on this host or local hardware."""
+    options: Any
+    """The ``[storage]`` table of the scenario (its attributes are the table's keys)."""
+    unbound: Workqueue
+    """A WQ_UNBOUND, WQ_MEM_RECLAIM queue for the driver's workers."""
+    log: LogPort
+    transmit_inherits_memalloc: bool = True
+
+
+class Backend(Protocol):
+    """A storage protocol or device, plugged in."""
+
+    @property
+    def driver(self) -> BlockDriver:
+        """What the request queue sends requests to."""
+        ...
+
+    def attach(self, queue: RequestQueue) -> None:
+        """Be told the queue whose requests the driver serves."""
+        ...
+
+    async def start(self, task: Task) -> None:
+        """Bring the device up: start its threads, connect, negotiate. Raises UsageError if it cannot come up."""
+        ...
+
+    def stored(self) -> npt.NDArray[np.int64]:
+        """Return the content version the device holds of each page; shape ``(nr_pages,)``."""
+        ...
+
+    def reset_connection(self) -> None:
+        """Fault: the connection is closed once."""
+        ...
+
+    def stall(self, until_ns: int) -> None:
+        """Fault: the server does nothing until then."""
+        ...
+
+    def restart_server(self, until_ns: int) -> None:
+        """Fault: the server loses its connections and what it had not written, and is back then."""
+        ...
+
+    def tasks(self) -> list[Task]:
+        """Return the threads that serve the device on this host."""
+        ...
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        ...
+
+
+def load_backend(kind: str) -> Callable[[BackendContext], Backend]:
+    """Return the factory of a backend by its entry point name. Raises UsageError if none is installed."""
+    found = entry_points(group="netvm.storage_backends", name=kind)
+    for entry in found:
+        factory: Callable[[BackendContext], Backend] = entry.load()
+        return factory
+    names = sorted(entry.name for entry in entry_points(group="netvm.storage_backends"))
+    raise UsageError(f"storage.kind = {kind!r}: no such backend is installed; installed: {', '.join(names)}")

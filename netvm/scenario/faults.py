@@ -1,0 +1,43 @@
+"""What goes wrong, and when: faults of the network and of the storage server."""
+
+from netvm.host.machine import Host
+from netvm.runtime.timer import TimerKind
+from netvm.scenario.schema import Fault
+from netvm.units import NS_PER_MS
+
+__all__ = ["schedule_faults"]
+
+
+def schedule_faults(host: Host, faults: list[Fault]) -> None:
+    """Put every fault on the host's time, counted from now."""
+    for fault in faults:
+        host.world.call_after(fault.at_ms * NS_PER_MS, _begin, host, fault, kind=TimerKind.PROGRESS)
+
+
+def _begin(host: Host, fault: Fault) -> None:
+    until_ns = host.world.now_ns + fault.for_ms * NS_PER_MS
+    link = host.link
+    if fault.kind == "reset":
+        host.backend.reset_connection()
+    elif fault.kind == "server-restart":
+        host.backend.restart_server(until_ns)
+    elif fault.kind == "stall":
+        host.backend.stall(until_ns)
+        if link is not None:
+            link.up.stalled_until_ns = link.down.stalled_until_ns = until_ns
+    elif link is not None:
+        for direction in (link.up, link.down):
+            if fault.kind == "link-down":
+                direction.is_down = True
+            else:
+                direction.burst_loss = fault.loss
+        host.world.call_at(until_ns, _end, host, fault, kind=TimerKind.PROGRESS)
+
+
+def _end(host: Host, fault: Fault) -> None:
+    assert host.link is not None
+    for direction in (host.link.up, host.link.down):
+        if fault.kind == "link-down":
+            direction.is_down = False
+        else:
+            direction.burst_loss = 0.0

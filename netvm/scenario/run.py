@@ -1,0 +1,277 @@
+"""Running a scenario: a world, a host in it, its programs, and what it all came to.
+
+:func:`run_scenario` is the one door. The host boots, its storage connects, its programs start; the run ends when the last
+program has ended, when the host is hung (:mod:`netvm.runtime.hang`), or when a budget is spent. Then everything is
+audited: the ledger against the frames, no packet leaked, the storage's content against what was acknowledged.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from netvm import __version__
+from netvm.host.boot import boot, start_threads
+from netvm.host.machine import Host
+from netvm.mm.invariants import audit_memory
+from netvm.runtime.clock import run_virtual
+from netvm.runtime.hang import HangDetector
+from netvm.runtime.oracle import Oracle, oracle_named
+from netvm.runtime.seeds import Seeds
+from netvm.runtime.task import Task
+from netvm.runtime.timer import TimerKind
+from netvm.runtime.world import World
+from netvm.scenario.faults import schedule_faults
+from netvm.scenario.load import options_of
+from netvm.scenario.outcome import (
+    LatencyReport,
+    Outcome,
+    PassReport,
+    Progress,
+    ReserveReport,
+    WorkloadReport,
+    ZoneReport,
+)
+from netvm.scenario.schema import Scenario
+from netvm.scenario.traffic import start_traffic
+from netvm.scenario.verdict import explain_hang, explain_oom, judge, lost_writes
+from netvm.scenario.workload import Program, start_workloads
+from netvm.units import NS_PER_MS, NS_PER_S
+
+__all__ = ["Experiment", "run_scenario"]
+
+PROGRESS_EVERY_NS = 100 * NS_PER_MS
+_DROPS = (
+    "PFMemallocDrop",
+    "TCPBacklogDrop",
+    "TCPRcvQDrop",
+    "UdpMemErrors",
+    "UdpRcvbufErrors",
+    "rx_dropped",
+    "rx_missed_errors",
+)
+
+
+def run_scenario(
+    scenario: Scenario,
+    *,
+    name: str,
+    progress: Callable[[Progress], None] | None = None,
+    oracle: Oracle | None = None,
+) -> Outcome:
+    """Run a scenario to its end and return what it came to; on Ctrl-C what there is, marked as partial."""
+    experiment = Experiment(scenario, name=name, progress=progress, oracle=oracle)
+    try:
+        run_virtual(experiment.run)
+    except KeyboardInterrupt:
+        experiment.partial = "interrupted"
+    return experiment.outcome()
+
+
+class Experiment:
+    """One run of one scenario."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        name: str,
+        progress: Callable[[Progress], None] | None = None,
+        oracle: Oracle | None = None,
+    ) -> None:
+        self.scenario = scenario
+        self.name = name
+        self.partial: str | None = None
+        self.hung = False
+        self.proved = False
+        self.explanation: list[str] = []
+        self.programs: list[Program] = []
+        self.finished = False
+        seeds = Seeds(scenario.run.seed)
+        self.world = World(seeds=seeds, oracle=oracle or oracle_named(scenario.run.oracle, seeds))
+        self._logger: Any = structlog.get_logger("netvm")
+        self.host: Host = boot(self.world, scenario, log=self.log)
+        self._progress = progress
+        self._detector: HangDetector | None = None
+        self._begun_ns = 0
+        self._zones = [ZoneReport(**zone) for zone in self.host.boot_zones]
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Note what an operator would read in the kernel log, stamped with virtual time."""
+        self._logger.debug(event, t=f"{self.world.now_ns / NS_PER_S:.6f}", **facts)
+        if hasattr(self, "host"):
+            told = " ".join(f"{key}={value}" for key, value in facts.items())
+            self.host.log_lines.append(f"[{self.world.now_ns / NS_PER_S:12.6f}] {event} {told}".rstrip())
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run the world to its end (an async function for a trio loop on a VirtualClock)."""
+        await self.world.run(self._main)
+
+    def _main(self) -> None:
+        start_threads(self.host)
+        self.world.spawn("swapon", self._bring_up, cpus=self.host.cpus)
+
+    async def _bring_up(self, task: Task) -> None:
+        """Connect the storage, then let the scenario begin."""
+        host, world, run = self.host, self.world, self.scenario.run
+        await host.backend.start(task)
+        self._begun_ns = world.now_ns
+        self._detector = HangDetector(
+            world,
+            digest=host.digest,
+            progress=host.progress,
+            timeout_ns=self.scenario.vm.hung_task_timeout_secs * NS_PER_S,
+            hung=self._hung,
+        )
+        world.call_after(int(run.max_virtual_s * NS_PER_S), self._out_of_time, kind=TimerKind.CLOCK)
+        self._tell_progress()
+        start_traffic(host, list(self.scenario.traffic))
+        schedule_faults(host, list(self.scenario.fault))
+        self.programs = start_workloads(host, list(self.scenario.workload), self._all_ended)
+
+    def _all_ended(self) -> None:
+        self.finished = True
+        self.world.stop()
+
+    def _hung(self, proved: bool) -> None:  # noqa: FBT001  the detector's callback
+        if self.hung or self.world.stopped:
+            return
+        self.hung = True
+        self.proved = proved
+        self.explanation = explain_hang(self.host, self.programs, proved=proved)
+        self.world.stop()
+
+    def _out_of_time(self) -> None:
+        if not self.world.stopped:
+            self.partial = "budget"
+            self.world.stop()
+
+    def _tell_progress(self) -> None:
+        world, run = self.world, self.scenario.run
+        if world.nr_steps + world.nr_events > run.max_steps:
+            self._out_of_time()
+            return
+        if self._progress is not None:
+            self._progress(self.progress())
+        world.call_after(PROGRESS_EVERY_NS, self._tell_progress, kind=TimerKind.CLOCK)
+
+    def progress(self) -> Progress:
+        """Return where the run stands."""
+        host = self.host
+        zones = host.node.zones
+        return Progress(
+            virtual_seconds=self._virtual_s(),
+            free_pages=host.node.nr_free,
+            min_pages=sum(zone.wmark_pages(0) for zone in zones),
+            low_pages=sum(zone.wmark_pages(1) for zone in zones),
+            high_pages=sum(zone.wmark_pages(2) for zone in zones),
+            pages_cleaned=host.swap.nr_cleaned,
+            swap_used_pages=host.swap.nr_total_slots() - host.swap.nr_free_slots(),
+        )
+
+    def _virtual_s(self) -> float:
+        return round((self.world.now_ns - self._begun_ns) / NS_PER_S, 9)
+
+    # -- what it came to ------------------------------------------------------------------------------------------
+
+    def outcome(self) -> Outcome:
+        """Return the result of the run."""
+        host, scenario = self.host, self.scenario
+        standstill_ns = self._detector.longest_standstill_ns if self._detector is not None else 0
+        verdict = None
+        if self.partial is None:
+            verdict = judge(
+                host,
+                self.programs,
+                hung=self.hung,
+                standstill_ns=standstill_ns,
+                stall_ns=int(scenario.run.stall_s * NS_PER_S),
+            )
+        explanation = [*self.explanation]
+        if not self.hung:
+            explanation += explain_oom(host)
+        if verdict == "STALL":
+            explanation.append(f"nothing got done for {standstill_ns / NS_PER_S:.3f} s at the longest")
+        explanation += host.swap.corrupt[:10]
+        return Outcome(
+            scenario=self.name,
+            kernel=scenario.kernel.preset,
+            seed=scenario.run.seed,
+            version=__version__,
+            verdict=verdict,
+            expected=list(scenario.expect),
+            partial=self.partial,
+            virtual_seconds=self._virtual_s(),
+            longest_standstill_s=round(standstill_ns / NS_PER_S, 9),
+            explanation=explanation,
+            zones=self._zones,
+            vmstat=self._vmstat(),
+            direct_reclaim_latency_us=self._latency(),
+            reserve=self._reserve(),
+            drops={key: count for key, count in host.netstat.as_dict().items() if key in _DROPS},
+            workload=[self._workload(program) for program in self.programs],
+            audit=self.audit(),
+            options=options_of(scenario),
+        )
+
+    def _vmstat(self) -> dict[str, int]:
+        values = {"nr_free_pages": self.host.node.nr_free, **self.host.vmstat.as_dict()}
+        for name, lru in zip(("nr_inactive_anon", "nr_active_anon"), self.host.lruvec.lists, strict=False):
+            values[name] = len(lru)
+        return values
+
+    def _latency(self) -> LatencyReport:
+        summary = self.host.vmscan.direct_reclaim_latency.summary()
+        if not summary.count:
+            return LatencyReport()
+        return LatencyReport(
+            count=summary.count,
+            p50=summary.p50_ns / 1000,
+            p90=summary.p90_ns / 1000,
+            p99=summary.p99_ns / 1000,
+            max=summary.max_ns / 1000,
+        )
+
+    def _reserve(self) -> ReserveReport:
+        ledger = self.host.ledger
+        return ReserveReport(
+            pages=sum(zone["min"] for zone in self.host.boot_zones),
+            peak_used=ledger.reserve_peak,
+            by_owner=dict(sorted(ledger.by_owner_at_peak.items())),
+        )
+
+    def _workload(self, program: Program) -> WorkloadReport:
+        ended_ns = program.ended_ns or self.world.now_ns
+        return WorkloadReport(
+            name=program.name,
+            kind="anon-hog" if program.spec.__class__.__name__ == "AnonHog" else "anon-pulse",
+            finished=program.finished,
+            oom_killed=program.killed,
+            bad=len(self.host.swap.corrupt),
+            total_s=round((ended_ns - program.begun_ns) / NS_PER_S, 9),
+            passes=[
+                PassReport(
+                    index=result.index,
+                    touches=result.touches.nr_touches,
+                    total_ns=result.touches.total_ns,
+                    max_ns=result.touches.max_ns,
+                    minflt=result.minflt,
+                    majflt=result.majflt,
+                    hist_log2ns={str(k): v for k, v in sorted(result.touches.histogram.items())},
+                )
+                for result in program.passes
+            ],
+        )
+
+    def audit(self) -> list[str]:
+        """Return what does not add up; the books must balance at the end of every run."""
+        host = self.host
+        found = audit_memory(host.node.zones, host.frames, host.ledger, host.lruvec, host.vmscan.shrinker)
+        if not host.swap.read_errors and not host.swap.write_errors:
+            found += lost_writes(host)[:10]
+        writeback = sum(rq.nr_pages for rq in host.queue.outstanding.values() if rq.write)
+        if writeback > host.vmstat.nr_writeback:
+            found.append(f"{writeback} pages are being written, nr_writeback is {host.vmstat.nr_writeback}")
+        return found

@@ -1,0 +1,232 @@
+"""The verdict of a run, and why, in kernel words.
+
+The verdicts are those of the documented history: COMPLETED, STALL (finished, but nothing got done for a while), OOM, HANG (no
+enabled event can ever release what is waited for), LIVELOCK (the same, but somebody runs round and round),
+OVER_THROTTLE (tasks sleep although the reserve is whole), DROP_FOREVER (packets for an ordinary socket are dropped as
+reserve packets while memory is plentiful), LOST_WRITE, CORRUPT, IO_ERROR.
+
+The explanation of a hang is read off the machine as it stands: what each stuck task is in (its functions are named after
+the kernel's), what that waits for, who could provide it, and the figures that say why nobody can.
+"""
+
+from netvm.host.machine import Host
+from netvm.mm.gfp import gfp_name
+from netvm.mm.zone import Zone
+from netvm.runtime.hang import Knot, find_knot, shortest_chain
+from netvm.runtime.task import NOT_WAITING, Provider, Resource, Task, TaskState
+from netvm.scenario.schema import Verdict
+from netvm.scenario.workload import Program
+from netvm.units import NS_PER_S
+
+__all__ = ["explain_hang", "explain_oom", "judge", "lost_writes"]
+
+_STACK_END = ("kswapd", "worker_thread", "kthreadd", "recv_work", "rescuer_thread")
+
+
+def judge(host: Host, programs: list[Program], *, hung: bool, standstill_ns: int, stall_ns: int) -> Verdict:
+    """Return the verdict of a run that was not cut short."""
+    if host.swap.corrupt:
+        return "CORRUPT"
+    if hung:
+        return _hang_kind(host)
+    if host.oom.kills:
+        return "OOM"
+    if host.swap.read_errors or host.swap.write_errors or any(program.bus_error for program in programs):
+        return "IO_ERROR"
+    if lost_writes(host):
+        return "LOST_WRITE"
+    return "STALL" if standstill_ns >= stall_ns else "COMPLETED"
+
+
+def _hang_kind(host: Host) -> Verdict:
+    stuck = [task for task in host.world.tasks.values() if _is_stuck(task)]
+    if any(task.spins_at for task in stuck):
+        return "LIVELOCK"
+    throttled = set(host.vmscan.pfmemalloc_wait.waiters)
+    waiting = [task for task in stuck if task.state is TaskState.SLEEPING]
+    if throttled and not host.ledger.reserve_used and all(task in throttled for task in waiting):
+        return "OVER_THROTTLE"
+    plenty = all(zone.nr_free > zone.high_wmark_pages() for zone in host.node.zones)
+    if plenty and host.netstat["PFMemallocDrop"]:
+        return "DROP_FOREVER"
+    return "HANG"
+
+
+def lost_writes(host: Host) -> list[str]:
+    """Return what the storage holds that is not the newest acknowledged version."""
+    stored = host.backend.stored()
+    swap = host.swap
+    nr = min(len(stored), len(swap.stored_version))
+    wrong = [slot for slot in range(nr) if swap.stored_version[slot] != stored[slot]] if nr < 4096 else None
+    if wrong is None:
+        wrong = (swap.stored_version[:nr] != stored[:nr]).nonzero()[0].tolist()
+    in_flight = {slot for rq in swap.queue.outstanding.values() if rq.write for slot in range(rq.slot, rq.end_slot)}
+    return [
+        f"slot {slot}: the storage holds version {int(stored[slot])}, "
+        f"acknowledged was {int(swap.stored_version[slot])}"
+        for slot in wrong
+        if slot not in in_flight
+    ]
+
+
+# -- a hang ---------------------------------------------------------------------------------------------------------
+
+
+def explain_hang(host: Host, programs: list[Program], *, proved: bool) -> list[str]:
+    """Say why nothing moves any more: the machine's figures, each stuck task, and the shortest chain of the knot."""
+    how = (
+        "proved: only retries are left and they change nothing"
+        if proved
+        else f"reported: nothing got done for {_timeout_s(host)} s"
+    )
+    lines = [f"hung at {host.world.now_ns / NS_PER_S:.3f} s ({how})"]
+    lines += _memory_lines(host)
+    tasks = [task for task in host.world.tasks.values() if _is_stuck(task)]
+    lines += [_task_line(task) for task in sorted(tasks, key=lambda task: task.number)]
+    lines += _why_lines(host, tasks)
+    knot = find_knot(tasks)
+    start = _start_of_chain(knot, programs)
+    if start is not None:
+        lines.append("the knot: " + " -> ".join(_node_name(node) for node in shortest_chain(knot, start)))
+    return lines
+
+
+def _timeout_s(host: Host) -> int:
+    return int(getattr(host, "hung_task_timeout_secs", 120))
+
+
+def _is_stuck(task: Task) -> bool:
+    """Whether a task waits for something that the machine itself must provide."""
+    if task.spins_at:
+        return True
+    return task.state is TaskState.SLEEPING and task.resource is not NOT_WAITING and not task.resource.external
+
+
+def _memory_lines(host: Host) -> list[str]:
+    """The figures that a sysrq memory dump would show."""
+    vmstat = host.vmstat
+    lists = host.lruvec.lists
+    lines = [
+        f"writeback:{vmstat.nr_writeback} isolated_anon:{vmstat.nr_isolated_anon} inactive_anon:{len(lists[0])} "
+        f"active_anon:{len(lists[1])} swapcached:{vmstat.nr_swapcached} "
+        f"swap free:{host.swap.nr_free_slots()} of {host.swap.nr_total_slots()} pages"
+    ]
+    lines += [_zone_line(zone) for zone in host.node.zones]
+    reserve = host.ledger.reserve_table()
+    if reserve:
+        held = ", ".join(f"{name} {n}" for name, n in sorted(reserve.items(), key=lambda item: -item[1]))
+        lines.append(f"reserve pages in use: {host.ledger.reserve_used} ({held})")
+    return lines
+
+
+def _zone_line(zone: Zone) -> str:
+    marks = "/".join(str(zone.wmark_pages(i)) for i in range(3))
+    boost = f", boost {zone.watermark_boost} in them" if zone.watermark_boost else ""
+    line = f"{zone.name} free:{zone.nr_free} min/low/high:{marks}{boost} free_pcp:{sum(p.count for p in zone.pcp)}"
+    if zone.nr_reserved_highatomic:
+        line += f" reserved_highatomic:{zone.nr_reserved_highatomic} (free in them: {zone.nr_highatomic_free})"
+    return line
+
+
+def _task_line(task: Task) -> str:
+    state = "R, spinning" if task.spins_at else "D"
+    stack = [name for name in task.stack() if not name.startswith("_")]
+    for end in _STACK_END:
+        if end in stack:
+            stack = stack[stack.index(end) :]
+            break
+    where = " < ".join(reversed(stack[-9:]))
+    waits = task.spins_at or task.resource.name
+    return f"{task.comm}-{task.pid} ({state}) waits for {waits} in {where}"
+
+
+def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
+    """Say which mechanism is at work, from the figures."""
+    lines = []
+    zone = host.node.zones[-1]
+    pool = host.bios.pool
+    if pool.waiters:
+        names = ", ".join(f"{task.comm}-{task.pid}" for task in pool.waiters)
+        lines.append(
+            f"{pool.name}: {pool.nr_out} bios in flight for {host.vmstat.nr_writeback} pages under writeback, pool "
+            f"{len(pool.elements)} of {pool.min_nr}; waiting: {names}. Its slab cannot grow: mempool masks carry "
+            f"__GFP_NOMEMALLOC, so they need free {zone.nr_free} > min {zone.min_wmark_pages()}"
+            f"{_boost_note(zone)}{_highatomic_note(zone)}"
+        )
+    for task in tasks:
+        stack = task.stack()
+        if task.spins_at and "skb_page_frag_refill" in stack:
+            lines.append(
+                f"{task.comm}-{task.pid} sends a page out and needs one to do it: GFP_NOIO without __GFP_MEMALLOC "
+                "enters direct reclaim, where no anonymous page may be written (no __GFP_IO), finds nothing, and "
+                "retries; without __GFP_FS nobody is OOM-killed"
+            )
+        if "sk_stream_wait_memory" in stack:
+            lines.append(_sender_line(host, task, zone))
+    blocked = host.stack.receive_blocked()
+    if blocked is not None:
+        lines.append(f"replies cannot be received: {blocked.name}")
+    for (comm, order, gfp), count in sorted(host.pages.failures.items()):
+        lines.append(f"page allocation failure {count} times: {comm} order:{order} mode:{gfp:#x}({gfp_name(gfp)})")
+    lines += [
+        f"{name} dropped {count}"
+        for name, count in host.netstat.as_dict().items()
+        if name in ("PFMemallocDrop", "TCPRcvQDrop", "TCPBacklogDrop", "rx_missed_errors", "UdpRcvbufErrors")
+    ]
+    return lines
+
+
+def _boost_note(zone: Zone) -> str:
+    return f" ({zone.watermark[0]} + boost {zone.watermark_boost})" if zone.watermark_boost else ""
+
+
+def _highatomic_note(zone: Zone) -> str:
+    if not zone.nr_reserved_highatomic:
+        return ""
+    return f", and {zone.nr_reserved_highatomic} reserved HIGHATOMIC pages do not count"
+
+
+def _sender_line(host: Host, task: Task, zone: Zone) -> str:
+    line = f"{task.comm}-{task.pid} found no page for a packet and sleeps in sk_stream_wait_memory"
+    if zone.nr_highatomic_free and zone.nr_highatomic_free >= zone.nr_free - 32:
+        line += (
+            f": all {zone.nr_free} free pages lie in HIGHATOMIC pageblocks, which a blocking __GFP_MEMALLOC request "
+            "may not take"
+        )
+    elif not zone.nr_free:
+        line += ": no page is free"
+    return line
+
+
+def _start_of_chain(knot: Knot, programs: list[Program]) -> Task | None:
+    mine = [program.task for program in programs if program.task in knot.tasks]
+    if mine:
+        return mine[0]
+    return knot.tasks[0] if knot.tasks else None
+
+
+def _node_name(node: Task | Resource | Provider) -> str:
+    if isinstance(node, Task):
+        return f"{node.comm}-{node.pid}"
+    return f"[{node.name}]" if isinstance(node, Resource) else node.name
+
+
+# -- an OOM kill ----------------------------------------------------------------------------------------------------
+
+
+def explain_oom(host: Host) -> list[str]:
+    """Say who was killed for whose request, and whether it was early: swap free or writeback under way."""
+    lines = []
+    for kill in host.oom.kills:
+        early = ""
+        if kill.free_swap_pages > 0 or kill.pages_under_writeback:
+            early = (
+                f" EARLY: swap had {kill.free_swap_pages} pages free and {kill.pages_under_writeback} pages were under "
+                "writeback"
+            )
+        lines.append(
+            f"at {kill.time_ns / NS_PER_S:.3f} s {kill.invoked_by} invoked oom-killer: order={kill.order}, "
+            f"gfp_mask={kill.gfp:#x}({gfp_name(kill.gfp)}), free {kill.free_pages} pages; killed {kill.victim} "
+            f"(anon-rss {kill.anon_rss_pages * 4} kB, swap {kill.swap_pages * 4} kB).{early}"
+        )
+    return lines

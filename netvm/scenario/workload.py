@@ -1,0 +1,167 @@
+"""What runs on the host: programs that use memory.
+
+``anon-hog`` is the recorded program: it maps anonymous memory; pass 0 writes one word a page in order; later passes read and
+verify, and with ``write`` rewrite, pages by ``pattern`` (``seq``; ``rand`` uniform; ``hot``: four touches of five go to the first fifth;
+``zipf``: page k as often as 1/k). ``anon-pulse`` maps and touches memory, holds it, unmaps, idles, again and again.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from netvm.host.machine import Host
+from netvm.mm.address_space import AddressSpace
+from netvm.runtime.seeds import Seeds, Stream
+from netvm.runtime.task import Resource, Task
+from netvm.runtime.timer import TimerKind
+from netvm.scenario.schema import AnonHog, AnonPulse, Workload
+from netvm.trace.latency import TouchRecorder
+from netvm.units import MIB, NS_PER_MS, PAGE_SIZE
+
+__all__ = ["Program", "start_workloads"]
+
+PAGES_PER_MIB = MIB // PAGE_SIZE
+_THINK = Resource("timer", "the program's own pause", external=True)
+
+
+@dataclass(slots=True)
+class PassResult:
+    """One finished or interrupted pass."""
+
+    index: int
+    touches: TouchRecorder
+    minflt: int = 0
+    majflt: int = 0
+
+
+@dataclass(slots=True)
+class Program:
+    """One process of a workload and what became of it."""
+
+    spec: Workload
+    name: str
+    task: Task | None = None
+    space: AddressSpace | None = None
+    finished: bool = False
+    killed: bool = False
+    bus_error: bool = False
+    begun_ns: int = 0
+    ended_ns: int = 0
+    passes: list[PassResult] = field(default_factory=list)
+
+
+def start_workloads(host: Host, workloads: list[Workload], ended: Callable[[], None]) -> list[Program]:
+    """Start every process of every workload; ``ended`` is called when the last one is gone."""
+    programs = []
+    for spec in workloads:
+        nr = spec.processes if isinstance(spec, AnonHog) else 1
+        for i in range(nr):
+            name = spec.name if nr == 1 else f"{spec.name}{i}"
+            programs.append(Program(spec, name))
+    left = len(programs)
+
+    def one_ended(_task: Task) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            ended()
+
+    for program in programs:
+        body = _anon_hog if isinstance(program.spec, AnonHog) else _anon_pulse
+        program.task = host.world.spawn(program.name, body, host, program, cpus=host.cpus)
+        program.task.on_exit.append(one_ended)
+    return programs
+
+
+async def _anon_hog(task: Task, host: Host, program: Program) -> None:
+    spec = program.spec
+    assert isinstance(spec, AnonHog)
+    await _start_at(task, host, spec.start_ms)
+    program.begun_ns = host.world.now_ns
+    nr_pages = spec.mib * PAGES_PER_MIB
+    space = program.space = host.memory.map_anonymous(task, nr_pages, oom_score_adj=spec.oom_score_adj)
+    random = Seeds(spec.seed).stream(program.name)
+    try:
+        for index in range(spec.passes):
+            if not await _pass(task, host, program, index, random):
+                program.bus_error = not task.killed
+                return
+        program.finished = True
+    finally:
+        if not host.world.stopped:
+            program.killed = task.killed
+            program.ended_ns = host.world.now_ns
+            host.memory.exit_mmap(space)
+
+
+async def _pass(task: Task, host: Host, program: Program, index: int, random: Stream) -> bool:
+    """Go over the memory once; False if the program must die."""
+    spec, space = program.spec, program.space
+    assert isinstance(spec, AnonHog)
+    assert space is not None
+    result = PassResult(index, TouchRecorder())
+    program.passes.append(result)
+    space.touches = result.touches
+    minor, major = host.vmstat.pgfault, host.vmstat.pgmajfault
+    write = spec.write or not index
+    alive = True
+    if not spec.think_ns and (spec.pattern == "seq" or not index):
+        alive = await host.memory.touch_run(task, space, 0, space.nr_pages, write=write, read_first=bool(index))
+    else:
+        for vpn in _order(spec, space.nr_pages, random, sequential=not index):
+            alive = await host.memory.touch_run(task, space, vpn, 1, write=write, read_first=bool(index))
+            if not alive:
+                break
+            if spec.think_ns:
+                await host.world.sleep_ns(task, spec.think_ns, _THINK, kind=TimerKind.PROGRESS)
+    # MODEL: faults are counted for the whole host; with several programs a pass shows those of all of them
+    result.majflt = host.vmstat.pgmajfault - major
+    result.minflt = host.vmstat.pgfault - minor - result.majflt
+    return alive and not task.killed
+
+
+def _order(spec: AnonHog, nr_pages: int, random: Stream, *, sequential: bool) -> Iterator[int]:
+    if sequential or spec.pattern == "seq":
+        yield from range(nr_pages)
+        return
+    for _ in range(nr_pages):
+        if spec.pattern == "rand":
+            yield random.below(nr_pages)
+        elif spec.pattern == "hot":
+            hot = max(1, nr_pages // 5)
+            yield random.below(hot) if random.below(5) < 4 else hot + random.below(max(1, nr_pages - hot))
+        else:
+            # the inverse of the distribution function of 1/k, k = 1..n, in the continuum
+            yield min(nr_pages - 1, int(nr_pages ** random.uniform()) - 1)
+
+
+async def _anon_pulse(task: Task, host: Host, program: Program) -> None:
+    spec = program.spec
+    assert isinstance(spec, AnonPulse)
+    await _start_at(task, host, spec.start_ms)
+    program.begun_ns = host.world.now_ns
+    for index in range(spec.repeats):
+        space = program.space = host.memory.map_anonymous(
+            task, spec.mib * PAGES_PER_MIB, oom_score_adj=spec.oom_score_adj
+        )
+        result = PassResult(index, TouchRecorder())
+        program.passes.append(result)
+        space.touches = result.touches
+        try:
+            if not await host.memory.touch_run(task, space, 0, space.nr_pages, write=True):
+                program.bus_error = not task.killed
+                return
+            await host.world.sleep_ns(task, spec.hold_ms * NS_PER_MS, _THINK, kind=TimerKind.PROGRESS)
+        finally:
+            if not host.world.stopped:
+                program.killed = task.killed
+                program.ended_ns = host.world.now_ns
+                host.memory.exit_mmap(space)
+        if task.killed:
+            return
+        await host.world.sleep_ns(task, spec.idle_ms * NS_PER_MS, _THINK, kind=TimerKind.PROGRESS)
+    program.finished = True
+
+
+async def _start_at(task: Task, host: Host, start_ms: int) -> None:
+    if start_ms:
+        await host.world.sleep_ns(task, start_ms * NS_PER_MS, _THINK, kind=TimerKind.PROGRESS)

@@ -1,0 +1,1 @@
+"""A local disk: the control in which nothing goes over a network."""

@@ -1,0 +1,179 @@
+"""An NBD server: one export on a disk model, outside the host or as a process on it.
+
+:class:`NbdService` joins the protocol core, the store and the disk: chunks go in, promises come out, each with the instant
+its reply is due. :class:`RemoteNbdServer` keeps the promises for a client on the wire; everything there happens in atomic
+context on a machine that is never short of memory. :class:`LocalNbdServer` is a process on the emulated host with a reading
+and a replying thread: its own memory is locked and its store lies outside managed RAM, but its sockets, and the
+packets in them, are the host's.
+"""
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from netvm.mm.gfp import PF_LOCAL_THROTTLE, PF_MEMALLOC_NOIO
+from netvm.net.remote import RemoteSocket
+from netvm.net.sock import NetStack, TcpSock
+from netvm.net.wire import Content
+from netvm.runtime.cpu import Cpus
+from netvm.runtime.task import Resource, Task
+from netvm.runtime.timer import TimerKind
+from netvm.runtime.wait import WaitQueue
+from netvm.runtime.world import World
+from storage_backends.export.disk import DiskModel
+from storage_backends.export.store import BlockStore
+from storage_backends.nbd.connection.server import NbdServerConnection, Request
+from storage_backends.nbd.messages import CmdType, TransmissionFlag
+from storage_backends.wire import Chunk, Payload
+
+__all__ = ["LocalNbdServer", "NbdService", "Promise", "RemoteNbdServer"]
+
+EXPORT_FLAGS = int(TransmissionFlag.HAS_FLAGS | TransmissionFlag.SEND_FLUSH)
+
+
+class Promise(NamedTuple):
+    """A request that the disk will have served at ``due_ns``."""
+
+    due_ns: int
+    request: Request
+
+
+class NbdService:
+    """One export: protocol, store and disk."""
+
+    def __init__(self, store: BlockStore, disk: DiskModel, size_bytes: int) -> None:
+        self.store = store
+        self.disk = disk
+        self.size_bytes = size_bytes
+        self.connection = NbdServerConnection(size_bytes, EXPORT_FLAGS)
+
+    def reconnect(self) -> None:
+        """Begin a new connection."""
+        self.connection = NbdServerConnection(self.size_bytes, EXPORT_FLAGS)
+
+    def receive(self, chunk: Chunk, now_ns: int) -> tuple[list[Promise], list[Chunk]]:
+        """Take a chunk; return what was promised and what is to be said at once (the handshake)."""
+        promises = []
+        for event in self.connection.receive(chunk):
+            if isinstance(event, Request):
+                promises.append(Promise(self.disk.submit(event.length, now_ns), event))
+        return promises, self.connection.chunks_to_send()
+
+    def complete(self, request: Request) -> list[Chunk]:
+        """Serve a request and return its reply."""
+        payload: Payload | None = None
+        if request.kind == CmdType.WRITE:
+            assert request.payload is not None
+            self.store.write(request.offset, request.payload)
+        elif request.kind == CmdType.READ:
+            payload = self.store.read(request.offset, request.length)
+        elif request.kind == CmdType.FLUSH:
+            self.store.flush()
+        return self.connection.reply(request.cookie, payload=payload)
+
+
+class RemoteNbdServer:
+    """The server on a machine of its own."""
+
+    def __init__(self, world: World, sock: RemoteSocket, service: NbdService) -> None:
+        self.world = world
+        self.sock = sock
+        self.service = service
+        self._epoch = 0
+        sock.on_data = self.data_arrived
+        sock.on_established = self.greet
+
+    def greet(self) -> None:
+        """Say hello on a new connection."""
+        self.service.reconnect()
+        self._epoch += 1
+        self.sock.write(self.service.connection.chunks_to_send())
+
+    def data_arrived(self, content: list[Content]) -> None:
+        """Take what has arrived and promise replies."""
+        now_ns = self.world.now_ns
+        for chunk in content:
+            promises, say = self.service.receive(chunk, now_ns)
+            if say:
+                self.sock.write(say)
+            for promise in promises:
+                self.world.call_at(promise.due_ns, self._due, promise, self._epoch)
+
+    def _due(self, promise: Promise, epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        now_ns = self.world.now_ns
+        due_ns = self.service.disk.due_ns(promise.due_ns)
+        if due_ns > now_ns:
+            self.world.call_at(due_ns, self._due, promise, epoch)
+            return
+        self.sock.write(self.service.complete(promise.request))
+
+    def forget_promises(self) -> None:
+        """Forget what was promised: the connection is gone."""
+        self._epoch += 1
+
+
+class LocalNbdServer:
+    """The server as a process on the emulated host."""
+
+    def __init__(self, world: World, stack: NetStack, sock: TcpSock, service: NbdService, cpus: Cpus | None) -> None:
+        self.world = world
+        self.stack = stack
+        self.sock = sock
+        self.service = service
+        self.cpus = cpus
+        self.costs = stack.costs
+        self.reader: Task | None = None
+        self.replier: Task | None = None
+        self._promises: deque[Promise] = deque()
+        nothing = Resource("reply", "nbd-server: a request to answer", lambda: [self.reader] if self.reader else [])
+        self._promised = WaitQueue(world, nothing)
+        self._due = Resource("timer", "nbd-server: the disk", external=True)
+
+    def start(self) -> None:
+        """Start the reading and the replying thread."""
+        flags = PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE if self.stack.fixes.io_flusher_servers else 0
+        self.reader = self.world.spawn("nbd-server", self.reads, cpus=self.cpus, flags=flags)
+        self.replier = self.world.spawn("nbd-server", self.replies, cpus=self.cpus, flags=flags)
+
+    def tasks(self) -> list[Task]:
+        """Return the server's threads."""
+        return [task for task in (self.reader, self.replier) if task is not None]
+
+    async def reads(self, task: Task) -> None:
+        """Read requests and hand them to the disk."""
+        sock = self.sock
+        await sock.sendmsg(task, self.service.connection.chunks_to_send(), more=False)
+        while True:
+            want = self.service.connection.bytes_wanted
+            content = await sock.recvmsg(task, want, wait_all=True)
+            if not content:
+                return
+            for chunk in content:
+                promises, say = self.service.receive(chunk, self.world.now_ns)
+                if say:
+                    await sock.sendmsg(task, say, more=False)
+                if promises:
+                    task.charge_ns += self.costs.server_request
+                    self._promises.extend(promises)
+                    self._promised.wake_all()
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+
+    async def replies(self, task: Task) -> None:
+        """Answer what the disk has served, in order."""
+        while True:
+            while not self._promises:
+                await self._promised.wait(task)
+            promise = self._promises[0]
+            due_ns = self.service.disk.due_ns(promise.due_ns)
+            if due_ns > self.world.now_ns:
+                await self.world.sleep_ns(task, due_ns - self.world.now_ns, self._due, kind=TimerKind.PROGRESS)
+                continue
+            self._promises.popleft()
+            if await self.sock.sendmsg(task, self.service.complete(promise.request), more=False):
+                return
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        return (len(self._promises),)
