@@ -85,6 +85,18 @@ def test_an_unanswered_syn_is_repeated_six_times(make_wire):
     assert wire.client.c.counters["RetransSegs"] == 6
 
 
+def test_an_unanswered_syn_ack_is_repeated_five_times(make_wire):
+    """tcp_synack_retries: given up at 63 s."""
+    wire = make_wire()
+    wire.server.deliver(Segment(0, 0, 0, 65535, SYN, mss_bytes=MSS))
+    wire.mangle = _nothing
+    wire.heap.clear()
+    wire.run()
+    assert [at / NS_PER_S for at, _ in wire.server.sent] == [0, 1, 3, 7, 15, 31]
+    assert wire.now_ns == 63 * NS_PER_S
+    assert wire.server.c.error is Errno.ETIMEDOUT
+
+
 def test_a_syn_that_finds_no_memory_is_tried_by_its_timer(make_wire):
     """tcp_connect arms the timer whatever became of the first copy; that copy is no retransmission."""
     wire = make_wire(latency_ns=MS)
@@ -102,7 +114,7 @@ def test_a_syn_that_finds_no_memory_is_tried_by_its_timer(make_wire):
 
 def test_a_lost_syn_ack_is_asked_for_again(make_wire):
     """The repeated SYN is answered at once, before the SYN-ACK's own timer."""
-    wire = make_wire(latency_ns=MS)
+    wire = make_wire(server=TcpConfig(rto_initial_ns=3 * NS_PER_S), latency_ns=MS)
     wire.mangle = lambda segment, number: [] if number == 1 else [(0, segment)]
     wire.connect()
     assert wire.now_ns == NS_PER_S + 3 * MS
@@ -266,6 +278,23 @@ def test_a_fin_behind_data_is_one_segment(wire):
     receipt = next(r for r in wire.server.receipts if r.fin)
     assert (receipt.readable_bytes, receipt.disposition) == (100, Disposition.IN_ORDER)
     assert wire.client.acked_bytes == 100
+
+
+def test_reading_after_the_end_of_file_is_silent(make_wire):
+    """tcp_cleanup_rbuf: a window that opens for nothing is not announced."""
+    wire = make_wire(client=TcpConfig(nodelay=True))
+    wire.server.buffer_bytes = 4 * MSS
+    wire.server.reads_at_once = False
+    wire.connect()
+    wire.client.write(3 * MSS)
+    _close(wire.client)
+    wire.run(until_ns=100 * MS)
+    assert wire.server.c.state is TcpState.CLOSE_WAIT
+    assert wire.server.c._receiver.window_left_bytes <= MSS
+    count = len(wire.server.sent)
+    wire.server.read(3 * MSS)
+    assert wire.server.c.ack_due is AckDue.NONE
+    assert len(wire.server.sent) == count
 
 
 def test_a_lost_fin_is_sent_again(wire):

@@ -61,6 +61,26 @@ def test_a_hole_keeps_what_is_ahead_and_says_so_at_once() -> None:
     assert _acknowledge(receiver, 0).sack == ()
 
 
+def test_small_data_near_a_hole_is_acknowledged_at_once() -> None:
+    """RFC 5681 section 4.2: in order but below a hole, or filling it, however little it is."""
+    receiver = _receiver()
+    _arrive(receiver, 1, 10)
+    _acknowledge(receiver, 0)
+    _arrive(receiver, 31, 10)
+    _acknowledge(receiver, 0)
+    receiver._quick = 0
+    _arrive(receiver, 11, 10)
+    assert receiver.ack_due is AckDue.NOW
+    _acknowledge(receiver, 0)
+    receiver._quick = 0
+    _arrive(receiver, 21, 10)
+    assert receiver.ack_due is AckDue.NOW
+    _acknowledge(receiver, 0)
+    receiver._quick = 0
+    _arrive(receiver, 41, 10)
+    assert receiver.ack_due is AckDue.DELAYED
+
+
 def test_the_range_that_changed_last_is_reported_first() -> None:
     """RFC 2018 section 4, and no more blocks than fit beside timestamps."""
     receiver = _receiver()
@@ -147,6 +167,18 @@ def test_the_first_packets_are_acknowledged_at_once() -> None:
         _acknowledge(receiver, count * MS)
     _arrive(receiver, receiver.rcv_nxt, 100, 17 * MS)
     assert receiver.ack_due is AckDue.DELAYED
+
+
+def test_after_a_long_silence_the_sender_starts_slowly_and_is_answered_quickly() -> None:
+    """tcp_event_data_recv: a gap above the RTO is quick-ACK mode again."""
+    receiver = _receiver()
+    _arrive(receiver, 1, 100, 0)
+    _acknowledge(receiver, 0)
+    _arrive(receiver, 101, 100, 10 * MS)
+    assert receiver.ack_due is AckDue.DELAYED
+    _acknowledge(receiver, 10 * MS)
+    _arrive(receiver, 201, 100, NS_PER_S)
+    assert receiver.ack_due is AckDue.NOW
 
 
 def test_more_than_a_packet_is_acknowledged_at_once_if_the_window_can_move() -> None:

@@ -65,6 +65,14 @@ def test_one_loss_is_repaired_in_a_round_trip(far):
     assert _retransmitted(far.client, 1) == [3]
 
 
+def test_a_fast_retransmission_gets_a_whole_timeout(far):
+    """tcp_xmit_retransmit_queue: the timer starts again when the head leaves again; SACKs alone do not restart it."""
+    _Lossy(far, 0, for_ever=True)
+    far.client.write(10 * MSS)
+    far.run(lambda: far.client.c.info().ca_state is CaState.RECOVERY)
+    assert far.client.c.timer_ns() == far.now_ns + far.client.c.info().rto_ns
+
+
 def test_the_window_is_halved_once_for_a_window_of_losses(far):
     """RFC 6675: many holes of one flight are one congestion event; only the holes are sent again, in order."""
     _Lossy(far, 2, 5, 6, 11)
@@ -76,6 +84,19 @@ def test_the_window_is_halved_once_for_a_window_of_losses(far):
     assert far.client.c.info().snd_ssthresh == 21
     assert far.client.c.info().ca_state is CaState.OPEN
     assert far.client.c.counters["TCPTimeouts"] == 0
+
+
+def test_a_local_drop_and_a_loss_reduce_the_window_once(far):
+    """From CWR into RECOVERY: it is reduced already (tcp_enter_recovery)."""
+    _Lossy(far, 3)
+    far.client.write(20 * MSS)
+    attempts = iter(["congestion"])
+    far.client.refuse = lambda segment: next(attempts, None)
+    far.client.write(MSS)
+    assert (far.client.c.info().ca_state, far.client.c.info().snd_cwnd) == (CaState.CWR, 20)
+    far.run(lambda: far.client.c.info().ca_state is CaState.RECOVERY)
+    assert far.client.c.info().snd_cwnd == 20
+    far.run(lambda: far.client.acked_bytes == 21 * MSS)
 
 
 def test_two_packets_above_a_hole_are_disorder(far):

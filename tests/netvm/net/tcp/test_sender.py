@@ -186,6 +186,19 @@ def test_a_connection_is_given_up_after_924_6_seconds(wire):
     assert client.timer_ns() is None
 
 
+def test_progress_starts_the_count_again(wire):
+    """One acknowledged byte after minutes of silence, and the peer has another 924.6 s."""
+    wire.mangle = _nothing
+    wire.client.write(5 * MSS)
+    wire.run(until_ns=300 * NS_PER_S)
+    at_ns = wire.now_ns
+    ack = wire.server.c.ack_segment(at_ns)._replace(ack=1 + MSS)
+    wire.client.deliver(ack)
+    assert wire.client.c.info().retransmits == 0
+    wire.run(lambda: wire.client.c.state is TcpState.CLOSED)
+    assert wire.now_ns - at_ns >= 924_600 * MS
+
+
 def test_with_latency_the_same_fifteen_retransmissions_take_jiffies_longer(make_wire):
     """An RTO of 204 ms: the recorded kernel needs 928.7 s, and more on a longer path."""
     wire = make_wire(latency_ns=100_000)
@@ -239,6 +252,30 @@ def test_new_data_without_memory_waits_for_the_probe_timer(wire):
     assert wire.client.c.info().backoff == 0
 
 
+def test_the_backoff_of_probes_does_not_slow_the_first_retransmission(wire):
+    """Probe and retransmission back off each on their own: what left after a long outage is repeated after an RTO."""
+    wire.client.refuse = lambda segment: "memory"
+    wire.client.write(MSS)
+    wire.run(until_ns=5 * NS_PER_S)
+    wire.client.refuse = lambda segment: None
+    wire.mangle = _nothing
+    wire.run(until_ns=7 * NS_PER_S)
+    assert _sent_at(wire.client) == pytest.approx([6.2, 6.4, 6.8])
+
+
+def test_an_opened_window_makes_a_probe_unnecessary(wire):
+    """A probe that is due when the acknowledgement comes is a full segment after it."""
+    sender = wire.client.c._sender
+    sender.snd_wnd_bytes = 0
+    wire.client.c.append(5 * MSS, 0, new_skb=True)
+    assert wire.client.c.next_segment(0) is None
+    wire.client.c.handle_timer(200 * MS)
+    assert wire.client.c.next_segment(200 * MS).size_bytes == 0
+    wire.client.c.receive(wire.server.c.ack_segment(200 * MS), 200 * MS)
+    assert wire.client.c.timer_ns() is None
+    assert wire.client.c.next_segment(200 * MS).size_bytes == 5 * MSS
+
+
 def test_new_data_without_memory_arms_nothing_while_something_is_in_flight(wire):
     """The retransmission timer that runs is enough; the next acknowledgement tries again."""
     wire.client.write(MSS)
@@ -267,6 +304,21 @@ def test_a_local_drop_reduces_the_window_once(wire):
     assert wire.client.c.info().snd_cwnd == 5
     wire.run(until_ns=900 * MS)
     assert wire.client.c.info().snd_cwnd == 5
+
+
+def test_a_window_taken_back_lets_only_the_head_pass(wire):
+    """__tcp_retransmit_skb: whole packets within what is left of the window; none left, and one packet probes."""
+    wire.mangle = _nothing
+    wire.client.write(5 * MSS)
+    sender = wire.client.c._sender
+    sender.rtx.mark_all_lost()
+    expected = {10 * MSS: 5 * MSS, 3 * MSS + 7: 3 * MSS, MSS - 1: MSS - 1, 0: MSS}
+    for window, size in expected.items():
+        sender.snd_wnd_bytes = window
+        assert wire.client.c.next_segment(0).size_bytes == size, window
+    sender.snd_wnd_bytes = MSS
+    sender.rtx.retransmitted(1, 1 + MSS, 0)
+    assert wire.client.c.next_segment(0) is None
 
 
 def test_a_timers_ack_resets_the_backoff_by_timestamps(make_wire):
