@@ -127,7 +127,10 @@ class TcpConnection:
             self._step(TcpEvent.CLOSE)
 
     def abort(self) -> Segment | None:
-        """End the connection; return the RST to send, if the state has one (RFC 9293 section 3.10.5)."""
+        """End the connection; return the RST to send, if the state has one (RFC 9293 section 3.10.5).
+
+        Nothing is to be reported of that RST: whatever becomes of it, the connection is over.
+        """
         assert self.state is not TcpState.CLOSED
         reset = None
         if self.state in RESETS_PEER:
@@ -228,6 +231,8 @@ class TcpConnection:
         prior_una = sender.snd_una
         opened = sender.acknowledge(segment, now_ns)
         acked_bytes = self._acked(prior_una, now_ns) if sender.snd_una != prior_una else 0
+        if self.state is _CLOSED:
+            return Receipt(acked_bytes, 0, Disposition.IGNORED, closed=True)
         if end == seq:
             return Receipt(acked_bytes, 0, _NO_DATA, opened, established)
         if not take_data:
@@ -304,8 +309,6 @@ class TcpConnection:
 
     def _receive_late(self, acked_bytes: int, now_ns: int, *, opened: bool) -> Receipt:
         """Acknowledge again what comes after the peer's FIN: our acknowledgement of it was lost."""
-        if self.state is TcpState.CLOSED:
-            return Receipt(acked_bytes, 0, Disposition.IGNORED, closed=True)
         if self.state is TcpState.TIME_WAIT:
             self._time_wait_ns = now_ns + self.config.time_wait_ns
         self._receiver.ack_at_once()

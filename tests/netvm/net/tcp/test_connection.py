@@ -251,6 +251,7 @@ def test_orderly_close(make_wire):
     wire.run(until_ns=NS_PER_S)
     assert wire.client.readable_bytes == 20_000
     assert _states(wire) == ("TIME_WAIT", "CLOSED")
+    assert wire.server.receipts[-1].closed
     assert wire.client.c.timer_kind is TimerKind.TIME_WAIT
     wire.run()
     assert _states(wire) == ("CLOSED", "CLOSED")
