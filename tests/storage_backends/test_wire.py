@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_backends.wire import BLOCK_SIZE, Blocks, Chunk, ChunkBuffer, Octets, join, render, size_of
@@ -28,6 +28,7 @@ def test_version_zero_is_zeros() -> None:
     assert Blocks.of((0,)).to_bytes() == bytes(BLOCK_SIZE)
 
 
+@settings(deadline=None)
 @given(VERSIONS)
 def test_rendering_is_reversible(versions: tuple[int, ...]) -> None:
     """Whole blocks are recovered from the bytes a real wire carried."""
@@ -48,6 +49,7 @@ def test_bytes_that_are_no_rendering_are_refused(data: bytes, message: str) -> N
         Blocks.from_bytes(data)
 
 
+@settings(deadline=None)
 @given(st.data(), VERSIONS)
 def test_a_part_is_a_slice_of_the_rendering(data: st.DataObject, versions: tuple[int, ...]) -> None:
     """Cutting by reference and cutting the bytes agree, also for a part of a part."""
@@ -74,6 +76,7 @@ def test_an_empty_part_touches_no_block() -> None:
     assert Blocks.of((1, 2)).part(5000, 5000) == Blocks((), 0, 0)
 
 
+@settings(deadline=None)
 @given(st.data(), VERSIONS)
 def test_parts_join_into_the_run_they_were(data: st.DataObject, versions: tuple[int, ...]) -> None:
     """However a run of blocks is cut, joining gives the run back, by reference."""
@@ -83,6 +86,7 @@ def test_parts_join_into_the_run_they_were(data: st.DataObject, versions: tuple[
     assert join(parts) == blocks
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(VERSIONS.map(Blocks.of), st.binary(min_size=1, max_size=9)), min_size=1, max_size=4))
 def test_join_never_changes_the_bytes(chunks: list[Chunk]) -> None:
     """Whatever is joined renders as the bytes it was made of."""
@@ -101,6 +105,7 @@ def test_parts_out_of_place_stay_bytes() -> None:
     assert isinstance(join([Blocks.of((1,)).part(0, 100), Blocks.of((1,)).part(200, 300)]), Octets)
 
 
+@settings(deadline=None)
 @given(st.data(), st.lists(st.one_of(VERSIONS.map(Blocks.of), st.binary(max_size=50)), max_size=4))
 def test_buffer_gives_back_what_went_in(data: st.DataObject, chunks: list[Chunk]) -> None:
     """Bytes pulled in any sizes are the bytes pushed, in order, and the size always adds up."""

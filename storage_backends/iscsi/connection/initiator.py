@@ -313,7 +313,7 @@ class InitiatorConnection:
             case pdus.ScsiResponse():
                 self._on_scsi_response(message, events)
             case pdus.DataIn():
-                self._on_data_in(message, self.parameters, events)
+                self._on_data_in(message, events)
             case pdus.R2t():
                 self._on_r2t(message, self.parameters)
             case pdus.NopIn():
@@ -373,9 +373,9 @@ class InitiatorConnection:
         self._end(task)
         events.append(TaskDone(task.itt, response.response, response.status, payload, sense, residual))
 
-    def _on_data_in(self, data_in: pdus.DataIn, parameters: SessionParameters, events: list[InitiatorEvent]) -> None:
+    def _on_data_in(self, data_in: pdus.DataIn, events: list[InitiatorEvent]) -> None:
         task = self._task(data_in.itt, "Data-In")
-        task.take_data_in(data_in, parameters)
+        task.take_data_in(data_in)
         if not data_in.flags & DataFlag.STATUS:
             return
         self._take_statsn(data_in.statsn)

@@ -34,7 +34,6 @@ class InitiatorTask:
     """A command from its request to its end."""
 
     __slots__ = (
-        "_burst",
         "_cdb",
         "_datasn",
         "_lun",
@@ -67,10 +66,9 @@ class InitiatorTask:
         # invariant: bytes of the payload sent or in a sequence, always the first ones
         self._promised = 0
         self._r2tsn = 0
-        # invariant: the parts make up the first ``_received`` bytes of the read, ``_burst`` of them in this sequence
+        # invariant: the parts make up the first ``_received`` bytes of the read
         self._parts: list[Chunk] = []
         self._received = 0
-        self._burst = 0
         self._datasn = 0
 
     @property
@@ -155,7 +153,7 @@ class InitiatorTask:
         self._promised = stop
         self._sequences.append(_Sequence(r2t.ttt, r2t.offset, stop))
 
-    def take_data_in(self, data_in: DataIn, parameters: SessionParameters) -> None:
+    def take_data_in(self, data_in: DataIn) -> None:
         """Keep the data of a read (11.7)."""
         size = 0 if data_in.payload is None else size_of(data_in.payload)
         if data_in.datasn != self._datasn:
@@ -165,14 +163,7 @@ class InitiatorTask:
                 f"Data-In of task {self.itt:#x} brings bytes {data_in.offset}..{data_in.offset + size} of "
                 f"{self._read_length}, {self._received} have come"
             )
-        self._burst += size
-        if self._burst > parameters.max_burst_length:
-            raise RemoteProtocolError(
-                f"Data-In of task {self.itt:#x} makes a burst of {self._burst} bytes, "
-                f"MaxBurstLength {parameters.max_burst_length}"
-            )
-        if data_in.flags & DataFlag.FINAL:
-            self._burst = 0
+        # 13.13 bounds a sequence of Data-In too, but Linux does not look and the tgt target does not keep to it
         self._datasn += 1
         self._received += size
         if data_in.payload is not None:

@@ -103,11 +103,15 @@ class NbdClientConnection:
         return [nbd.push_request(nbd.Request(flags=0, cmd_type=CmdType.DISC, cookie=0, offset=0, length=0))]
 
     def receive(self, chunk: Chunk) -> list[ClientEvent]:
-        """Take a chunk from the server. Raises RemoteProtocolError if it breaks the protocol."""
+        """Take a chunk from the server. Raises RemoteProtocolError if it breaks the protocol; it is over then."""
         self._buffer.push(chunk)
         events: list[ClientEvent] = []
-        while self._advance(events):
-            pass
+        try:
+            while self._advance(events):
+                pass
+        except RemoteProtocolError:
+            self._state.received(Message.EOF)
+            raise
         return events
 
     def receive_eof(self) -> list[ClientEvent]:

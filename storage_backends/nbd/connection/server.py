@@ -84,11 +84,15 @@ class NbdServerConnection:
         return [header] if payload is None else [header, payload]
 
     def receive(self, chunk: Chunk) -> list[ServerEvent]:
-        """Take a chunk from the client. Raises RemoteProtocolError if it breaks the protocol."""
+        """Take a chunk from the client. Raises RemoteProtocolError if it breaks the protocol; it is over then."""
         self._buffer.push(chunk)
         events: list[ServerEvent] = []
-        while self._advance(events):
-            pass
+        try:
+            while self._advance(events):
+                pass
+        except RemoteProtocolError:
+            self._state.received(Message.EOF)
+            raise
         return events
 
     def receive_eof(self) -> list[ServerEvent]:

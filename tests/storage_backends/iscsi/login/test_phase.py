@@ -173,9 +173,10 @@ def test_a_login_that_does_not_end_is_given_up() -> None:
     """A target that keeps a stage for ever is left."""
     host = initiator()
     host.request(0)
+    for statsn in range(16):
+        host.receive(response(0, statsn=statsn))
     with pytest.raises(RemoteProtocolError, match="login has not ended after 16 exchanges"):
-        for statsn in range(17):
-            host.receive(response(0, statsn=statsn))
+        host.receive(response(0, statsn=16))
 
 
 def test_a_target_answers_each_stage() -> None:
@@ -237,6 +238,17 @@ def test_initiators_that_cannot_be_served_are_refused(sent: LoginRequest, status
     assert refusal.status_class << 8 | refusal.status_detail == status == target.refused
     assert (refusal.data, refusal.flags & LoginFlag.TRANSIT, target.parameters) == (b"", 0, None)
     assert LoginRefused(status).reason.startswith(f"login refused with status {status:#06x}")
+
+
+def test_text_without_end_is_refused() -> None:
+    """An initiator that goes on and on is sent away, a target that does is left."""
+    target = TargetLogin(LoginOffer(), target_name="iqn.swap")
+    part = dataclasses.replace(request(LoginFlag.CONTINUE), data=bytes(8192))
+    for _ in range(8):
+        answer(target, part)
+    assert target.refused is None
+    answer(target, part)
+    assert target.refused is LoginStatus.INVALID_REQUEST_DURING_LOGIN
 
 
 def test_digests_without_agreement_are_rejected() -> None:

@@ -189,6 +189,7 @@ def test_replies_nobody_asked_for_are_refused() -> None:
     client = connected()
     with pytest.raises(RemoteProtocolError, match="reply to cookie 0x63, which is not in flight"):
         client.receive(simple_reply(0x63))
+    assert client.state is State.CLOSED
 
 
 def test_the_end_of_the_stream_between_messages_is_a_fact() -> None:

@@ -12,7 +12,7 @@ from storage_backends.nbd.state import State
 from storage_backends.wire import BLOCK_SIZE, Blocks, Chunk
 
 NR_BLOCKS = 64
-CUTS = st.lists(st.integers(1, 9000), min_size=1, max_size=4)
+CUTS = st.lists(st.integers(5, 9000), min_size=1, max_size=4)
 REQUESTS = st.lists(
     st.tuples(st.sampled_from([CmdType.READ, CmdType.WRITE, CmdType.FLUSH, CmdType.TRIM]), st.integers(1, 8)),
     min_size=1,
@@ -34,7 +34,7 @@ def send(client: NbdClientConnection, cookie: int, kind: CmdType, count: int) ->
             return client.trim(cookie, offset, count * BLOCK_SIZE)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data(), requests=REQUESTS, cuts=CUTS)
 def test_requests_and_replies_survive_any_cut(
     data: st.DataObject,

@@ -143,6 +143,7 @@ def test_replies_are_the_protocols_bytes() -> None:
         (ALL_FLAGS, request(77), NbdError.EINVAL),
         (ALL_FLAGS, request(CmdType.READ, flags=2), NbdError.EINVAL),
         (ALL_FLAGS, request(CmdType.READ, offset=SIZE), NbdError.EINVAL),
+        (ALL_FLAGS, request(CmdType.READ, length=2 * SIZE), NbdError.EINVAL),
         (ALL_FLAGS, request(CmdType.TRIM, offset=SIZE), NbdError.EINVAL),
         (ALL_FLAGS, request(CmdType.WRITE, offset=SIZE, data=bytes(4096)), NbdError.ENOSPC),
         (0, request(CmdType.FLUSH, length=0), NbdError.EINVAL),
@@ -159,12 +160,22 @@ def test_requests_that_cannot_be_served_are_refused(flags: int, wire: bytes, err
     assert server.receive(request(CmdType.READ)) == [Request(CmdType.READ, 1, 0, 4096, None, fua=False)]
 
 
+def test_a_read_too_long_for_one_reply_is_refused() -> None:
+    """More than every server takes in one request is an error, not a breach (proto.md, "Block size constraints")."""
+    server = NbdServerConnection(1 << 30, 0)
+    server.receive(nbd.push_client_flags(3) + GO)
+    server.chunks_to_send()
+    assert server.receive(request(CmdType.READ, length=(32 << 20) + 1)) == []
+    assert render(server.chunks_to_send()) == bytes.fromhex("67446698 00000016 0000000000000001")
+
+
 def test_breaches_end_the_connection() -> None:
     """A reused cookie and a WRITE no server takes are the client's fault."""
     server = connected()
     server.receive(request(CmdType.READ, cookie=3))
     with pytest.raises(RemoteProtocolError, match="cookie 0x3 is in flight"):
         server.receive(request(CmdType.READ, cookie=3))
+    assert server.state is State.CLOSED
     with pytest.raises(RemoteProtocolError, match="WRITE of 33554433 bytes, more than 33554432"):
         connected().receive(request(CmdType.WRITE, length=(32 << 20) + 1))
 
