@@ -42,6 +42,15 @@ from storage_backends.wire import Chunk, LocalProtocolError, Octets, Payload, Re
 
 __all__ = ["TargetConfig", "TargetConnection"]
 
+_ABORT_ALL = (
+    TmfFunction.ABORT_TASK_SET,
+    TmfFunction.CLEAR_TASK_SET,
+    TmfFunction.LOGICAL_UNIT_RESET,
+    TmfFunction.TARGET_WARM_RESET,
+    TmfFunction.TARGET_COLD_RESET,
+)
+"""With one initiator and one logical unit these are the same tasks (11.5.1)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetConfig:
@@ -210,7 +219,7 @@ class TargetConnection:
             case pdus.DataOut():
                 self._on_data_out(message, self.parameters, events)
             case pdus.NopOut():
-                self._on_nop_out(message)
+                self._on_nop_out(message, self.parameters)
             case pdus.TmfRequest():
                 self._on_tmf_request(message, events)
             case pdus.LogoutRequest():
@@ -366,7 +375,7 @@ class TargetConnection:
         self._discarded.add(task.command.itt)
         self._release(immediate=task.command.immediate)
 
-    def _on_nop_out(self, nop_out: pdus.NopOut) -> None:
+    def _on_nop_out(self, nop_out: pdus.NopOut, parameters: SessionParameters) -> None:
         if not self._accept(nop_out.cmdsn, immediate=nop_out.immediate):
             return
         self._release(immediate=nop_out.immediate)
@@ -379,7 +388,7 @@ class TargetConnection:
                 statsn=self._take_statsn(),
                 exp_cmdsn=self._exp_cmdsn,
                 max_cmdsn=self._max_cmdsn,
-                data=nop_out.data,
+                data=nop_out.data[: parameters.max_xmit_data_length],
             )
         )
 
@@ -393,7 +402,7 @@ class TargetConnection:
             if not tasks:
                 self._send_tmf_response(request.itt, TmfStatus.NO_TASK)
                 return
-        elif request.function in (TmfFunction.CLEAR_ACA, TmfFunction.TASK_REASSIGN):
+        elif request.function not in _ABORT_ALL:
             self._send_tmf_response(request.itt, TmfStatus.NOT_SUPPORTED)
             return
         for task in tasks:

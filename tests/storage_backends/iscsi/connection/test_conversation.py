@@ -1,6 +1,7 @@
 """The two cores talk to each other over a transport that cuts the streams anywhere, whatever they negotiated."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TypeAlias
 
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from storage_backends.iscsi.login.keys import LoginOffer
 from storage_backends.iscsi.messages.framing import Pdu
 from storage_backends.iscsi.scsi import LogicalUnit, MediumKind
 from storage_backends.iscsi.state import State
-from storage_backends.wire import BLOCK_SIZE, Blocks, Chunk
+from storage_backends.wire import BLOCK_SIZE, Blocks, Chunk, RemoteProtocolError, render
 
 NR_BLOCKS = 64
 SECTORS = BLOCK_SIZE // 512
@@ -56,6 +57,16 @@ class Conversation:
         while said := self._carry(iter(self.initiator.next_pdu, None)) + self._answer(iter(self.target.next_pdu, None)):
             assert said < 1000
 
+    def ask(self, kind: MediumKind, first: int, count: int, *, version: int) -> int:
+        """Ask for one access to ``count`` blocks and return its task tag."""
+        match kind:
+            case MediumKind.WRITE:
+                return self.initiator.write(first * SECTORS, Blocks.of(tuple(range(version, version + count))))
+            case MediumKind.READ:
+                return self.initiator.read(first * SECTORS, count * SECTORS)
+            case MediumKind.FLUSH:
+                return self.initiator.flush()
+
     def serve(self, index: int) -> None:
         """Serve one of the commands that were delivered."""
         command = self.commands.pop(index)
@@ -83,7 +94,7 @@ class Conversation:
         return len(chunks)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=120)
 @given(
     data=st.data(),
     host=OFFERS,
@@ -104,15 +115,8 @@ def test_reads_find_what_writes_left(
     """Every command ends once, in whatever order the server takes them, and reads what the store held then."""
     talk = Conversation(host, target, queue_depth, cuts, recut)
     asked = {}
-    for version, (kind, first, count) in enumerate(requests, 1):
-        lba, nr_blocks = first * SECTORS, count * SECTORS
-        if kind is MediumKind.WRITE:
-            itt = talk.initiator.write(lba, Blocks.of(tuple(range(version * 100, version * 100 + count))))
-        elif kind is MediumKind.READ:
-            itt = talk.initiator.read(lba, nr_blocks)
-        else:
-            itt = talk.initiator.flush()
-        asked[itt] = (kind, first, count)
+    for number, (kind, first, count) in enumerate(requests, 1):
+        asked[talk.ask(kind, first, count, version=number * 100)] = (kind, first, count)
     expected = {}
     while len(talk.done) < len(requests):
         talk.run()
@@ -152,3 +156,49 @@ def test_a_silent_wire_is_pinged(recut: Recut) -> None:
     talk.run()
     assert talk.initiator.handle_timer(due_ns + due_ns) == []
     assert talk.initiator.state is State.LOGGED_IN
+
+
+MUTATIONS = st.lists(st.tuples(st.integers(0, 47), st.integers(0, 255)), min_size=1, max_size=3)
+
+
+def mutate(pdu: Pdu, mutations: list[tuple[int, int]]) -> bytes:
+    """Return the bytes of a PDU with some of its header overwritten."""
+    wire = bytearray(render(pdu.chunks))
+    for place, byte in mutations:
+        wire[place] = byte
+    return bytes(wire)
+
+
+@settings(deadline=None)
+@given(kind=st.sampled_from(MediumKind), immediate=st.booleans(), mutations=MUTATIONS)
+def test_a_target_blames_the_initiator_and_nobody_else(
+    *, kind: MediumKind, immediate: bool, mutations: list[tuple[int, int]], recut: Recut
+) -> None:
+    """Whatever a header says, the target makes facts of it or a RemoteProtocolError."""
+    offer = LoginOffer(immediate_data=immediate)
+    talk = Conversation(offer, offer, 4, [9000], recut)
+    talk.ask(kind, 0, 2, version=1)
+    for pdu in iter(talk.initiator.next_pdu, None):
+        with suppress(RemoteProtocolError):
+            talk.target.receive(mutate(pdu, mutations))
+
+
+@settings(deadline=None)
+@given(kind=st.sampled_from(MediumKind), immediate=st.booleans(), mutations=MUTATIONS)
+def test_an_initiator_blames_the_target_and_nobody_else(
+    *, kind: MediumKind, immediate: bool, mutations: list[tuple[int, int]], recut: Recut
+) -> None:
+    """Whatever a header says, the initiator makes facts of it or a RemoteProtocolError."""
+    offer = LoginOffer(immediate_data=immediate, initial_r2t=True)
+    talk = Conversation(offer, offer, 4, [9000], recut)
+    talk.ask(kind, 0, 2, version=1)
+    for pdu in iter(talk.initiator.next_pdu, None):
+        for chunk in pdu.chunks:
+            talk.commands.extend(event for event in talk.target.receive(chunk) if isinstance(event, Command))
+    if talk.commands:
+        talk.serve(0)
+    for pdu in iter(talk.target.next_pdu, None):
+        with suppress(RemoteProtocolError):
+            talk.initiator.receive(mutate(pdu, mutations), 0)
+    while talk.initiator.next_pdu() is not None:
+        pass

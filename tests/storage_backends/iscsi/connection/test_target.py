@@ -348,9 +348,10 @@ def test_a_task_still_collecting_is_dropped_at_once() -> None:
         (TmfFunction.ABORT_TASK, TmfStatus.NO_TASK),
         (TmfFunction.TASK_REASSIGN, TmfStatus.NOT_SUPPORTED),
         (TmfFunction.CLEAR_ACA, TmfStatus.NOT_SUPPORTED),
+        (99, TmfStatus.NOT_SUPPORTED),
     ],
 )
-def test_functions_that_cannot_be_are_answered_at_once(function: TmfFunction, response: TmfStatus) -> None:
+def test_functions_that_cannot_be_are_answered_at_once(function: int, response: TmfStatus) -> None:
     """An abort of nothing, or a function not supported, makes no fact."""
     initiator = logged_in()
     assert initiator.says(pdus.TmfRequest(function=function, lun=0, itt=9, rtt=3, cmdsn=1, exp_statsn=1)) == []

@@ -1,6 +1,7 @@
 """The two cores talk to each other over a transport that cuts the stream anywhere."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from storage_backends.nbd.connection.client import NbdClientConnection, Reply
 from storage_backends.nbd.connection.server import NbdServerConnection, Request
 from storage_backends.nbd.messages import CmdType, TransmissionFlag
 from storage_backends.nbd.state import State
-from storage_backends.wire import BLOCK_SIZE, Blocks, Chunk
+from storage_backends.wire import BLOCK_SIZE, Blocks, Chunk, RemoteProtocolError
 
 NR_BLOCKS = 64
 CUTS = st.lists(st.integers(5, 9000), min_size=1, max_size=4)
@@ -73,3 +74,20 @@ def test_requests_and_replies_survive_any_cut(
         kind, count = requests[reply.cookie]
         assert reply.payload == (Blocks.of((reply.cookie,) * count) if kind is CmdType.READ else None)
     assert len(replies) == len(requests)
+
+
+@settings(deadline=None)
+@given(noise=st.binary(max_size=80), nr_exchanges=st.integers(0, 3), to_server=st.booleans())
+def test_bytes_of_any_kind_are_facts_or_the_peers_fault(*, noise: bytes, nr_exchanges: int, to_server: bool) -> None:
+    """Whatever comes, in whatever state, either end makes facts of it or a RemoteProtocolError."""
+    server = NbdServerConnection(NR_BLOCKS * BLOCK_SIZE, 0)
+    client = NbdClientConnection("swap")
+    for _ in range(nr_exchanges):
+        for chunk in server.chunks_to_send():
+            client.receive(chunk)
+        for chunk in client.chunks_to_send():
+            server.receive(chunk)
+    if client.state is State.TRANSMISSION:
+        client.read(1, 0, 8)
+    with suppress(RemoteProtocolError):
+        (server if to_server else client).receive(noise)
