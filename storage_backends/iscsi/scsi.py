@@ -134,6 +134,15 @@ class MediumKind(IntEnum):
     FLUSH = 2
 
 
+_ACCESS_10: dict[int, MediumKind] = {
+    Op.READ_10: MediumKind.READ,
+    Op.WRITE_10: MediumKind.WRITE,
+    Op.SYNCHRONIZE_CACHE_10: MediumKind.FLUSH,
+}
+_ACCESS_16: dict[int, MediumKind] = {Op.READ_16: MediumKind.READ, Op.WRITE_16: MediumKind.WRITE}
+"""The commands that move blocks, by the length of their CDB."""
+
+
 class MediumAccess(NamedTuple):
     """A command for the disk."""
 
@@ -203,15 +212,12 @@ def execute(unit: LogicalUnit | None, cdb: bytes) -> Answer | MediumAccess:
     op = cdb[0]
     if unit is None:
         return _execute_nowhere(op, cdb)
-    if op in (Op.WRITE_10, Op.READ_10):
+    if op in _ACCESS_10:
+        kind = _ACCESS_10[op]
         _, flags, lba, _, nr_blocks, _ = _RW10.unpack(cdb)
-        kind = MediumKind.WRITE if op == Op.WRITE_10 else MediumKind.READ
-    elif op in (Op.WRITE_16, Op.READ_16):
+    elif op in _ACCESS_16:
+        kind = _ACCESS_16[op]
         _, flags, lba, nr_blocks, _, _ = _RW16.unpack(cdb)
-        kind = MediumKind.WRITE if op == Op.WRITE_16 else MediumKind.READ
-    elif op == Op.SYNCHRONIZE_CACHE_10:
-        _, flags, lba, _, nr_blocks, _ = _RW10.unpack(cdb)
-        kind = MediumKind.FLUSH
     else:
         return _execute_at_once(unit, op, cdb)
     if lba + nr_blocks > unit.size_blocks:

@@ -240,6 +240,10 @@ class ChunkBuffer:
         self.size_bytes -= size_bytes
         chunks = self._chunks
         taken: list[Chunk] = []
+        if size_bytes and size_of(chunks[0]) == size_bytes:
+            # the common case: a header or a payload arrived as it was sent
+            taken.append(chunks.popleft())
+            return taken
         left = size_bytes
         while left:
             chunk = chunks.popleft()

@@ -8,7 +8,9 @@ A receiver must ignore reserved fields (11.1), so they are padding here, neither
 """
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from struct import Struct
+from typing import Any
 
 from storage_backends.iscsi.messages.pdus import (
     BHS_SIZE,
@@ -46,7 +48,7 @@ class _Layout:
     word of ``head`` is byte 1: a field, ``0x80`` where only that bit is set, or ``0x80|field``.
     """
 
-    __slots__ = ("always_set", "byte1", "cls", "names", "nr_head", "opcode", "struct")
+    __slots__ = ("always_set", "byte1", "cls", "get", "names", "nr_head", "opcode", "struct")
 
     def __init__(self, cls: type[Message], opcode: Opcode, struct: str, head: str, tail: str) -> None:
         byte1, *rest = head.split()
@@ -57,6 +59,7 @@ class _Layout:
         self.byte1 = byte1.removeprefix("0x80").removeprefix("|")
         self.nr_head = len(rest)
         self.names = (*rest, *tail.split())
+        self.get: Callable[[Message], tuple[Any, ...]] = attrgetter(*self.names)
         assert self.struct.size == BHS_SIZE, f"{cls.__name__} is {self.struct.size} bytes"
 
 
@@ -184,7 +187,7 @@ def data_of(message: Message) -> Chunk:
 def push(message: Message) -> bytes:
     """Return the BHS of a PDU; its AHS and data are fields of the message and follow on the wire."""
     layout = _BY_CLASS[type(message)]
-    values = [getattr(message, name) for name in layout.names]
+    values = list(layout.get(message))
     ahs_words = len(message.ahs) >> 2 if isinstance(message, ScsiCommand) else 0
     values.insert(layout.nr_head, ahs_words << 24 | size_of(data_of(message)))
     immediate = isinstance(message, _WITH_IMMEDIATE) and message.immediate

@@ -96,7 +96,7 @@ class PduReader:
         self.data_digest = False
         self.max_data_length = max_data_length
         """What this side declared as MaxRecvDataSegmentLength (13.12)."""
-
+        # so that bytes_wanted is right before the first byte
         self.pull()
 
     @property
@@ -115,6 +115,8 @@ class PduReader:
 
     def pull(self) -> Message | None:
         """Return the next PDU, or None until it has arrived. Raises RemoteProtocolError if it cannot be one."""
+        if self._buffer.bytes_missing:
+            return None
         header = self._header
         if header is None:
             header = self._buffer.pull_bytes(BHS_SIZE)

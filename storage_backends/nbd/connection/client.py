@@ -59,6 +59,7 @@ class NbdClientConnection:
         self._in_flight: dict[int, int] = {}
         # invariant: the cookie of the READ whose header has arrived and whose data has not
         self._reading: int | None = None
+        # so that bytes_wanted is right before the first byte
         self._advance([])
 
     @property

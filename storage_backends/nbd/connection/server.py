@@ -55,6 +55,7 @@ class NbdServerConnection:
         self._in_flight: dict[int, int] = {}
         # invariant: the WRITE whose header has arrived and whose data has not
         self._writing: nbd.Request | None = None
+        # so that bytes_wanted is right before the first byte
         self._advance([])
 
     @property
