@@ -34,6 +34,8 @@ class LinkPair:
     """From the host."""
     down: LinkDirection
     """To the host."""
+    acks_every_frame: bool = False
+    """The server acknowledges every frame by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,8 @@ RESERVED_SHARE: Final = 0.19
 """Share of RAM that the recorded kernel's image and boot-time tables take (not managed)."""
 BOOT_HELD_PAGES: Final = 7640
 """Managed pages that the recorded machine's programs, slab and ring hold at the start."""
+BIOS_HOLE_PAGES: Final = 97
+"""640 KiB to 1 MiB: spanned by the lowest zone and not present."""
 BOOT_SLABS: Final = (
     "skbuff_head_cache",
     "skbuff_fclone_cache",
@@ -160,8 +162,8 @@ class _Boot:
         self.vmstat = VmStat()
         self.netstat = NetStat()
         self.plans = _plans(machine)
-        # frame 0 is never managed, as on the recorded machine
-        self.frames = Frames(sum(plan.present for plan in self.plans) + 1)
+        # frame 0 is never managed, and neither is the BIOS's hole below 1 MiB
+        self.frames = Frames(1 + BIOS_HOLE_PAGES + sum(plan.present for plan in self.plans))
         self.buddy = Buddy(
             self.frames, self.ledger, self.vmstat, self.fixes, boost_factor=options.vm.watermark_boost_factor
         )
@@ -175,15 +177,17 @@ class _Boot:
         zones = []
         start = 1
         for plan in self.plans:
+            hole = BIOS_HOLE_PAGES if start == 1 else 0
             zone = Zone(
                 name=plan.name,
                 start_pfn=start,
+                spanned=plan.present + hole,
                 present=plan.present,
                 managed=plan.managed,
                 pageblock_order=self.options.kernel.pageblock_order,
                 fixes=self.fixes,
             )
-            start += plan.present
+            start += plan.present + hole
             zones.append(zone)
         vm = self.options.vm
         mfk = vm.min_free_kbytes or calculate_min_free_kbytes(sum(z.managed for z in zones))
@@ -568,7 +572,8 @@ class _Boot:
 
         up = direction("link0.up", lambda packet: packet.to.take(packet, None))
         nic.link = up
-        return nic, LinkPair(up=up, down=direction("link0.down", nic.packet_arrived))
+        down = direction("link0.down", nic.packet_arrived)
+        return nic, LinkPair(up=up, down=down, acks_every_frame=link.peer_acks == "frame")
 
     def _boot_anon(self, host: Host) -> None:
         """Put other programs' idle anonymous pages on the inactive list.

@@ -108,13 +108,22 @@ class Zone:
     )
 
     def __init__(
-        self, *, name: str, start_pfn: int, present: int, managed: int, pageblock_order: int, fixes: Fixes
+        self,
+        *,
+        name: str,
+        start_pfn: int,
+        present: int,
+        managed: int,
+        pageblock_order: int,
+        fixes: Fixes,
+        spanned: int | None = None,
     ) -> None:
         assert 0 < managed <= present
+        assert spanned is None or spanned >= present
         self.name = name
         self.index = ZONE_INDEX[name]
         self.start_pfn = start_pfn
-        self.end_pfn = start_pfn + present
+        self.end_pfn = start_pfn + (present if spanned is None else spanned)
         self.present = present
         self.managed = managed
         self.pageblock_order = pageblock_order

@@ -217,15 +217,11 @@ class Nic:
 
     def _make_skb(self, packet: Packet) -> Skb | None:
         """Make one packet of the frames: copied if small, in its buffers if not. None: they stay in the ring."""
-        if packet.nr_frames == 1 and packet.size_bytes + FRAME_OVERHEAD <= self.model.copybreak:
-            skb = self.skbs.napi_alloc_skb(self.softirq)
-            if skb is not None:
-                self._pending_frames -= 1
-                if self.model.high_order_atomic:
-                    self._buffers.popleft().put()
+        each_bytes = -(-packet.size_bytes // packet.nr_frames)
+        if each_bytes + FRAME_OVERHEAD <= self.model.copybreak:
+            skb = self._copied_skb(packet.nr_frames)
+            if skb is not None or self.model.high_order_atomic:
                 return skb
-            if self.model.high_order_atomic:
-                return None
         first: Skb | None = None
         for left in range(packet.nr_frames, 0, -1):
             skb = self._frame_skb()
@@ -243,6 +239,21 @@ class Nic:
             else:
                 self._gro(first, skb)
         return first
+
+    def _copied_skb(self, nr_frames: int) -> Skb | None:
+        """Make a packet of each small frame and return the last: the others are pure acknowledgements before it."""
+        for left in range(nr_frames, 0, -1):
+            skb = self.skbs.napi_alloc_skb(self.softirq)
+            if skb is None:
+                self._pending[0] = self._pending[0]._replace(nr_frames=left)
+                return None
+            self._pending_frames -= 1
+            if self.model.high_order_atomic:
+                self._buffers.popleft().put()
+            if left == 1:
+                return skb
+            self.skbs.kfree_skb(skb, napi=True)
+        raise AssertionError("a packet without frames")
 
     def _frame_skb(self) -> Skb | None:
         """Make a packet of one large frame: around its buffer (e1000), or a small head with the buffer attached."""
@@ -370,7 +381,7 @@ class Nic:
         head = skbs.head_cache.try_alloc(self.softirq, GFP_ATOMIC | GFP_NOWARN)
         if head < 0:
             return None
-        data = skbs.kmalloc_2k.try_alloc(self.softirq, GFP_ATOMIC | GFP_NOWARN)
+        data, _ = skbs.kmalloc_reserve(self.softirq, skbs.kmalloc_2k, GFP_ATOMIC)
         if data < 0:
             skbs.head_cache.free(head)
             return None

@@ -24,7 +24,15 @@ RECEIVE_SPACE = 4 << 20
 class RemoteSocket:
     """A TCP socket outside the host."""
 
-    def __init__(self, world: World, name: str, *, link: LinkDirection, config: TcpConfig | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        *,
+        link: LinkDirection,
+        config: TcpConfig | None = None,
+        acks_every_frame: bool = False,
+    ) -> None:
         self.world = world
         self.name = name
         self.link = link
@@ -38,6 +46,9 @@ class RemoteSocket:
         self.on_established: Callable[[], None] | None = None
         self.on_closed: Callable[[], None] | None = None
         self.accepting = True
+        self.acks_every_frame = acks_every_frame
+        """Acknowledge each frame of a burst by itself, as user-mode network stacks do, instead of the burst."""
+        self._ack_frames = 1
         self._timer: TimerHandle | None = None
 
     @property
@@ -56,6 +67,7 @@ class RemoteSocket:
                 self.core.set_receive_space(RECEIVE_SPACE, full_bytes=RECEIVE_SPACE)
                 self._transmit()
             return
+        self._ack_frames = packet.nr_frames if self.acks_every_frame else 1
         receipt = self.core.receive(segment, now_ns)
         if receipt.established and self.on_established is not None:
             self.on_established()
@@ -123,7 +135,8 @@ class RemoteSocket:
         if core.state is not TcpState.CLOSED and core.ack_due is AckDue.NOW:
             segment = core.ack_segment(now_ns)
             core.sent(segment, now_ns)
-            self._send(segment)
+            self.link.send(Packet(self.peer, segment, 0, self._ack_frames))
+        self._ack_frames = 1
         self._arm_timer()
 
     def _send(self, segment: Segment) -> bool:

@@ -145,7 +145,7 @@ class SkbAllocator:
 
     # -- for sending ----------------------------------------------------------------------------------------------
 
-    def _kmalloc_reserve(self, task: Task, cache: SlabCache, gfp: int) -> tuple[int, bool]:
+    def kmalloc_reserve(self, task: Task, cache: SlabCache, gfp: int) -> tuple[int, bool]:
         """Try without the reserve, then with it if the mask is entitled; return object and pfmemalloc."""
         found = cache.try_alloc(task, gfp & ~GFP_DIRECT_RECLAIM | GFP_NOMEMALLOC | GFP_NOWARN)
         if found >= 0 or not self.pages.gfp_pfmemalloc_allowed(task, gfp):
@@ -158,7 +158,7 @@ class SkbAllocator:
         head = cache.try_alloc(task, gfp & ~GFP_DIRECT_RECLAIM)
         if head < 0:
             return None
-        data, pfmemalloc = self._kmalloc_reserve(task, self.kmalloc_1k, gfp)
+        data, pfmemalloc = self.kmalloc_reserve(task, self.kmalloc_1k, gfp)
         if data < 0:
             cache.free(head)
             return None
@@ -172,7 +172,7 @@ class SkbAllocator:
         head = await self.fclone_cache.alloc(task, gfp)
         if head < 0:
             return None
-        data, pfmemalloc = self._kmalloc_reserve(task, self.kmalloc_1k, gfp)
+        data, pfmemalloc = self.kmalloc_reserve(task, self.kmalloc_1k, gfp)
         if data < 0:
             data = await self.kmalloc_1k.alloc(task, gfp)
             if data < 0:

@@ -108,6 +108,7 @@ class NetStack:
         self.random = random
         self.nic: Nic | None = None
         self.sockets: list[TcpSock | UdpSock] = []
+        self._receive_memory = Resource("memory", "eth0 RX: memory to receive with", self._memory_providers)
 
     # -- packets in -----------------------------------------------------------------------------------------------
 
@@ -204,9 +205,11 @@ class NetStack:
     def receive_blocked(self) -> Resource | None:
         """Return what packets from outside wait for, or None if they can be received."""
         nic = self.nic
-        if nic is None or not nic.is_stuck:
-            return None
-        return Resource("memory", f"{nic.name} RX: {nic.stuck_on}", self.pages.memory.providers)
+        return self._receive_memory if nic is not None and nic.is_stuck else None
+
+    def _memory_providers(self) -> list[Task | Provider]:
+        providers = self.pages.memory.providers
+        return list(providers()) if providers is not None else []
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""

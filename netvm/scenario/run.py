@@ -58,9 +58,13 @@ def run_scenario(
     name: str,
     progress: Callable[[Progress], None] | None = None,
     oracle: Oracle | None = None,
+    logger: Any = None,
 ) -> Outcome:
-    """Run a scenario to its end and return what it came to; on Ctrl-C what there is, marked as partial."""
-    experiment = Experiment(scenario, name=name, progress=progress, oracle=oracle)
+    """Run a scenario to its end and return what it came to; on Ctrl-C what there is, marked as partial.
+
+    ``logger`` is a structlog logger for what an operator would read in the kernel log; none is silence.
+    """
+    experiment = Experiment(scenario, name=name, progress=progress, oracle=oracle, logger=logger)
     try:
         run_virtual(experiment.run)
     except KeyboardInterrupt:
@@ -78,6 +82,7 @@ class Experiment:
         name: str,
         progress: Callable[[Progress], None] | None = None,
         oracle: Oracle | None = None,
+        logger: Any = None,
     ) -> None:
         self.scenario = scenario
         self.name = name
@@ -89,7 +94,7 @@ class Experiment:
         self.finished = False
         seeds = Seeds(scenario.run.seed)
         self.world = World(seeds=seeds, oracle=oracle or oracle_named(scenario.run.oracle, seeds))
-        self._logger: Any = structlog.get_logger("netvm")
+        self._logger = logger if logger is not None else structlog.wrap_logger(structlog.ReturnLogger())
         self.host: Host = boot(self.world, scenario, log=self.log)
         self._progress = progress
         self._detector: HangDetector | None = None
@@ -98,7 +103,7 @@ class Experiment:
 
     def log(self, event: str, **facts: Any) -> None:
         """Note what an operator would read in the kernel log, stamped with virtual time."""
-        self._logger.debug(event, t=f"{self.world.now_ns / NS_PER_S:.6f}", **facts)
+        self._logger.info(event, t=f"{self.world.now_ns / NS_PER_S:.6f}", **facts)
         if hasattr(self, "host"):
             told = " ".join(f"{key}={value}" for key, value in facts.items())
             self.host.log_lines.append(f"[{self.world.now_ns / NS_PER_S:12.6f}] {event} {told}".rstrip())

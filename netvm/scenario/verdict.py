@@ -163,9 +163,8 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
             )
         if "sk_stream_wait_memory" in stack:
             lines.append(_sender_line(host, task, zone))
-    blocked = host.stack.receive_blocked()
-    if blocked is not None:
-        lines.append(f"replies cannot be received: {blocked.name}")
+    if host.nic is not None and host.nic.is_stuck:
+        lines.append(f"replies cannot be received on {host.nic.name}: {host.nic.stuck_on}")
     for (comm, order, gfp), count in sorted(host.pages.failures.items()):
         lines.append(f"page allocation failure {count} times: {comm} order:{order} mode:{gfp:#x}({gfp_name(gfp)})")
     lines += [

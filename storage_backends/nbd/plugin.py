@@ -47,7 +47,9 @@ class NbdBackend:
 
     def _serve_remotely(self, context: BackendContext) -> None:
         assert context.link is not None
-        peer = RemoteSocket(context.world, "nbd-server", link=context.link.down)
+        peer = RemoteSocket(
+            context.world, "nbd-server", link=context.link.down, acks_every_frame=context.link.acks_every_frame
+        )
         connect_streams(self.sock, peer)
         self.remote = RemoteNbdServer(context.world, peer, self.service)
 
