@@ -81,8 +81,8 @@ _TABLE = (
         name="memalloc_sockets",
         year=2012,
         version="3.6",
-        source=f'"netvm: allow the use of __GFP_MEMALLOC by specific sockets" and "nbd: set SOCK_MEMALLOC for access to '
-        f'PFMEMALLOC reserves"; {_GORMAN_2012}',
+        source=f'"netvm: allow the use of __GFP_MEMALLOC by specific sockets" and "nbd: set SOCK_MEMALLOC for access '
+        f'to PFMEMALLOC reserves"; {_GORMAN_2012}',
         summary="storage sockets carry SOCK_MEMALLOC: they allocate with __GFP_MEMALLOC and transmit under PF_MEMALLOC",
     ),
     Fix(
@@ -126,29 +126,29 @@ _TABLE = (
         name="throttle_noio_bounded",
         year=2012,
         version="3.6",
-        source=f'5515061d22f0, series changelog; {_GORMAN_2012}',
+        source=f"5515061d22f0, series changelog; {_GORMAN_2012}",
         summary="a throttled reclaimer that may not enter the file system waits one second at most",
     ),
     Fix(
         name="throttle_skips_kthreads",
         year=2012,
         version="3.6",
-        source=f'5515061d22f0, series changelog; {_GORMAN_2012}',
+        source=f"5515061d22f0, series changelog; {_GORMAN_2012}",
         summary="kernel threads and tasks with a fatal signal are never throttled",
     ),
     Fix(
         name="rx_memalloc",
         year=2012,
         version="3.6",
-        source=f'"netvm: allow skb allocation to use PFMEMALLOC reserves"; {_GORMAN_2012}; the idea is the receive reserve '
-        "of LWN 144273 (Kernel Summit 2005)",
+        source=f'"netvm: allow skb allocation to use PFMEMALLOC reserves"; {_GORMAN_2012}; the idea is the receive '
+        "reserve of LWN 144273 (Kernel Summit 2005)",
         summary="receive data is allocated with __GFP_MEMALLOC while any SOCK_MEMALLOC socket exists",
     ),
     Fix(
         name="rx_no_recycle_pfmemalloc",
         year=2013,
         version="3.10",
-        source='"igb: do not reuse pages with pfmemalloc flag" (SUSE bug 920016); dev_page_is_reusable(), A. Lobakin, 2021',
+        source='"igb: do not reuse pages with pfmemalloc flag" (SUSE bug 920016); dev_page_is_reusable(), 2021',
         summary="a receive page that came from the reserve is returned, never recycled into the ring",
     ),
     Fix(
@@ -229,7 +229,7 @@ _TABLE = (
         year=2021,
         version="5.16",
         source='Mel Gorman, "Remove dependency on congestion_wait in mm/"',
-        summary="reclaimers wait for pages written or another task's progress; before, congestion_wait slept its time-out",
+        summary="reclaimers wait for pages written or another task's progress; before, congestion_wait slept it out",
     ),
     Fix(
         name="mempool_nomemalloc",
@@ -242,7 +242,7 @@ _TABLE = (
         name="noio_isolation_limit",
         year=2012,
         version="3.9",
-        source='"mm: Avoid possible deadlock caused by too_many_isolated()", NeilBrown and Wu Fengguang, 2010, resent 2012',
+        source='"mm: Avoid possible deadlock caused by too_many_isolated()", NeilBrown and Wu Fengguang, 2010',
         summary="reclaimers that may not do IO have a higher isolation limit, so they never wait for those that may",
     ),
     Fix(

@@ -1,9 +1,9 @@
 """bios: the small objects without which no page can be written.
 
-Mirrors block/bio.c as far as swap uses it: one bio a page from ``fs_bio_set``, a mempool of two elements over a slab cache
-whose objects sit 21 to a page in the recorded kernel. While free memory is at or below the min mark (with its boost) the
-slab cannot grow, since mempool masks carry ``__GFP_NOMEMALLOC``: then the objects of the slab pages that are there, the
-pool's two among them, are all that can be in flight, and the next submitter sleeps.
+Mirrors block/bio.c as far as swap uses it: one bio a page from ``fs_bio_set``, a mempool of two elements over a slab
+cache whose objects sit 21 to a page in the recorded kernel. While free memory is at or below the min mark (with its
+boost) the slab cannot grow, since mempool masks carry ``__GFP_NOMEMALLOC``: then the objects of the slab pages that
+are there, the pool's two among them, are all that can be in flight, and the next submitter sleeps.
 
 A bio is known by its slab; nothing else of it is needed.
 """

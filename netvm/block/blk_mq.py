@@ -1,16 +1,16 @@
 """The request queue: plugging, merging, tags, the elevator, and dispatch.
 
-Mirrors block/blk-mq.c, blk-merge.c, blk-core.c and mq-deadline of 6.1 for a device with one hardware queue. A bio is merged
-into the most recent request of its task's plug, then into a request that waits in the elevator; else it takes a
-scheduler tag and becomes a request of its own. A plug is flushed when its last request is full (128 KiB), when it
-holds 32 requests, when its owner is through (``blk_finish_plug``) or sleeps. A request that is dispatched takes a driver
-tag. The requests themselves are preallocated: no memory is needed from here to the driver.
+Mirrors block/blk-mq.c, blk-merge.c, blk-core.c and mq-deadline of 6.1 for a device with one hardware queue. A bio is
+merged into the most recent request of its task's plug, then into a request that waits in the elevator; else it takes
+a scheduler tag and becomes a request of its own. A plug is flushed when its last request is full (128 KiB), when it
+holds 32 requests, when its owner is through (``blk_finish_plug``) or sleeps. A request that is dispatched takes a
+driver tag. The requests themselves are preallocated: no memory is needed from here to the driver.
 
-A driver that may sleep in ``queue_rq`` (NBD) is always run by kblockd, one request after another; one that does not is run
-by whoever flushes the plug, or by kblockd when that was done while going to sleep.
+A driver that may sleep in ``queue_rq`` (NBD) is always run by kblockd, one request after another; one that does not
+is run by whoever flushes the plug, or by kblockd when that was done while going to sleep.
 
-# MODEL: mq-deadline sorts by sector within a batch of 16 and prefers reads; its per-priority queues, zoned devices and async depth have
-# no part in this.
+# MODEL: mq-deadline sorts by sector within a batch of 16 and prefers reads; its per-priority queues, zoned devices
+# and async depth have no part in this.
 """
 
 from bisect import insort
@@ -222,9 +222,7 @@ class RequestQueue:
             slot += taken
             pfns, bios, versions = pfns[taken:], bios[taken:], versions[taken:]
 
-    def _merge(
-        self, plug: Plug, write: bool, slot: int, pfns: list[int], bios: list[int], versions: list[int]
-    ) -> int:
+    def _merge(self, plug: Plug, write: bool, slot: int, pfns: list[int], bios: list[int], versions: list[int]) -> int:
         """Merge at the end of the plug's last request, else of one in the elevator; return pages merged."""
         rq = plug.requests[-1] if plug.requests else None
         if rq is None or rq.write is not write or rq.end_slot != slot or rq.nr_pages >= self.max_pages:

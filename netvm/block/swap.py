@@ -1,22 +1,22 @@
 """The swap area: slots, the swap cache, and pages going out and coming back.
 
-Mirrors mm/swapfile.c, mm/swap_slots.c, mm/swap_state.c, mm/page_io.c, mm/workingset.c and ``do_swap_page`` of 6.1, for one
-non-rotational block device.
+Mirrors mm/swapfile.c, mm/swap_slots.c, mm/swap_state.c, mm/page_io.c, mm/workingset.c and ``do_swap_page`` of 6.1,
+for one non-rotational block device.
 
 Slots come in batches of 64 through a per-cpu cache; the allocator hands them out cluster by cluster (256 slots),
 sequentially within one, from a list that starts at a random column at swapon. A freed slot is not reusable until 64
 others were freed. So consecutive pages swapped out get consecutive slots, merge into requests, and can be read back by
 one readahead window.
 
-A page that is swapped in by a read keeps its slot and its place in the swap cache: if it is not written it can be dropped
-without I/O. A write fault that finds itself alone frees the slot.
+A page that is swapped in by a read keeps its slot and its place in the swap cache: if it is not written it can be
+dropped without I/O. A write fault that finds itself alone frees the slot.
 
 Swap-in reads a window around the fault (VMA readahead, ``page-cluster``), which grows with hits and halves without.
 
 The radix tree behind the swap cache takes memory: one node for 64 slots, kept while it holds a page or a shadow entry.
 
-Integrity: each slot remembers the version of the content that was unmapped into it (``slot_version``); what is read back
-must be that version.
+Integrity: each slot remembers the version of the content that was unmapped into it (``slot_version``); what is read
+back must be that version.
 """
 
 from collections import deque
@@ -503,9 +503,7 @@ class SwapArea:
         if max_pages == 1:
             return range(target, target + 1)
         hits, self._ra_hits = self._ra_hits, 0
-        pages = _swapin_nr_pages(
-            target, self._ra_offset, hits=hits, max_pages=max_pages, previous_pages=self._ra_win
-        )
+        pages = _swapin_nr_pages(target, self._ra_offset, hits=hits, max_pages=max_pages, previous_pages=self._ra_win)
         if not hits:
             self._ra_offset = target
         self._ra_win = pages

@@ -1,8 +1,8 @@
 """Storage backends: how a host finds the driver of its swap device.
 
-A backend is a package that stands on netvm (``storage_backends.iscsi``, ``.nbd``, ``.disk``) and announces itself under the entry
-point group ``netvm.storage_backends``. The host gives it a :class:`BackendContext` and gets a :class:`Backend`; it knows nothing
-else about protocols.
+A backend is a package that stands on netvm (``storage_backends.iscsi``, ``.nbd``, ``.disk``) and announces itself
+under the entry point group ``netvm.storage_backends``. The host gives it a :class:`BackendContext` and gets a
+:class:`Backend`; it knows nothing else about protocols.
 """
 
 from collections.abc import Callable

@@ -1,16 +1,17 @@
 """Booting a host: memory laid out, rooms wired, threads made.
 
-This is the only place that knows all rooms. It takes plain options (the tables of a scenario, whose attributes are their
-keys) and returns a :class:`netvm.host.machine.Host`. The order is a kernel's: zones and their marks, the buddy, slab and bio
-pools, the card with its full ring, the block device and its swap area, then kswapd, kblockd and the rest.
+This is the only place that knows all rooms. It takes plain options (the tables of a scenario, whose attributes are
+their keys) and returns a :class:`netvm.host.machine.Host`. The order is a kernel's: zones and their marks, the buddy,
+slab and bio pools, the card with its full ring, the block device and its swap area, then kswapd, kblockd and the
+rest.
 
 What the machine holds before the scenario begins (kernel image, programs, page tables of boot) is one block of frames
 with the owner ``boot``, low in the zone, that never comes back.
 
-# MODEL: free memory at the start. Without a recorded buddyinfo it is one run of largest blocks. Which migrate types its
-# pageblocks have is not recorded; hang dumps of the recorded machines show one partly used pageblock of UNMOVABLE and
-# one of RECLAIMABLE among MOVABLE ones, so boot leaves that: free blocks of pageblock order -1, -2, -4 in the first, and
-# -1, -3, -4 in the second.
+# MODEL: free memory at the start. Without a recorded buddyinfo it is one run of largest blocks. Which migrate types
+# its pageblocks have is not recorded; hang dumps of the recorded machines show one partly used pageblock of UNMOVABLE
+# and one of RECLAIMABLE among MOVABLE ones, so boot leaves that: free blocks of pageblock order -1, -2, -4 in the
+# first, and -1, -3, -4 in the second.
 """
 
 from collections.abc import Callable
@@ -79,7 +80,7 @@ BOOT_SLABS: Final = (
     "skbuff_fclone_cache",
     "radix_tree_node",
     "kmalloc-1k",
-    "kmalloc-2k",
+    "kmalloc-4k",
 )
 
 
@@ -134,7 +135,7 @@ def _free_of(zone: Any) -> int:
         return sum(int(count) << order for order, count in enumerate(zone.buddyinfo))
     if zone.free_pages is not None:
         return int(zone.free_pages)
-    return max(0, zone.managed_pages - BOOT_HELD_PAGES)
+    return max(0, int(zone.managed_pages) - BOOT_HELD_PAGES)
 
 
 def boot(world: World, options: Any, *, log: LogPort) -> Host:
@@ -302,7 +303,7 @@ class _Boot:
         )
 
     def _fill_pcp(self, zone: Zone, nr_pages: int) -> None:
-        """Put single pages on CPU 0's list, out of the buddy and then replaced from boot's, so that free stays as recorded."""
+        """Put single pages on CPU 0's list, out of what boot holds, so that free stays as recorded."""
         pcp = zone.pcp[0]
         for pfn in self.set_aside(nr_pages, 0):
             self.frames.owner_of[pfn] = PCP
@@ -387,9 +388,7 @@ class _Boot:
             queue_depth=options.storage.queue_depth,
         )
         backend.attach(queue)
-        bios = BioSet(
-            world, bio_cache, nomemalloc=fixes.mempool_nomemalloc, providers=lambda: _bio_providers(queue)
-        )
+        bios = BioSet(world, bio_cache, nomemalloc=fixes.mempool_nomemalloc, providers=lambda: _bio_providers(queue))
         bios.fill(softirq)
         swap = SwapArea(
             world,

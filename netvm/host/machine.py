@@ -1,7 +1,7 @@
 """One machine, assembled: the rooms of an emulated host, wired together.
 
-A :class:`Host` holds its zones, lists, caches, card, sockets and threads, and nothing here decides anything: policy lives in
-the rooms. :func:`netvm.host.boot.boot` makes one from a scenario's tables. Two hosts can live in one world.
+A :class:`Host` holds its zones, lists, caches, card, sockets and threads, and nothing here decides anything: policy
+lives in the rooms. :func:`netvm.host.boot.boot` makes one from a scenario's tables. Two hosts can live in one world.
 """
 
 from dataclasses import dataclass, field
@@ -89,9 +89,7 @@ class Host:
             for zone in self.node.zones
         )
         slabs = tuple((cache.name, cache.nr_active, cache.nr_slabs) for cache in self.slabs.caches())
-        tasks = tuple(
-            (task.comm, task.state.value[0], task.resource.name) for task in self.world.tasks.values()
-        )
+        tasks = tuple((task.comm, task.state.value[0], task.resource.name) for task in self.world.tasks.values())
         return (
             zones,
             slabs,

@@ -1,8 +1,8 @@
 """A process's anonymous memory: page tables as columns, and its resident set.
 
-Mirrors ``struct mm_struct`` as far as anonymous memory needs it: one mapping, its PTEs and their young, dirty and write
-bits, the counters that oom_badness adds up, and the state of VMA readahead. A PTE column of 32-bit integers holds frame + 1
-for a mapped page, -(slot + 1) for a swapped one and 0 for none.
+Mirrors ``struct mm_struct`` as far as anonymous memory needs it: one mapping, its PTEs and their young, dirty and
+write bits, the counters that oom_badness adds up, and the state of VMA readahead. A PTE column of 32-bit integers
+holds frame + 1 for a mapped page, -(slot + 1) for a swapped one and 0 for none.
 
 Page tables take memory: one unmovable page for each 512 PTEs, when the first of them is used.
 """

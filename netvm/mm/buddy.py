@@ -1,4 +1,4 @@
-"""The buddy allocator: free lists by order and migrate type, splitting, merging, fallback, and the per-cpu lists on top.
+"""The buddy allocator: free lists by order and migrate type, fallback, and the per-cpu lists on top.
 
 Mirrors mm/page_alloc.c of 6.1: ``rmqueue``, ``__rmqueue_smallest``, ``expand``, ``__rmqueue_fallback``,
 ``steal_suitable_fallback``, ``boost_watermark``, ``__free_one_page``, ``free_unref_page``, ``free_pcppages_bulk``,
@@ -6,8 +6,8 @@ Mirrors mm/page_alloc.c of 6.1: ``rmqueue``, ``__rmqueue_smallest``, ``expand``,
 pages, tail where a merge is likely), because which block is taken decides which pageblock is stolen, and that decides
 when the watermarks are boosted.
 
-A free list is an OrderedDict of block heads: both ends and any middle element in constant time. Only the head frame of a
-free block says what it is (PG_BUDDY, its order, the migrate type of its list).
+A free list is an OrderedDict of block heads: both ends and any middle element in constant time. Only the head frame
+of a free block says what it is (PG_BUDDY, its order, the migrate type of its list).
 
 Nothing here decides whether an allocation is allowed: :mod:`netvm.mm.page_alloc` does.
 """
@@ -49,9 +49,7 @@ _CLEAR_ON_ALLOC: Final = 0
 class Buddy:
     """The free memory of one host."""
 
-    def __init__(
-        self, frames: Frames, ledger: Ledger, vmstat: VmStat, fixes: Fixes, *, boost_factor: int
-    ) -> None:
+    def __init__(self, frames: Frames, ledger: Ledger, vmstat: VmStat, fixes: Fixes, *, boost_factor: int) -> None:
         self.frames = frames
         self.ledger = ledger
         self.vmstat = vmstat
@@ -363,13 +361,11 @@ class Buddy:
         return buddy_type == migratetype or HIGHATOMIC not in (buddy_type, migratetype)
 
     def _buddy_merge_likely(self, zone: Zone, pfn: int, order: int) -> bool:
-        """Whether the next-higher buddy is free too, so that this block is better left to merge (buddy_merge_likely)."""
+        """Whether the next-higher buddy is free too: better left to merge (buddy_merge_likely)."""
         higher = (pfn & ~(1 << order)) ^ (1 << (order + 1))
         if higher < zone.start_pfn or higher + (2 << order) > zone.end_pfn:
             return False
-        return (
-            bool(self.frames.flags_of[higher] & PG_BUDDY) and self.frames.block_of[higher] & _ORDER_MASK == order + 1
-        )
+        return bool(self.frames.flags_of[higher] & PG_BUDDY) and self.frames.block_of[higher] & _ORDER_MASK == order + 1
 
     def free_pages(self, zone: Zone, cpu: int, pfn: int, order: int) -> None:
         """Free a block that its owner has let go of (__free_pages): to the per-cpu list or straight to the buddy."""

@@ -5,8 +5,8 @@ frames through a memoryview of the same memory, whose items are plain Python int
 from zeroed memory that the operating system hands out when it is touched, so a 64 GiB host boots at once and costs what
 it uses.
 
-A frame takes 22 bytes here, and 4 more in the ring of the LRU list it is on (:mod:`netvm.mm.lru`). ``index`` and ``swap``
-hold value + 1 so that zero means none.
+A frame takes 22 bytes here, and 4 more in the ring of the LRU list it is on (:mod:`netvm.mm.lru`). ``index`` and
+``swap`` hold value + 1 so that zero means none.
 """
 
 from typing import Any, Final, TypeAlias

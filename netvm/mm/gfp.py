@@ -1,8 +1,8 @@
 """Allocation masks and task flags: who may do what to get a page.
 
 Mirrors include/linux/gfp_types.h, mm/internal.h (ALLOC_*) and the allocation-related part of include/linux/sched.h
-(PF_*). Values are those of 6.1 where the kernel prints them (``gfp_flags=...`` in tracepoints, ``mode:0x...`` in failure
-reports), so a number can be carried to a real log.
+(PF_*). Values are those of 6.1 where the kernel prints them (``gfp_flags=...`` in tracepoints, ``mode:0x...`` in
+failure reports), so a number can be carried to a real log.
 
 The bits ``__GFP_X`` are spelled ``GFP_X`` here, since Python mangles leading double underscores inside classes; the old
 ``__GFP_ATOMIC`` bit is ``GFP_ATOMIC_BIT``, because ``GFP_ATOMIC`` is the mask.

@@ -1,8 +1,8 @@
 """What must always be true of memory: whole-structure checks, run at quiet points.
 
-Each check is pure, looks at everything, and says in its message what does not add up. They are assertions about the model,
-not about the emulated machine: a failed one is a bug of ours. :func:`audit_memory` gathers their messages instead of
-raising, for the end of a run.
+Each check is pure, looks at everything, and says in its message what does not add up. They are assertions about the
+model, not about the emulated machine: a failed one is a bug of ours. :func:`audit_memory` gathers their messages
+instead of raising, for the end of a run.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,9 @@ def check_zone(zone: Zone, frames: Frames) -> None:
             for pfn in zone.free_lists[order][migratetype]:
                 block = frames.block_of[pfn]
                 assert frames.flags_of[pfn] & PG_BUDDY, f"frame {pfn} is on a free list without PG_buddy"
-                assert block == order | migratetype << 4, f"frame {pfn} is on list {order}/{migratetype}, marked {block}"
+                assert block == order | migratetype << 4, (
+                    f"frame {pfn} is on list {order}/{migratetype}, marked {block}"
+                )
                 assert not pfn & ((1 << order) - 1), f"block {pfn} of order {order} is not aligned"
                 buddy = pfn ^ (1 << order)
                 if order < min(MAX_ORDER, zone.pageblock_order) and zone.start_pfn <= buddy < zone.end_pfn:
@@ -91,15 +93,13 @@ def check_mappings(shrinker: Shrinker, frames: Frames) -> None:
     assert (frames.swap[cached] > 0).all(), "a swap cache page has no slot"
 
 
-def audit_memory(
-    zones: list[Zone], frames: Frames, ledger: Ledger, lruvec: Lruvec, shrinker: Shrinker
-) -> list[str]:
+def audit_memory(zones: list[Zone], frames: Frames, ledger: Ledger, lruvec: Lruvec, shrinker: Shrinker) -> list[str]:
     """Run all checks and return what does not hold."""
     checks: list[Callable[[], None]] = [
         lambda: check_ledger(ledger, frames, zones),
         lambda: check_lruvec(lruvec, frames),
         lambda: check_mappings(shrinker, frames),
-        *(lambda zone=zone: check_zone(zone, frames) for zone in zones),  # type: ignore[misc]  # bound per zone
+        *(lambda zone=zone: check_zone(zone, frames) for zone in zones),
     ]
     found = []
     for check in checks:

@@ -1,9 +1,9 @@
 """kswapd: the thread that reclaims before anybody has to.
 
-Mirrors ``kswapd``, ``balance_pgdat``, ``kswapd_try_to_sleep`` and ``kswapd_age_node`` (mm/vmscan.c of 6.1). kswapd always has
-PF_MEMALLOC and is never throttled for the reserve; it wakes those that are. It is woken by allocators that fell below
-the low mark, by a watermark boost, and by its own nap of 100 ms. While it sleeps anywhere else than on ``kswapd_wait`` (in a
-mempool, say) wake-ups are lost on it.
+Mirrors ``kswapd``, ``balance_pgdat``, ``kswapd_try_to_sleep`` and ``kswapd_age_node`` (mm/vmscan.c of 6.1). kswapd
+always has PF_MEMALLOC and is never throttled for the reserve; it wakes those that are. It is woken by allocators that
+fell below the low mark, by a watermark boost, and by its own nap of 100 ms. While it sleeps anywhere else than on
+``kswapd_wait`` (in a mempool, say) wake-ups are lost on it.
 
 A run that starts because of a boost reclaims without swapping or writing, at priority 10 and above, until the boost is
 paid back. A run that reclaims nothing at all counts as a failure; after 16 of them the node is hopeless and kswapd

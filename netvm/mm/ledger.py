@@ -1,12 +1,12 @@
 """Who holds which page: the ledger of page owners and of the reserve.
 
-Every frame has one owner at any time: ``free`` (in the buddy lists), ``pcp`` (on a per-cpu list), or whoever it was handed
-to: ``anon``, ``slab:bio-160``, ``skb:nbd0``, ``rx_ring:eth0``, and so on. The counts per owner always add up to the
-managed pages; :func:`netvm.mm.invariants.check_ledger` proves it against the frames.
+Every frame has one owner at any time: ``free`` (in the buddy lists), ``pcp`` (on a per-cpu list), or whoever it was
+handed to: ``anon``, ``slab:bio-160``, ``skb:nbd0``, ``rx_ring:eth0``, and so on. The counts per owner always add up
+to the managed pages; :func:`netvm.mm.invariants.check_ledger` proves it against the frames.
 
-The reserve is kept beside it. A page is drawn from the *reserve* when the attempt that got it would have failed without a
-privilege (ALLOC_NO_WATERMARKS, ALLOC_MIN_RESERVE and ALLOC_NON_BLOCK, ALLOC_OOM): the frame carries PG_RESERVE until it
-is freed, whoever holds it. So ``reserve_used`` is the number of such frames, by owner, exactly.
+The reserve is kept beside it. A page is drawn from the *reserve* when the attempt that got it would have failed
+without a privilege (ALLOC_NO_WATERMARKS, ALLOC_MIN_RESERVE and ALLOC_NON_BLOCK, ALLOC_OOM): the frame carries
+PG_RESERVE until it is freed, whoever holds it. So ``reserve_used`` is the number of such frames, by owner, exactly.
 """
 
 from netvm.mm.frames import PG_RESERVE, Frames

@@ -1,14 +1,15 @@
 """LRU lists: the order in which reclaim meets pages.
 
-Mirrors ``struct lruvec`` and mm/swap.c: five lists, the per-cpu batches in front of them (``lru_add``, ``lru_rotate``), and
-the sizes of the isolated sets. Reclaim takes from a list's tail and puts survivors back at its head.
+Mirrors ``struct lruvec`` and mm/swap.c: five lists, the per-cpu batches in front of them (``lru_add``,
+``lru_rotate``), and the sizes of the isolated sets. Reclaim takes from a list's tail and puts survivors back at its
+head.
 
 A list is a ring of frame numbers between a tail and a head index that only move outwards and inwards; a frame remembers
 its index (``lru_slot``), so it can be taken out of the middle by leaving a hole. Whole batches are added, taken and
 rotated as array slices.
 
-The batches matter: a page in ``lru_add`` is invisible to reclaim until a drain, and a page whose write has ended moves to
-the inactive tail only when 15 of them are flushed.
+The batches matter: a page in ``lru_add`` is invisible to reclaim until a drain, and a page whose write has ended
+moves to the inactive tail only when 15 of them are flushed.
 """
 
 from typing import Final
@@ -88,8 +89,10 @@ class LruList:
             self._ring[start : start + nr] = pfns
         else:
             self._ring[np.arange(self._head, self._head + nr) & self._mask] = pfns
-        self._slot[pfns] = _ARANGE[:nr] + np.uint32(self._head & _SLOT_MASK) if nr <= _ARANGE_LEN else np.arange(
-            self._head, self._head + nr, dtype=np.uint32
+        self._slot[pfns] = (
+            _ARANGE[:nr] + np.uint32(self._head & _SLOT_MASK)
+            if nr <= _ARANGE_LEN
+            else np.arange(self._head, self._head + nr, dtype=np.uint32)
         )
         self._head += nr
         self.size += nr

@@ -1,10 +1,10 @@
 """mempool_t: elements set aside so that somebody who frees memory never waits for memory.
 
-Mirrors mm/mempool.c. ``mempool_alloc`` tries in an exact order: the underlying allocator without reclaim and IO; an element
-of the pool; the underlying allocator with the full mask (only if the masks differ); then, if it may sleep, it waits
-uninterruptibly for an element, looking again every five seconds, and starts over *with the full mask*. The mask always
-carries ``__GFP_NOMEMALLOC``: the pool *is* the caller's reserve, the page reserve is not. ``mempool_free`` refills the pool
-before it gives anything back, and wakes one waiter.
+Mirrors mm/mempool.c. ``mempool_alloc`` tries in an exact order: the underlying allocator without reclaim and IO; an
+element of the pool; the underlying allocator with the full mask (only if the masks differ); then, if it may sleep, it
+waits uninterruptibly for an element, looking again every five seconds, and starts over *with the full mask*. The mask
+always carries ``__GFP_NOMEMALLOC``: the pool *is* the caller's reserve, the page reserve is not. ``mempool_free``
+refills the pool before it gives anything back, and wakes one waiter.
 
 Without the fix ``mempool_nomemalloc`` the page reserve is open to pool users whose pool has run dry, as in 4.6 and 4.7.
 """

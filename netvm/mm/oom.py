@@ -1,10 +1,10 @@
 """The OOM killer: when nothing can be reclaimed, somebody must go.
 
-Mirrors mm/oom_kill.c of 6.1: ``out_of_memory``, ``oom_badness``, victim access to reserves, and the reaper. A request that may
-not enter the file system kills nobody: it is told that progress was made and goes round again. While an earlier
-victim has not gone, nobody else is killed. The victim is sent SIGKILL, which reaches it in its next killable wait; until
-then it may use half of the min reserve (ALLOC_OOM). The reaper frees its anonymous memory two seconds later without its
-help.
+Mirrors mm/oom_kill.c of 6.1: ``out_of_memory``, ``oom_badness``, victim access to reserves, and the reaper. A request
+that may not enter the file system kills nobody: it is told that progress was made and goes round again. While an
+earlier victim has not gone, nobody else is killed. The victim is sent SIGKILL, which reaches it in its next killable
+wait; until then it may use half of the min reserve (ALLOC_OOM). The reaper frees its anonymous memory two seconds
+later without its help.
 """
 
 from collections.abc import Callable

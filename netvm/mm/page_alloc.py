@@ -1,13 +1,13 @@
 """The page allocator's decisions: who may take a page now, who must reclaim first, who must wait.
 
-Mirrors mm/page_alloc.c of 6.1: ``__alloc_pages`` (a fast path at the low mark), ``__alloc_pages_slowpath`` in the kernel's
-order (wake kswapd, the min mark, reserves, direct reclaim, ``should_reclaim_retry``, the OOM killer), ``gfp_to_alloc_flags``,
-``__gfp_pfmemalloc_flags``, ``get_page_from_freelist``, ``zone_watermark_fast``.
+Mirrors mm/page_alloc.c of 6.1: ``__alloc_pages`` (a fast path at the low mark), ``__alloc_pages_slowpath`` in the
+kernel's order (wake kswapd, the min mark, reserves, direct reclaim, ``should_reclaim_retry``, the OOM killer),
+``gfp_to_alloc_flags``, ``__gfp_pfmemalloc_flags``, ``get_page_from_freelist``, ``zone_watermark_fast``.
 
 A request that may not sleep is an ordinary function, :meth:`PageAllocator.try_alloc_pages`; one that may is
-:meth:`PageAllocator.alloc_pages`, which goes through the same function first and sleeps only in the slow path. A program
-that touches much memory takes pages in blocks (:meth:`PageAllocator.try_alloc_run`), which gives exactly the pages so many
-single requests would get.
+:meth:`PageAllocator.alloc_pages`, which goes through the same function first and sleeps only in the slow path. A
+program that touches much memory takes pages in blocks (:meth:`PageAllocator.try_alloc_run`), which gives exactly the
+pages so many single requests would get.
 
 # MODEL: no compaction: a high-order request that must block reclaims and retries as if compaction were always skipped.
 # MODEL: cpusets, mempolicies and node reclaim do not exist on one node.
@@ -348,8 +348,8 @@ class PageAllocator:
     def try_alloc_run(self, task: Task, nr_pages: int, gfp: int, owner: int) -> list[int]:
         """Take up to ``nr_pages`` single pages that pass the fast path for certain; maybe none.
 
-        The same frames in the same order as that many calls of ``__alloc_pages``, as long as free memory stays above the
-        low mark of the highest zone. Watermarks are checked once for all of them.
+        The same frames in the same order as that many calls of ``__alloc_pages``, as long as free memory stays above
+        the low mark of the highest zone. Watermarks are checked once for all of them.
         """
         zone = self.node.zones[-1]
         pcp = zone.pcp[task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0]
@@ -360,10 +360,8 @@ class PageAllocator:
             return []
         migratetype = self.migratetype(gfp)
         pcp_list = pcp.lists[migratetype]
-        pages: list[int] = []
         from_pcp = min(nr_pages, len(pcp_list))
-        for _ in range(from_pcp):
-            pages.append(pcp_list.popleft())
+        pages = [pcp_list.popleft() for _ in range(from_pcp)]
         need = -(-(nr_pages - from_pcp) // batch)
         refill = min(need, spare // batch) * batch
         taken = 0

@@ -1,7 +1,7 @@
 """What reclaim asks of the rooms above it: the swap side of the kernel, and logging.
 
-The kernel calls upward here: reclaim writes a page to swap, asks for free slots, forgets a swap cache page. The lower room
-declares the protocol, :mod:`netvm.block.swap` implements it and :mod:`netvm.host.boot` plugs it in.
+The kernel calls upward here: reclaim writes a page to swap, asks for free slots, forgets a swap cache page. The lower
+room declares the protocol, :mod:`netvm.block.swap` implements it and :mod:`netvm.host.boot` plugs it in.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from netvm.runtime.task import Task
 if TYPE_CHECKING:
     from netvm.mm.address_space import AddressSpace
 
-__all__ = ["LogPort", "NoSwap", "PlugPort", "SwapPort"]
+__all__ = ["LogPort", "PlugPort", "SwapPort"]
 
 LogPort = Callable[..., None]
 """``log(event, **facts)``: what an operator reads (boot, OOM kill, allocation failure)."""
@@ -70,7 +70,7 @@ class SwapPort(Protocol):
         ...
 
     def duplicate(self, slots: PfnArray, versions: PfnArray) -> None:
-        """Add a reference to each slot, which now stands in a page table for content of this version (swap_duplicate)."""
+        """Add a reference to each slot; a page table now holds it, for content of this version (swap_duplicate)."""
         ...
 
     async def do_swap_page(self, task: Task, space: "AddressSpace", vpn: int, *, write: bool) -> bool:
@@ -84,69 +84,3 @@ class SwapPort(Protocol):
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
         ...
-
-
-class NoSwap:
-    """A machine without swap."""
-
-    needs_fs = False
-
-    def nr_free_slots(self) -> int:
-        """No slot is free."""
-        return 0
-
-    def nr_total_slots(self) -> int:
-        """There are none."""
-        return 0
-
-    def is_full(self) -> bool:
-        """Trivially full."""
-        return True
-
-    def start_plug(self, task: Task) -> PlugPort:  # noqa: ARG002  the protocol's shape
-        """Return a plug that collects nothing."""
-        return _NO_PLUG
-
-    def nr_ready_writes(self) -> int:
-        """Nothing can be written."""
-        return 0
-
-    def add_to_swap(self, task: Task, pfns: PfnArray) -> int:  # noqa: ARG002  the protocol's shape
-        """No page gets a slot."""
-        return 0
-
-    async def swap_writepages(self, task: Task, pfns: PfnArray, plug: PlugPort) -> None:
-        """Never called: no page is in the swap cache."""
-        raise AssertionError("a page is written to swap on a machine without swap")
-
-    def delete_from_swap_cache(self, pfns: PfnArray) -> None:
-        """Never called: no page is in the swap cache."""
-        raise AssertionError("the swap cache of a machine without swap has a page")
-
-    def try_to_free_swap(self, pfn: int) -> bool:  # noqa: ARG002  the protocol's shape
-        """Nothing to free."""
-        return False
-
-    def duplicate(self, slots: PfnArray, versions: PfnArray) -> None:
-        """Never called."""
-        raise AssertionError("a machine without swap has a swap entry")
-
-    async def do_swap_page(self, task: Task, space: "AddressSpace", vpn: int, *, write: bool) -> bool:
-        """Never called."""
-        raise AssertionError("a machine without swap has a swap entry")
-
-    def swap_free(self, slots: Sequence[int]) -> None:
-        """Never called with a slot."""
-        assert not slots
-
-    def digest(self) -> tuple[Any, ...]:
-        """Return nothing."""
-        return ()
-
-
-class _NoPlug:
-    def finish(self) -> None:
-        return
-
-
-_NO_PLUG = _NoPlug()

@@ -1,7 +1,7 @@
 """What reclaim does with the pages it meets: keep, activate, write, free.
 
-Mirrors ``shrink_inactive_list``, ``shrink_folio_list``, ``shrink_active_list``, ``folio_check_references`` and ``pageout``
-(mm/vmscan.c of 6.1) for anonymous pages. Each page of a batch is met in isolation order:
+Mirrors ``shrink_inactive_list``, ``shrink_folio_list``, ``shrink_active_list``, ``folio_check_references`` and
+``pageout`` (mm/vmscan.c of 6.1) for anonymous pages. Each page of a batch is met in isolation order:
 
 - under writeback: marked for rotation when the write ends, and activated (or counted as *immediate* for kswapd);
 - young since the last look: kept, and activated if that was already so the time before;
@@ -140,7 +140,8 @@ class Shrinker:
         if len(dead):
             self.nr_orphans -= len(dead)
             self.free_anon(dead)
-        return pfns[~gone]
+        kept: PfnArray = pfns[~gone]
+        return kept
 
     def free_anon(self, pfns: PfnArray) -> None:
         """Free anonymous pages that are on no list, unmapped and not in the swap cache."""
@@ -316,7 +317,7 @@ class Shrinker:
         space.nr_anon -= len(run)
         space.nr_swap += len(run)
         self.vmstat.nr_anon_pages -= len(run)
-        self.swap.duplicate(slots - 1, space.version[vpns])
+        self.swap.duplicate((slots - 1).astype(np.intp), space.version[vpns])
         frames.mapping[run] = 0
         return dirty
 

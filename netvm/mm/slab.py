@@ -5,9 +5,9 @@ both are used up. A block is tried at the cache's best order first, without the 
 the smallest order with the full mask (``allocate_slab``). An empty slab is given back once ``min_partial`` partial ones
 are there.
 
-A slab whose pages came from the reserve is *pfmemalloc*: its objects go only to requests that are entitled to the reserve
-themselves, others must take a fresh slab (commit 072bb0aa5e06, 3.6). Without that fix a reserve page becomes ordinary
-slab one object at a time.
+A slab whose pages came from the reserve is *pfmemalloc*: its objects go only to requests that are entitled to the
+reserve themselves, others must take a fresh slab (commit 072bb0aa5e06, 3.6). Without that fix a reserve page becomes
+ordinary slab one object at a time.
 
 An object is known by the first frame of its slab; nothing here needs its address.
 """
@@ -147,7 +147,7 @@ class SlabCache:
             self._free[slab] -= nr
             self.nr_active += nr
             return [slab] * nr
-        taken = []
+        taken: list[int] = []
         while len(taken) < nr:
             found = self._take(task, gfp)
             if found < 0:
@@ -172,9 +172,8 @@ class SlabCache:
         """Make a page block the current slab and take its first object."""
         self._order_of[pfn] = order
         self._free[pfn] = self._capacity(pfn) - 1
-        if self._slab >= 0:
-            if self._free[self._slab]:
-                self._partial[self._slab] = None
+        if self._slab >= 0 and self._free[self._slab]:
+            self._partial[self._slab] = None
         self._slab = pfn
         self.nr_slabs += 1
         self.nr_active += 1
@@ -211,9 +210,7 @@ class SlabCache:
             return found
         spec = self.spec
         if spec.order > spec.min_order:
-            pfn = self.pages.try_alloc_pages(
-                task, spec.order, self._first_mask(gfp) & ~GFP_DIRECT_RECLAIM, self.owner
-            )
+            pfn = self.pages.try_alloc_pages(task, spec.order, self._first_mask(gfp) & ~GFP_DIRECT_RECLAIM, self.owner)
             if pfn >= 0:
                 return self._add_slab(pfn, spec.order)
         reclaimable = GFP_RECLAIMABLE if spec.reclaimable else 0

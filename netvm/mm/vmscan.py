@@ -1,14 +1,16 @@
 """Page reclaim: how much is scanned, in what order, and by whom.
 
-Mirrors mm/vmscan.c of 6.1 above the level of single pages: direct reclaim (``try_to_free_pages``, ``do_try_to_free_pages``), ``shrink_node``,
-``shrink_lruvec``, ``get_scan_count``, and the waits in it: ``throttle_direct_reclaim``, ``reclaim_throttle``,
-``too_many_isolated``. What happens to the pages of a batch is :mod:`netvm.mm.shrink`; kswapd is :mod:`netvm.mm.kswapd`.
+Mirrors mm/vmscan.c of 6.1 above the level of single pages: direct reclaim (``try_to_free_pages``,
+``do_try_to_free_pages``), ``shrink_node``, ``shrink_lruvec``, ``get_scan_count``, and the waits in it:
+``throttle_direct_reclaim``, ``reclaim_throttle``, ``too_many_isolated``. What happens to the pages of a batch is
+:mod:`netvm.mm.shrink`; kswapd is :mod:`netvm.mm.kswapd`.
 
-A reclaim goes over priorities 12 to 0; at each it scans ``size >> priority`` of the lists in batches of 32, and stops when
-32 pages have been reclaimed, which is looked at only between priorities (and between batches, except in the first pass
-of a direct reclaimer). So a direct reclaim frees some 39 pages, never fewer than 32.
+A reclaim goes over priorities 12 to 0; at each it scans ``size >> priority`` of the lists in batches of 32, and stops
+when 32 pages have been reclaimed, which is looked at only between priorities (and between batches, except in the
+first pass of a direct reclaimer). So a direct reclaim frees some 39 pages, never fewer than 32.
 
-# MODEL: one node, no memory groups, classic LRU lists; slab shrinkers have nothing to shrink until the page cache comes.
+# MODEL: one node, no memory groups, classic LRU lists; slab shrinkers have nothing to shrink until the page cache
+# comes.
 """
 
 from dataclasses import dataclass, field
@@ -174,10 +176,7 @@ class Vmscan:
 
     def pgdat_balanced(self, order: int) -> bool:
         """Whether some zone is above its high mark for this order (pgdat_balanced)."""
-        for zone in self.node.zones:
-            if zone.watermark_ok(order, zone.high_wmark_pages(), 3, 0, zone.nr_free):
-                return True
-        return False
+        return any(zone.watermark_ok(order, zone.high_wmark_pages(), 3, 0, zone.nr_free) for zone in self.node.zones)
 
     # -- what there is to reclaim ---------------------------------------------------------------------------------
 
@@ -195,7 +194,7 @@ class Vmscan:
         if len(self.node.zones) > 1:
             # MODEL: the lists are the node's; a zone's share is by its size, not counted page by page
             total = total * zone.managed // self.node.managed
-        return total if total else zone.nr_free
+        return total or zone.nr_free
 
     # -- direct reclaim -------------------------------------------------------------------------------------------
 
@@ -303,7 +302,7 @@ class Vmscan:
             self.node.kswapd_failures = 0
 
     async def _note_round(self, task: Task, sc: ScanControl) -> None:
-        """kswapd concludes from what it met what the node suffers from."""
+        """Kswapd concludes from what it met what the node suffers from."""
         if sc.nr_writeback and sc.nr_writeback == sc.nr_taken:
             self.flags.writeback = True
         if sc.nr_unqueued_dirty == sc.nr_file_taken:

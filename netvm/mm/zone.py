@@ -1,12 +1,12 @@
 """Zones and the node: how physical memory is divided and how much of it may be taken.
 
 Mirrors ``struct zone``, ``struct pglist_data`` and the parts of mm/page_alloc.c that set them up: watermarks from
-``min_free_kbytes`` and ``watermark_scale_factor`` (__setup_per_zone_wmarks), ``lowmem_reserve`` (setup_per_zone_lowmem_reserve),
-the default of ``min_free_kbytes`` (calculate_min_free_kbytes), per-cpu list sizes (zone_batchsize, zone_highsize), and the
-test itself, the reserve ladder of ``__zone_watermark_ok``.
+``min_free_kbytes`` and ``watermark_scale_factor`` (__setup_per_zone_wmarks), ``lowmem_reserve``
+(setup_per_zone_lowmem_reserve), the default of ``min_free_kbytes`` (calculate_min_free_kbytes), per-cpu list sizes
+(zone_batchsize, zone_highsize), and the test itself, the reserve ladder of ``__zone_watermark_ok``.
 
-Every mark that is *used* is the stored mark plus ``watermark_boost``; on small machines with large pageblocks the boost is
-the greater part. Zones are listed lowest first; only populated zones take part in allocation.
+Every mark that is *used* is the stored mark plus ``watermark_boost``; on small machines with large pageblocks the
+boost is the greater part. Zones are listed lowest first; only populated zones take part in allocation.
 
 # MODEL: one node; no CMA, no ZONE_DEVICE memory, no highmem.
 """

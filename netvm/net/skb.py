@@ -1,13 +1,13 @@
 """sk_buffs: packets in memory, with every page and object they hold.
 
-Mirrors net/core/skbuff.c of 6.1. A packet to be sent has its head in ``skbuff_fclone_cache`` (the clone that travels is its
-companion and costs nothing), its linear part in kmalloc-1k, and its payload in slices of page fragments or in pages it
-was given. A received packet has its head in ``skbuff_head_cache`` and its data in a slice of a page, or in the ring buffer
-it arrived in.
+Mirrors net/core/skbuff.c of 6.1. A packet to be sent has its head in ``skbuff_fclone_cache`` (the clone that travels
+is its companion and costs nothing), its linear part in kmalloc-1k, and its payload in slices of page fragments or in
+pages it was given. A received packet has its head in ``skbuff_head_cache`` and its data in a slice of a page, or in
+the ring buffer it arrived in.
 
-Page fragments (:class:`PageFrag`) are blocks of order 3 where they can be had, else single pages; each packet cut from one
-holds a reference, and the block goes back when the last is gone. A block that came from the reserve marks every packet cut
-from it (``pfmemalloc``).
+Page fragments (:class:`PageFrag`) are blocks of order 3 where they can be had, else single pages; each packet cut
+from one holds a reference, and the block goes back when the last is gone. A block that came from the reserve marks
+every packet cut from it (``pfmemalloc``).
 
 Data objects are first asked for without the reserve and then, if the mask is entitled to it, with it; in that case the
 packet is pfmemalloc even if the object came from ordinary memory (``kmalloc_reserve``).
@@ -72,7 +72,18 @@ class PageFrag:
 class Skb:
     """One packet's memory (``struct sk_buff`` with all it refers to)."""
 
-    __slots__ = ("data", "data_cache", "end_seq", "frags", "head", "head_cache", "pfmemalloc", "pinned", "refs", "truesize")
+    __slots__ = (
+        "data",
+        "data_cache",
+        "end_seq",
+        "frags",
+        "head",
+        "head_cache",
+        "pfmemalloc",
+        "pinned",
+        "refs",
+        "truesize",
+    )
 
     def __init__(self, head_cache: SlabCache, head: int) -> None:
         self.head_cache = head_cache
@@ -97,7 +108,7 @@ class SkbAllocator:
         self.head_cache = slabs["skbuff_head_cache"]
         self.fclone_cache = slabs["skbuff_fclone_cache"]
         self.kmalloc_1k = slabs["kmalloc-1k"]
-        self.kmalloc_2k = slabs["kmalloc-2k"]
+        self.kmalloc_4k = slabs["kmalloc-4k"]
         self.owner_slice = pages.ledger.owner("skb:page_frag_1k")
         self.nr_memalloc_socks = 0
         """sk_memalloc_socks()."""

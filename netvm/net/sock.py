@@ -1,15 +1,15 @@
 """Sockets: buffers, accounting, locks, and the way of a packet to and from them.
 
-Mirrors net/core/sock.c, net/core/stream.c, net/ipv4/tcp.c (``tcp_sendmsg_locked``, ``tcp_recvmsg``), net/ipv4/tcp_ipv4.c
-(``tcp_v4_rcv``), net/core/filter.c (``sk_filter_trim_cap``) and net/ipv4/udp.c of 6.1 as far as memory goes. The protocol itself
-is :mod:`netvm.net.tcp`, which knows no memory; this shell finds the memory for what it wants to send and refuses what
-there is none for.
+Mirrors net/core/sock.c, net/core/stream.c, net/ipv4/tcp.c (``tcp_sendmsg_locked``, ``tcp_recvmsg``),
+net/ipv4/tcp_ipv4.c (``tcp_v4_rcv``), net/core/filter.c (``sk_filter_trim_cap``) and net/ipv4/udp.c of 6.1 as far as
+memory goes. The protocol itself is :mod:`netvm.net.tcp`, which knows no memory; this shell finds the memory for what
+it wants to send and refuses what there is none for.
 
 *Accounting*: each socket charges its packets' truesize to its own limits and, page by page, to its protocol's
-(``tcp_mem``, ``udp_mem``). *Priority*: a SOCK_MEMALLOC socket's masks carry ``__GFP_MEMALLOC`` and it may exceed the receive limits;
-a packet that arrived in reserve memory is dropped at any other socket. *Locks*: while a task owns a socket, packets for
-it wait in a backlog; a sender that sleeps for buffer space lets go of the lock, one that sleeps in the page allocator
-does not.
+(``tcp_mem``, ``udp_mem``). *Priority*: a SOCK_MEMALLOC socket's masks carry ``__GFP_MEMALLOC`` and it may exceed the
+receive limits; a packet that arrived in reserve memory is dropped at any other socket. *Locks*: while a task owns a
+socket, packets for it wait in a backlog; a sender that sleeps for buffer space lets go of the lock, one that sleeps
+in the page allocator does not.
 
 # MODEL: receive buffers do not grow by themselves (no DRS), small queues (TSQ) do not bind.
 """

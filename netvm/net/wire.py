@@ -1,12 +1,12 @@
 """Streams and links: what two endpoints say to each other, and the wire it takes.
 
-A :class:`StreamLog` is one direction of one connection's content: chunks in the order they were written. TCP carries only
-sequence numbers; the receiving end reads the content of what has become readable out of the sender's log, by reference.
-TCP delivers in order and exactly once, so nothing is lost by that.
+A :class:`StreamLog` is one direction of one connection's content: chunks in the order they were written. TCP carries
+only sequence numbers; the receiving end reads the content of what has become readable out of the sender's log, by
+reference. TCP delivers in order and exactly once, so nothing is lost by that.
 
-A :class:`LinkDirection` is one way of a wire: packets are serialised at its bandwidth, wait in a bounded queue, travel for
-its delay, and may be lost, doubled or overtaken. It can be down (packets vanish) or stalled (packets wait). A GSO packet
-travels as one, taking the time of all its frames.
+A :class:`LinkDirection` is one way of a wire: packets are serialised at its bandwidth, wait in a bounded queue,
+travel for its delay, and may be lost, doubled or overtaken. It can be down (packets vanish) or stalled (packets
+wait). A GSO packet travels as one, taking the time of all its frames.
 
 # MODEL: loss, reordering and duplication are drawn per packet, GSO packets included, not per frame.
 """

@@ -1,9 +1,9 @@
 """The trio clock that moves virtual time: where trio would sleep, the world goes on.
 
-trio calls ``deadline_to_sleep_time`` only when no trio task is runnable. That is the moment to decide what happens next,
-so the clock hands over to the world: it runs due events, moves time and reschedules one task, and the clock answers 0.
-Several worlds can live one after another (or side by side) in one ``trio.run``; with none attached the clock stands
-still and lets trio wait for whatever it waits for.
+trio calls ``deadline_to_sleep_time`` only when no trio task is runnable. That is the moment to decide what happens
+next, so the clock hands over to the world: it runs due events, moves time and reschedules one task, and the clock
+answers 0. Several worlds can live one after another (or side by side) in one ``trio.run``; with none attached the
+clock stands still and lets trio wait for whatever it waits for.
 
 Exceptions must not leave this method (trio would call them internal errors): the world catches them and raises them
 in its own task.

@@ -1,9 +1,9 @@
 """CPU time as a resource: N CPUs, charges that add up, and who gets a CPU next.
 
-Work charges nanoseconds to the task that does it (:meth:`Cpus.charge`). Charges are not events: they add up and are paid
-where the task blocks or where the kernel would look at ``need_resched`` (:meth:`Cpus.cond_resched`). While nothing else
-can happen before a charge is paid, paying is one addition to the clock; interrupts that fall into it run under the task
-and take their own time from its CPU (:meth:`Cpus.steal`).
+Work charges nanoseconds to the task that does it (:meth:`Cpus.charge`). Charges are not events: they add up and are
+paid where the task blocks or where the kernel would look at ``need_resched`` (:meth:`Cpus.cond_resched`). While
+nothing else can happen before a charge is paid, paying is one addition to the clock; interrupts that fall into it run
+under the task and take their own time from its CPU (:meth:`Cpus.steal`).
 
 Who runs next follows CFS (kernel/sched/fair.c of 6.1) as far as it shows in recorded runs: virtual runtime divided by
 weight, the smallest runs; a task that slept is placed half a latency before the queue's minimum and preempts the
@@ -48,7 +48,9 @@ class Cpu:
 class Cpus:
     """The processors of one host and their run queue."""
 
-    def __init__(self, world: "World", nr_cpus: int, *, scale: float = 1.0, noise: float = 0.0, name: str = "host") -> None:
+    def __init__(
+        self, world: "World", nr_cpus: int, *, scale: float = 1.0, noise: float = 0.0, name: str = "host"
+    ) -> None:
         assert nr_cpus >= 1
         self.world = world
         self.cpus = [Cpu(i) for i in range(nr_cpus)]
@@ -74,7 +76,7 @@ class Cpus:
         cost_ns = self._scaled(cost_ns)
         cpu = self.cpus[0]
         now_ns = self.world.now_ns
-        cpu.free_at_ns = (cpu.free_at_ns if cpu.free_at_ns > now_ns else now_ns) + cost_ns
+        cpu.free_at_ns = (max(now_ns, cpu.free_at_ns)) + cost_ns
         self.softirq_ns += cost_ns
         if self._queue:
             self._arm(cpu)
@@ -91,7 +93,7 @@ class Cpus:
         cost_ns = self._scaled(task.charge_ns) if task.charge_ns else 0
         task.charge_ns = 0
         now_ns = self.world.now_ns
-        cpu.free_at_ns = (cpu.free_at_ns if cpu.free_at_ns > now_ns else now_ns) + cost_ns
+        cpu.free_at_ns = (max(now_ns, cpu.free_at_ns)) + cost_ns
         task.vruntime_ns += cost_ns * _NICE_0_WEIGHT // task.weight
         self.busy_ns += cost_ns
 
@@ -236,4 +238,3 @@ class Cpus:
 
 def _preference(task: Task) -> tuple[int, int]:
     return (task.vruntime_ns, task.number)
-

@@ -1,17 +1,18 @@
 """Is it hung? Proved, reported, and explained.
 
-*Proved.* When nothing but retry timers is left, and loops that retry without sleeping count as retries too, the host can
-only look again. If every pending retry has fired at least once and the digest of the state, with clocks and backoff
-left out, is the same as before, the next round will be the same as the last: the host is hung. A digest is a tuple of
-everything that could make a retry succeed (free pages, list lengths, pool levels, queue states, where each task is).
+*Proved.* When nothing but retry timers is left, and loops that retry without sleeping count as retries too, the host
+can only look again. If every pending retry has fired at least once and the digest of the state, with clocks and
+backoff left out, is the same as before, the next round will be the same as the last: the host is hung. A digest is a
+tuple of everything that could make a retry succeed (free pages, list lengths, pool levels, queue states, where each
+task is).
 
-*Reported.* Like khungtaskd: if the host's progress counter has not moved for ``hung_task_timeout_secs`` it is reported as
-hung although nothing is proved (something still moves, but nothing gets done).
+*Reported.* Like khungtaskd: if the host's progress counter has not moved for ``hung_task_timeout_secs`` it is
+reported as hung although nothing is proved (something still moves, but nothing gets done).
 
-*Explained.* The wait-for graph has tasks, which need what they wait for, and resources, which any one of their providers
-can supply: memory is a counted resource, so a wait for it is an OR-wait and a plain cycle proves nothing. Graph
-reduction (Holt 1972) removes every task that could go on and every resource that a live provider could supply; what is
-left is the knot. :func:`find_knot` returns it, :func:`shortest_chain` the shortest walk round it.
+*Explained.* The wait-for graph has tasks, which need what they wait for, and resources, which any one of their
+providers can supply: memory is a counted resource, so a wait for it is an OR-wait and a plain cycle proves nothing.
+Graph reduction (Holt 1972) removes every task that could go on and every resource that a live provider could supply;
+what is left is the knot. :func:`find_knot` returns it, :func:`shortest_chain` the shortest walk round it.
 """
 
 from collections import deque

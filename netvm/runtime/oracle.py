@@ -4,7 +4,8 @@ At a *choice point* more than one thing may happen next: several tasks could run
 The world lists the options in the order the kernel would prefer and asks the oracle for an index. Option 0 is what a
 kernel would do (fifo), so a run's list of choices is a list of deviations, and a shrunk list is a simple story.
 
-An oracle sees the kind of choice and the number of options, never the objects: a list of numbers replays a run. PCT, exhaustive search and replay are oracles of the same shape.
+An oracle sees the kind of choice and the number of options, never the objects: a list of numbers replays a run. PCT,
+exhaustive search and replay are oracles of the same shape.
 """
 
 from collections.abc import Sequence

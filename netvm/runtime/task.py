@@ -1,8 +1,8 @@
 """A task: what the kernel schedules, and what it may wait for.
 
 Mirrors the parts of ``struct task_struct`` that every room shares. The trio task behind it is parked whenever it does
-not run; :class:`netvm.runtime.world.World` decides when it runs. Task flags (``PF_*``) are one integer whose bits belong
-to the rooms above.
+not run; :class:`netvm.runtime.world.World` decides when it runs. Task flags (``PF_*``) are one integer whose bits
+belong to the rooms above.
 
 TASK_KILLABLE and TASK_INTERRUPTIBLE are waits that trio's cancellation reaches; TASK_UNINTERRUPTIBLE is one whose abort
 function answers FAILED, so the cancellation stays pending until the next killable wait, as a signal does. The OOM
@@ -176,6 +176,6 @@ _NICE_0_WEIGHT = 1024
 
 
 def weight_of(nice: int) -> int:
-    """Return the scheduler's weight of a nice level (kernel/sched/core.c sched_prio_to_weight, as its ratio of 1.25)."""
+    """Return the scheduler's weight of a nice level (sched_prio_to_weight, by its ratio of 1.25)."""
     assert -20 <= nice <= 19
     return max(15, round(_NICE_0_WEIGHT * 1.25**-nice))

@@ -1,12 +1,12 @@
 """Workqueues: work items, the workers that run them, and what happens when a worker cannot be made.
 
-Mirrors kernel/workqueue.c as far as memory pressure shows. Items of several queues share a *worker pool*. A bound pool
-keeps its concurrency: an item is started only while no worker of the pool is running, so a worker that sleeps lets
-another go. A worker leaves the idle list only if another idle one remains; otherwise it first becomes the manager and
-creates one (``may_start_working``, ``manage_workers``), and creating a worker needs memory: kthreadd allocates its stack
-with GFP_KERNEL and may end up in direct reclaim. If that takes longer than MAYDAY_INITIAL_TIMEOUT the queues that were
-made with WQ_MEM_RECLAIM call their *rescuer*, one thread made in advance, which runs the pool's items of its queue one
-after another.
+Mirrors kernel/workqueue.c as far as memory pressure shows. Items of several queues share a *worker pool*. A bound
+pool keeps its concurrency: an item is started only while no worker of the pool is running, so a worker that sleeps
+lets another go. A worker leaves the idle list only if another idle one remains; otherwise it first becomes the
+manager and creates one (``may_start_working``, ``manage_workers``), and creating a worker needs memory: kthreadd
+allocates its stack with GFP_KERNEL and may end up in direct reclaim. If that takes longer than MAYDAY_INITIAL_TIMEOUT
+the queues that were made with WQ_MEM_RECLAIM call their *rescuer*, one thread made in advance, which runs the pool's
+items of its queue one after another.
 
 An unbound pool starts an item whenever a worker can be had. An item that is queued again while it runs is run again by
 the same worker, never beside itself.

@@ -8,8 +8,8 @@ moves ``now_ns`` forward, and hands the CPU to the task that may run next. It is
 of trio's loop, and the parking itself where the task that runs next is the same one. Only trio's public API is used
 and trio's own order of runnable tasks never matters, because there is never more than one.
 
-The candidates are ordered by what a kernel would do and the oracle (:mod:`netvm.runtime.oracle`) chooses from them. Every
-choice is recorded: seed and scenario, or the list of choices, replay a run to the byte.
+The candidates are ordered by what a kernel would do and the oracle (:mod:`netvm.runtime.oracle`) chooses from them.
+Every choice is recorded: seed and scenario, or the list of choices, replay a run to the byte.
 
 When nothing but retry timers (:class:`netvm.runtime.timer.TimerKind`) is left the world may be hung:
 :mod:`netvm.runtime.hang` listens and decides. CPU time is a resource (:mod:`netvm.runtime.cpu`): a task of a host with
@@ -344,7 +344,7 @@ class World:
         if task is not None:
             self._resume(task)
             return True
-        if self.stopped or self._turn_left <= 0:
+        if self._is_turn_over():
             return True
         if deadline_ns == NEVER_NS:
             if self.quiesced is None:
@@ -353,6 +353,9 @@ class World:
             return self.stopped
         self.now_ns = deadline_ns
         return True
+
+    def _is_turn_over(self) -> bool:
+        return self.stopped or self._turn_left <= 0
 
     def _dispatch_from(self, task: Task) -> bool:
         """Dispatch for a task about to park; return True if the same task runs on and need not park."""

@@ -1,8 +1,8 @@
 """Running a scenario: a world, a host in it, its programs, and what it all came to.
 
-:func:`run_scenario` is the one door. The host boots, its storage connects, its programs start; the run ends when the last
-program has ended, when the host is hung (:mod:`netvm.runtime.hang`), or when a budget is spent. Then everything is
-audited: the ledger against the frames, no packet leaked, the storage's content against what was acknowledged.
+:func:`run_scenario` is the one door. The host boots, its storage connects, its programs start; the run ends when the
+last program has ended, when the host is hung (:mod:`netvm.runtime.hang`), or when a budget is spent. Then everything
+is audited: the ledger against the frames, no packet leaked, the storage's content against what was acknowledged.
 """
 
 from collections.abc import Callable
@@ -140,7 +140,7 @@ class Experiment:
         self.finished = True
         self.world.stop()
 
-    def _hung(self, proved: bool) -> None:  # noqa: FBT001  the detector's callback
+    def _hung(self, proved: bool) -> None:
         if self.hung or self.world.stopped:
             return
         self.hung = True

@@ -223,8 +223,8 @@ class Link(_Table, frozen=True, kw_only=True):
     duplicate: Ratio = 0.0
     """Share of packets delivered twice."""
     peer_acks: Literal["burst", "frame"] = "burst"
-    """How the server acknowledges: once for a burst that arrived together, or every frame by itself, as user-mode network
-    stacks (QEMU's slirp) do."""
+    """How the server acknowledges: once for a burst that arrived together, or every frame by itself, as user-mode
+    network stacks (QEMU's slirp) do."""
 
 
 class Disk(_Table, frozen=True, kw_only=True):

@@ -1,12 +1,12 @@
 """The verdict of a run, and why, in kernel words.
 
-The verdicts are those of the documented history: COMPLETED, STALL (finished, but nothing got done for a while), OOM, HANG (no
-enabled event can ever release what is waited for), LIVELOCK (the same, but somebody runs round and round),
+The verdicts are those of the documented history: COMPLETED, STALL (finished, but nothing got done for a while), OOM,
+HANG (no enabled event can ever release what is waited for), LIVELOCK (the same, but somebody runs round and round),
 OVER_THROTTLE (tasks sleep although the reserve is whole), DROP_FOREVER (packets for an ordinary socket are dropped as
 reserve packets while memory is plentiful), LOST_WRITE, CORRUPT, IO_ERROR.
 
-The explanation of a hang is read off the machine as it stands: what each stuck task is in (its functions are named after
-the kernel's), what that waits for, who could provide it, and the figures that say why nobody can.
+The explanation of a hang is read off the machine as it stands: what each stuck task is in (its functions are named
+after the kernel's), what that waits for, who could provide it, and the figures that say why nobody can.
 """
 
 from netvm.host.machine import Host
@@ -62,8 +62,7 @@ def lost_writes(host: Host) -> list[str]:
         wrong = (swap.stored_version[:nr] != stored[:nr]).nonzero()[0].tolist()
     in_flight = {slot for rq in swap.queue.outstanding.values() if rq.write for slot in range(rq.slot, rq.end_slot)}
     return [
-        f"slot {slot}: the storage holds version {int(stored[slot])}, "
-        f"acknowledged was {int(swap.stored_version[slot])}"
+        f"slot {slot}: the storage holds version {int(stored[slot])}, acknowledged was {int(swap.stored_version[slot])}"
         for slot in wrong
         if slot not in in_flight
     ]
@@ -106,11 +105,12 @@ def _memory_lines(host: Host) -> list[str]:
     """The figures that a sysrq memory dump would show."""
     vmstat = host.vmstat
     lists = host.lruvec.lists
-    lines = [
+    counts = (
         f"writeback:{vmstat.nr_writeback} isolated_anon:{vmstat.nr_isolated_anon} inactive_anon:{len(lists[0])} "
         f"active_anon:{len(lists[1])} swapcached:{vmstat.nr_swapcached} "
         f"swap free:{host.swap.nr_free_slots()} of {host.swap.nr_total_slots()} pages"
-    ]
+    )
+    lines = [counts]
     lines += [_zone_line(zone) for zone in host.node.zones]
     reserve = host.ledger.reserve_table()
     if reserve:
@@ -162,7 +162,7 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
                 "retries; without __GFP_FS nobody is OOM-killed"
             )
         if "sk_stream_wait_memory" in stack:
-            lines.append(_sender_line(host, task, zone))
+            lines.append(_sender_line(task, zone))
     if host.nic is not None and host.nic.is_stuck:
         lines.append(f"replies cannot be received on {host.nic.name}: {host.nic.stuck_on}")
     for (comm, order, gfp), count in sorted(host.pages.failures.items()):
@@ -185,7 +185,7 @@ def _highatomic_note(zone: Zone) -> str:
     return f", and {zone.nr_reserved_highatomic} reserved HIGHATOMIC pages do not count"
 
 
-def _sender_line(host: Host, task: Task, zone: Zone) -> str:
+def _sender_line(task: Task, zone: Zone) -> str:
     line = f"{task.comm}-{task.pid} found no page for a packet and sleeps in sk_stream_wait_memory"
     if zone.nr_highatomic_free and zone.nr_highatomic_free >= zone.nr_free - 32:
         line += (

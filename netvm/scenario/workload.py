@@ -1,8 +1,9 @@
 """What runs on the host: programs that use memory.
 
-``anon-hog`` is the recorded program: it maps anonymous memory; pass 0 writes one word a page in order; later passes read and
-verify, and with ``write`` rewrite, pages by ``pattern`` (``seq``; ``rand`` uniform; ``hot``: four touches of five go to the first fifth;
-``zipf``: page k as often as 1/k). ``anon-pulse`` maps and touches memory, holds it, unmaps, idles, again and again.
+``anon-hog`` is the recorded program: it maps anonymous memory; pass 0 writes one word a page in order; later passes
+read and verify, and with ``write`` rewrite, pages by ``pattern`` (``seq``; ``rand`` uniform; ``hot``: four touches of
+five go to the first fifth; ``zipf``: page k as often as 1/k). ``anon-pulse`` maps and touches memory, holds it,
+unmaps, idles, again and again.
 """
 
 from collections.abc import Callable, Iterator

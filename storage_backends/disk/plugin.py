@@ -1,6 +1,7 @@
 """Local hardware as a swap device (virtio-blk in the recorded control run).
 
-The driver never sleeps: a request is handed to the disk model and completes by interrupt. It needs no memory on the way.
+The driver never sleeps: a request is handed to the disk model and completes by interrupt. It needs no memory on the
+way.
 """
 
 from typing import Any

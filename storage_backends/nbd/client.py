@@ -1,10 +1,10 @@
 """The kernel's NBD client under memory pressure: sending from kblockd, receiving in a worker.
 
-Mirrors drivers/block/nbd.c of 6.1. ``queue_rq`` runs in the kblockd worker, one request at a time under the socket's lock: 28
-bytes of header with MSG_MORE, then one sendmsg a page. Each goes through ``sock_xmit``: a PF_MEMALLOC scope around a send
-whose mask is ``GFP_NOIO | __GFP_MEMALLOC``. So the sender never reclaims, takes from the reserve without looking at the
-watermarks, and waits inside TCP when even that fails. Replies are read by ``recv_work``, exactly 16 bytes and then the
-data, and completed there.
+Mirrors drivers/block/nbd.c of 6.1. ``queue_rq`` runs in the kblockd worker, one request at a time under the socket's
+lock: 28 bytes of header with MSG_MORE, then one sendmsg a page. Each goes through ``sock_xmit``: a PF_MEMALLOC scope
+around a send whose mask is ``GFP_NOIO | __GFP_MEMALLOC``. So the sender never reclaims, takes from the reserve
+without looking at the watermarks, and waits inside TCP when even that fails. Replies are read by ``recv_work``,
+exactly 16 bytes and then the data, and completed there.
 
 Without the fix ``memalloc_sockets`` the scope and the mask bit are missing: the sender asks with plain GFP_NOIO, enters
 direct reclaim itself, may not write anonymous pages there, and goes round for ever.

@@ -1,10 +1,10 @@
 """An NBD server: one export on a disk model, outside the host or as a process on it.
 
-:class:`NbdService` joins the protocol core, the store and the disk: chunks go in, promises come out, each with the instant
-its reply is due. :class:`RemoteNbdServer` keeps the promises for a client on the wire; everything there happens in atomic
-context on a machine that is never short of memory. :class:`LocalNbdServer` is a process on the emulated host with a reading
-and a replying thread: its own memory is locked and its store lies outside managed RAM, but its sockets, and the
-packets in them, are the host's.
+:class:`NbdService` joins the protocol core, the store and the disk: chunks go in, promises come out, each with the
+instant its reply is due. :class:`RemoteNbdServer` keeps the promises for a client on the wire; everything there
+happens in atomic context on a machine that is never short of memory. :class:`LocalNbdServer` is a process on the
+emulated host with a reading and a replying thread: its own memory is locked and its store lies outside managed RAM,
+but its sockets, and the packets in them, are the host's.
 """
 
 from collections import deque
@@ -52,10 +52,11 @@ class NbdService:
 
     def receive(self, chunk: Chunk, now_ns: int) -> tuple[list[Promise], list[Chunk]]:
         """Take a chunk; return what was promised and what is to be said at once (the handshake)."""
-        promises = []
-        for event in self.connection.receive(chunk):
-            if isinstance(event, Request):
-                promises.append(Promise(self.disk.submit(event.length, now_ns), event))
+        promises = [
+            Promise(self.disk.submit(event.length, now_ns), event)
+            for event in self.connection.receive(chunk)
+            if isinstance(event, Request)
+        ]
         return promises, self.connection.chunks_to_send()
 
     def complete(self, request: Request) -> list[Chunk]:
