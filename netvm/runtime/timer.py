@@ -1,12 +1,15 @@
-"""Timers of virtual time: what one is, and what it means for progress.
+"""Virtual time and what is due in it: timers, and what each means for progress.
 
 A timer is a list, not an object: the heap compares it by time and number in C, and a million a second must be made.
+Cancelling leaves it in the heap without its function, to be dropped when its time comes.
 """
 
+import heapq
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, TypeAlias
 
-__all__ = ["NEVER_NS", "TimerHandle", "TimerKind"]
+__all__ = ["NEVER_NS", "TimerHandle", "TimerKind", "Timers"]
 
 NEVER_NS = 1 << 62
 """A time that does not come."""
@@ -24,4 +27,78 @@ class TimerKind(IntEnum):
 
 
 TimerHandle: TypeAlias = list[Any]
-"""``[time_ns, number, function or None, argument, kind, site]``; a cancelled or fired timer has no function."""
+"""``[time_ns, number, function or None, arguments, kind, site]``; a cancelled or fired timer has no function."""
+
+_TIME, _NUMBER, _FUNCTION, _ARGS, _KIND, _SITE = range(6)
+_PROGRESS = int(TimerKind.PROGRESS)
+_RETRY = int(TimerKind.RETRY)
+
+
+class Timers:
+    """The time, and the functions that wait for theirs: equal instants in the order they were made."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.nr_pending_progress = 0
+        self.nr_pending_retry = 0
+        self._heap: list[TimerHandle] = []
+        self._sequence = 0
+
+    def call_at(
+        self, time_ns: int, function: Callable[..., None], *args: Any, kind: int = _PROGRESS, site: str = ""
+    ) -> TimerHandle:
+        """Run ``function(*args)`` in atomic context at ``time_ns``; ``site`` names a retry for the hang detector."""
+        assert time_ns >= self.now_ns, f"an event at {time_ns} ns would be before now, {self.now_ns} ns"
+        self._sequence = number = self._sequence + 1
+        timer: TimerHandle = [time_ns, number, function, args, kind, site]
+        heapq.heappush(self._heap, timer)
+        if kind == _PROGRESS:
+            self.nr_pending_progress += 1
+        elif kind == _RETRY:
+            self.nr_pending_retry += 1
+        return timer
+
+    def call_after(
+        self, delay_ns: int, function: Callable[..., None], *args: Any, kind: int = _PROGRESS, site: str = ""
+    ) -> TimerHandle:
+        """Run ``function(*args)`` in atomic context ``delay_ns`` from now."""
+        assert delay_ns >= 0
+        self._sequence = number = self._sequence + 1
+        timer: TimerHandle = [self.now_ns + delay_ns, number, function, args, kind, site]
+        heapq.heappush(self._heap, timer)
+        if kind == _PROGRESS:
+            self.nr_pending_progress += 1
+        elif kind == _RETRY:
+            self.nr_pending_retry += 1
+        return timer
+
+    def cancel(self, timer: TimerHandle) -> bool:
+        """Disarm a timer; return whether it was still pending."""
+        if timer[_FUNCTION] is None:
+            return False
+        timer[_FUNCTION] = None
+        kind = timer[_KIND]
+        if kind == _PROGRESS:
+            self.nr_pending_progress -= 1
+        elif kind == _RETRY:
+            self.nr_pending_retry -= 1
+        return True
+
+    @staticmethod
+    def is_pending(timer: TimerHandle) -> bool:
+        """Return whether the timer has neither fired nor been cancelled."""
+        return timer[_FUNCTION] is not None
+
+    def pending_retry_sites(self) -> set[str]:
+        """Return the sites of all pending retry timers."""
+        return {t[_SITE] for t in self._heap if t[_FUNCTION] is not None and t[_KIND] == _RETRY}
+
+    def horizon_ns(self) -> int:
+        """Return the time of the next event: until then nothing can interfere with the running task."""
+        heap = self._heap
+        while heap:
+            if heap[0][_FUNCTION] is not None:
+                time_ns: int = heap[0][_TIME]
+                return time_ns
+            heapq.heappop(heap)
+        return NEVER_NS

@@ -30,14 +30,14 @@ from netvm.runtime.cpu import Cpus
 from netvm.runtime.oracle import FifoOracle, Oracle
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.task import NOT_WAITING, Resource, Task, TaskState
-from netvm.runtime.timer import NEVER_NS, TimerHandle, TimerKind
+from netvm.runtime.timer import NEVER_NS, TimerHandle, TimerKind, Timers
 
 __all__ = ["TIMED_OUT", "World"]
 
 _TURN = 4096
 """Atomic functions and switches between two turns of trio's loop (Ctrl-C, real sockets)."""
 
-_TIME, _NUMBER, _FUNCTION, _ARGS, _KIND, _SITE = range(6)
+_TIME, _, _FUNCTION = range(3)
 _PROGRESS = int(TimerKind.PROGRESS)
 _RETRY = int(TimerKind.RETRY)
 
@@ -45,15 +45,15 @@ TIMED_OUT: Any = type("TimedOut", (), {"__repr__": lambda _self: "TIMED_OUT", "_
 """What :meth:`World.sleep_on` returns when its timeout passed."""
 
 
-class World:
+class World(Timers):
     """The virtual time, events and tasks of one run."""
 
     def __init__(
         self, *, seeds: Seeds | None = None, oracle: Oracle | None = None, trio_deadlines: bool = False
     ) -> None:
+        super().__init__()
         self.seeds = seeds if seeds is not None else Seeds(0)
         self.oracle: Oracle = oracle if oracle is not None else FifoOracle()
-        self.now_ns = 0
         self.current: Task | None = None
         """The task that runs or was interrupted last: what the kernel calls ``current``."""
         self.choices: list[int] = []
@@ -62,8 +62,6 @@ class World:
         """Tasks that have not ended, by number."""
         self.nr_events = 0
         self.nr_steps = 0
-        self.nr_pending_progress = 0
-        self.nr_pending_retry = 0
         self.retry_fired: Callable[[str], None] | None = None
         """Told the site of every retry; the hang detector listens."""
         self.went_idle: Callable[[], None] | None = None
@@ -73,8 +71,6 @@ class World:
         self.stopped = False
         self._explores_events = self.oracle.explores_events
         self._inline = not trio_deadlines
-        self._heap: list[TimerHandle] = []
-        self._sequence = 0
         self._next_task_number = 1
         # tasks of hosts without a CPU model that may run now, in the order they became ready
         self._ready: list[Task] = []
@@ -86,67 +82,6 @@ class World:
         self._nursery: trio.Nursery | None = None
         self._root: trio.lowlevel.Task | None = None
         self._failure: BaseException | None = None
-
-    # -- timers ---------------------------------------------------------------------------------------------------
-
-    def call_at(
-        self, time_ns: int, function: Callable[..., None], *args: Any, kind: int = _PROGRESS, site: str = ""
-    ) -> TimerHandle:
-        """Run ``function(*args)`` in atomic context at ``time_ns``; ``site`` names a retry for the hang detector."""
-        assert time_ns >= self.now_ns, f"an event at {time_ns} ns would be before now, {self.now_ns} ns"
-        self._sequence = number = self._sequence + 1
-        timer: TimerHandle = [time_ns, number, function, args, kind, site]
-        heapq.heappush(self._heap, timer)
-        if kind == _PROGRESS:
-            self.nr_pending_progress += 1
-        elif kind == _RETRY:
-            self.nr_pending_retry += 1
-        return timer
-
-    def call_after(
-        self, delay_ns: int, function: Callable[..., None], *args: Any, kind: int = _PROGRESS, site: str = ""
-    ) -> TimerHandle:
-        """Run ``function(*args)`` in atomic context ``delay_ns`` from now."""
-        assert delay_ns >= 0
-        self._sequence = number = self._sequence + 1
-        timer: TimerHandle = [self.now_ns + delay_ns, number, function, args, kind, site]
-        heapq.heappush(self._heap, timer)
-        if kind == _PROGRESS:
-            self.nr_pending_progress += 1
-        elif kind == _RETRY:
-            self.nr_pending_retry += 1
-        return timer
-
-    def cancel(self, timer: TimerHandle) -> bool:
-        """Disarm a timer; return whether it was still pending."""
-        if timer[_FUNCTION] is None:
-            return False
-        timer[_FUNCTION] = None
-        kind = timer[_KIND]
-        if kind == _PROGRESS:
-            self.nr_pending_progress -= 1
-        elif kind == _RETRY:
-            self.nr_pending_retry -= 1
-        return True
-
-    @staticmethod
-    def is_pending(timer: TimerHandle) -> bool:
-        """Return whether the timer has neither fired nor been cancelled."""
-        return timer[_FUNCTION] is not None
-
-    def pending_retry_sites(self) -> set[str]:
-        """Return the sites of all pending retry timers."""
-        return {t[_SITE] for t in self._heap if t[_FUNCTION] is not None and t[_KIND] == _RETRY}
-
-    def horizon_ns(self) -> int:
-        """Return the time of the next event: until then nothing can interfere with the running task."""
-        heap = self._heap
-        while heap:
-            if heap[0][_FUNCTION] is not None:
-                time_ns: int = heap[0][_TIME]
-                return time_ns
-            heapq.heappop(heap)
-        return NEVER_NS
 
     # -- tasks ----------------------------------------------------------------------------------------------------
 
@@ -438,19 +373,17 @@ class World:
         """Move time to a popped, pending event and run it."""
         if self._explores_events:
             timer = self._choose_event(timer)
-        self.now_ns = timer[_TIME]
-        function = timer[_FUNCTION]
+        self.now_ns, _, function, args, kind, site = timer
         timer[_FUNCTION] = None
-        kind = timer[_KIND]
         if kind == _PROGRESS:
             self.nr_pending_progress -= 1
         elif kind == _RETRY:
             self.nr_pending_retry -= 1
             if self.retry_fired is not None:
-                self.retry_fired(timer[_SITE])
+                self.retry_fired(site)
         self.nr_events += 1
         try:
-            function(*timer[_ARGS])
+            function(*args)
         except Exception as error:  # noqa: BLE001  carried to the run's own task; raised here it would kill trio
             self.fail(error)
 
