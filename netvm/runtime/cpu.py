@@ -110,7 +110,9 @@ class Cpus:
         """Let the time pass that the task has used, then give way if another task should run."""
         world = self.world
         cpu = task.cpu
-        assert cpu is not None, f"{task} pays without a CPU"
+        if cpu is None:
+            assert world.stopped, f"{task} pays without a CPU"
+            return
         self._bill(task)
         while world.now_ns < cpu.free_at_ns:
             if not world.advance_inline(cpu.free_at_ns):
@@ -150,13 +152,15 @@ class Cpus:
         elif task.vruntime_ns < self._min_vruntime_ns - SCHED_LATENCY_NS // 2:
             task.vruntime_ns = self._min_vruntime_ns - SCHED_LATENCY_NS // 2
         self._queue.append(task)
+        # the granularity is the waking task's: a kworker at nice -20 does not wait (wakeup_gran)
+        granularity_ns = SCHED_WAKEUP_GRANULARITY_NS * _NICE_0_WEIGHT // task.weight
         for cpu in self.cpus:
             current = cpu.current
             if current is None:
                 self._arm(cpu)
             elif current is not task:
                 used_ns = int(current.charge_ns * self.scale) * _NICE_0_WEIGHT // current.weight
-                if current.vruntime_ns + used_ns - task.vruntime_ns > SCHED_WAKEUP_GRANULARITY_NS:
+                if current.vruntime_ns + used_ns - task.vruntime_ns > granularity_ns:
                     self.need_resched = True
 
     def _update_min_vruntime(self) -> None:

@@ -12,9 +12,11 @@ Every wait names a :class:`Resource`: what it is, in kernel words, and who could
 explained with.
 """
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -75,6 +77,7 @@ class Task:
         "exec_start_ns",
         "flags",
         "host",
+        "interrupted",
         "interruptible",
         "killable",
         "killed",
@@ -115,7 +118,10 @@ class Task:
         self.interruptible = False
         self.killed = False
         """A fatal signal is pending."""
+        self.interrupted = False
+        """Its killable wait has been cut short: trio.Cancelled is raised when it is picked."""
         self.raise_cancel: Callable[[], Any] | None = None
+        """The cancellation that its present wait has been asked to take; trio asks once a wait."""
         self.scope: trio.CancelScope | None = None
         self.trio_task: trio.lowlevel.Task | None = None
         self.on_exit: list[Callable[[Task], None]] = []
@@ -140,9 +146,9 @@ class Task:
         world = self.world
         if world.stopped:
             return trio.lowlevel.Abort.SUCCEEDED
-        self.killed = True
+        self.raise_cancel = raise_cancel
         if self.state is TaskState.SLEEPING and self.killable:
-            self.raise_cancel = raise_cancel
+            self.interrupted = True
             world.cancelled(self)
         return trio.lowlevel.Abort.FAILED
 
@@ -161,15 +167,34 @@ class Task:
 
         The functions are named after the kernel's, so this reads like the stack in a hung-task report.
         """
-        names: list[str] = []
-        frame: Any = self.trio_task.coro if self.trio_task is not None else None
-        while frame is not None and hasattr(frame, "cr_frame"):
-            if frame.cr_frame is not None:
-                names.append(frame.cr_frame.f_code.co_name)
-            frame = frame.cr_await
+        if self.trio_task is None:
+            return []
+        coro: Any = self.trio_task.coro
+        names = _running_names(coro.cr_frame) if coro.cr_running else _parked_names(coro)
         return [name for name in names if name not in _MACHINERY]
 
 
+def _parked_names(coro: Any) -> list[str]:
+    names: list[str] = []
+    while coro is not None and hasattr(coro, "cr_frame"):
+        if coro.cr_frame is not None:
+            names.append(coro.cr_frame.f_code.co_name)
+        coro = coro.cr_await
+    return names
+
+
+def _running_names(outermost: FrameType) -> list[str]:
+    """Return what the running task is in, down to where it gave way to the dispatcher that asks."""
+    names: list[str] = []
+    frame = sys._getframe()  # noqa: SLF001  documented, if not for every Python
+    while frame is not outermost and frame.f_back is not None:
+        frame = frame.f_back
+        names.append(frame.f_code.co_name)
+    names.reverse()
+    return names[: next((index for index, name in enumerate(names) if name in _GIVING_WAY), None)]
+
+
+_GIVING_WAY = frozenset({"sleep_on", "yield_cpu", "advance_inline", "retry_point"})
 _MACHINERY = frozenset({"_task_main", "sleep_on", "sleep_ns", "wait_task_rescheduled", "yield_cpu", "wait"})
 
 _NICE_0_WEIGHT = 1024

@@ -45,7 +45,7 @@ class Timers:
         self._sequence = 0
 
     def call_at(
-        self, time_ns: int, function: Callable[..., None], *args: Any, kind: int = _PROGRESS, site: str = ""
+        self, time_ns: int, function: Callable[..., object], *args: Any, kind: int = _PROGRESS, site: str = ""
     ) -> TimerHandle:
         """Run ``function(*args)`` in atomic context at ``time_ns``; ``site`` names a retry for the hang detector."""
         assert time_ns >= self.now_ns, f"an event at {time_ns} ns would be before now, {self.now_ns} ns"
@@ -59,7 +59,7 @@ class Timers:
         return timer
 
     def call_after(
-        self, delay_ns: int, function: Callable[..., None], *args: Any, kind: int = _PROGRESS, site: str = ""
+        self, delay_ns: int, function: Callable[..., object], *args: Any, kind: int = _PROGRESS, site: str = ""
     ) -> TimerHandle:
         """Run ``function(*args)`` in atomic context ``delay_ns`` from now."""
         assert delay_ns >= 0

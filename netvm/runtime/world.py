@@ -113,14 +113,19 @@ class World(Timers):
     async def _task_main(self, task: Task, function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
         task.trio_task = trio.lowlevel.current_task()
         self._nr_unborn -= 1
-        with trio.CancelScope() as task.scope:
-            try:
-                await trio.lowlevel.wait_task_rescheduled(task.abort)
-                await function(task, *args)
-            except Exception as error:  # noqa: BLE001  carried to the run's own task
-                self.fail(error)
-            finally:
-                self._ended(task)
+        try:
+            with trio.CancelScope() as task.scope:
+                if task.killed:
+                    task.scope.cancel()
+                try:
+                    await trio.lowlevel.wait_task_rescheduled(task.abort)
+                    await function(task, *args)
+                finally:
+                    self._ended(task)
+        except BaseException as error:
+            if _is_trios(error):
+                raise
+            self.fail(error)
 
     def _ended(self, task: Task) -> None:
         self.tasks.pop(task.number, None)
@@ -174,7 +179,8 @@ class World(Timers):
 
         Uninterruptible by default (state D). Raises trio.Cancelled in a killable wait of a killed task.
         """
-        assert self.current is task, f"{task} sleeps while {self.current} runs"
+        if self.current is not task:
+            await self._park_for_good(task)
         task.state = TaskState.SLEEPING
         task.resource = resource
         task.killable = killable or interruptible
@@ -192,6 +198,11 @@ class World(Timers):
         task.resource = NOT_WAITING
         return task.wake_value
 
+    async def _park_for_good(self, task: Task) -> None:
+        """Only what cleans up after the end of the run waits without having been picked: its wait is cancelled."""
+        assert self.stopped, f"{task} waits while {self.current} runs"
+        await trio.lowlevel.wait_task_rescheduled(task.abort)
+
     def _timed_out(self, task: Task) -> None:
         task.timer = None
         self.wake(task, TIMED_OUT)
@@ -202,7 +213,8 @@ class World(Timers):
 
     async def yield_cpu(self, task: Task) -> None:
         """Give way: the task stays runnable and runs again when it is picked (schedule())."""
-        assert self.current is task
+        if self.current is not task:
+            await self._park_for_good(task)
         task.state = TaskState.RUNNABLE
         task.killable = False
         if task.cpus is not None:
@@ -222,22 +234,30 @@ class World(Timers):
 
     # -- the run --------------------------------------------------------------------------------------------------
 
-    async def run(self, main: Callable[[], None]) -> None:
+    async def run(self, main: Callable[[], object]) -> None:
         """Run until :meth:`stop`: call ``main`` once (it spawns the first tasks), then dispatch.
 
-        Must be called under :func:`netvm.runtime.clock.run_virtual` or with a VirtualClock. Raises what an atomic
-        function or a task raised.
+        Must be called under :func:`netvm.runtime.clock.run_virtual` or with a VirtualClock. Raises what ``main``, an
+        atomic function, a task, a hook or the oracle raised, as it is; KeyboardInterrupt on Ctrl-C.
         """
         clock: Any = trio.lowlevel.current_clock()
         clock.attach(self)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                main()
-                if not self.stopped:
-                    self._root = trio.lowlevel.current_task()
-                    await trio.lowlevel.wait_task_rescheduled(self._abort_root)
-                nursery.cancel_scope.cancel()
+                try:
+                    main()
+                    if not self.stopped:
+                        self._root = trio.lowlevel.current_task()
+                        await trio.lowlevel.wait_task_rescheduled(self._abort_root)
+                except BaseException as error:
+                    if _is_trios(error):
+                        raise
+                    self.fail(error)
+                finally:
+                    self.stopped = True
+                    nursery.cancel_scope.cancel()
+                    self._cancel_deaf()
         finally:
             self.stopped = True
             self._nursery = None
@@ -249,6 +269,12 @@ class World(Timers):
         self._root = None
         self.stopped = True
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def _cancel_deaf(self) -> None:
+        """End the waits that have refused a kill: trio asks a wait only once whether it can be cancelled."""
+        for task in self.tasks.values():
+            if task.raise_cancel is not None:
+                self._interrupt(task)
 
     def stop(self) -> None:
         """End the run: nothing more happens in this world."""
@@ -273,35 +299,39 @@ class World(Timers):
         Called by the clock when trio has nothing runnable. Returns False if nothing can ever happen again.
         """
         self._turn_left = _TURN
-        if self.stopped:
+        try:
+            task = self._next_task(deadline_ns)
+            if task is not None:
+                self._resume(task)
+                return True
+            if self._is_turn_over():
+                return True
+            if deadline_ns == NEVER_NS:
+                if self.quiesced is not None:
+                    self.quiesced()
+                return self._is_turn_over() or self.attention or self.horizon_ns() < NEVER_NS
+        except BaseException as error:  # noqa: BLE001  carried to the run's own task; raised here it would kill trio
+            self.fail(error)
             return True
-        task = self._next_task(deadline_ns)
-        if task is not None:
-            self._resume(task)
-            return True
-        if self._is_turn_over():
-            return True
-        if deadline_ns == NEVER_NS:
-            if self.quiesced is None:
-                return False
-            self.quiesced()
-            return self.stopped
-        self.now_ns = deadline_ns
+        self.now_ns = max(self.now_ns, deadline_ns)
         return True
 
     def _is_turn_over(self) -> bool:
-        return self.stopped or self._turn_left <= 0
+        return self.stopped or self._turn_left <= 0 or self._nr_unborn > 0
 
     def _dispatch_from(self, task: Task) -> bool:
         """Dispatch for a task about to park; return True if the same task runs on and need not park."""
-        if not self._inline or self._nr_unborn or self._turn_left <= 0 or self.stopped:
+        if task.killable or not self._inline or self._nr_unborn or self._turn_left <= 0 or self.stopped:
+            # trio can cancel a wait only where it is parked
             return False
-        if task.killed and task.killable:
+        try:
+            chosen = self._next_task(NEVER_NS)
+        except BaseException as error:  # noqa: BLE001  the run's own, not this task's
+            self.fail(error)
             return False
-        chosen = self._next_task(NEVER_NS)
         if chosen is None:
             return False
-        if chosen is task and task.raise_cancel is None:
+        if chosen is task:
             task.state = TaskState.RUNNING
             self.nr_steps += 1
             return True
@@ -336,12 +366,21 @@ class World(Timers):
         task.state = TaskState.RUNNING
         self.current = task
         self.nr_steps += 1
-        if task.raise_cancel is not None:
-            result = outcome.capture(task.raise_cancel)
-            task.raise_cancel = None
-            trio.lowlevel.reschedule(task.trio_task, result)
+        if task.interrupted:
+            self._interrupt(task)
         else:
+            task.raise_cancel = None
             trio.lowlevel.reschedule(task.trio_task)
+
+    def _interrupt(self, task: Task) -> None:
+        """Let a parked task go on with trio.Cancelled."""
+        assert task.raise_cancel is not None
+        assert task.trio_task is not None
+        result = outcome.capture(task.raise_cancel)
+        task.raise_cancel = None
+        task.interrupted = False
+        task.resource = NOT_WAITING
+        trio.lowlevel.reschedule(task.trio_task, result)
 
     def _pick(self) -> Task | None:
         """Choose the next task to run and take it from its list, or return None."""
@@ -371,20 +410,20 @@ class World(Timers):
 
     def _fire(self, timer: TimerHandle) -> None:
         """Move time to a popped, pending event and run it."""
-        if self._explores_events:
-            timer = self._choose_event(timer)
-        self.now_ns, _, function, args, kind, site = timer
-        timer[_FUNCTION] = None
-        if kind == _PROGRESS:
-            self.nr_pending_progress -= 1
-        elif kind == _RETRY:
-            self.nr_pending_retry -= 1
-            if self.retry_fired is not None:
-                self.retry_fired(site)
-        self.nr_events += 1
         try:
+            if self._explores_events:
+                timer = self._choose_event(timer)
+            self.now_ns, _, function, args, kind, site = timer
+            timer[_FUNCTION] = None
+            if kind == _PROGRESS:
+                self.nr_pending_progress -= 1
+            elif kind == _RETRY:
+                self.nr_pending_retry -= 1
+                if self.retry_fired is not None:
+                    self.retry_fired(site)
+            self.nr_events += 1
             function(*args)
-        except Exception as error:  # noqa: BLE001  carried to the run's own task; raised here it would kill trio
+        except BaseException as error:  # noqa: BLE001  the run's own, not the task's that happens to run
             self.fail(error)
 
     def _choose_event(self, first: TimerHandle) -> TimerHandle:
@@ -424,3 +463,10 @@ class World(Timers):
 
 def _by_number(task: Task) -> int:
     return task.number
+
+
+def _is_trios(error: BaseException) -> bool:
+    """Return whether trio must see an exception itself: a cancellation, alone or in a group, or the loop's own end."""
+    return isinstance(error, trio.Cancelled | GeneratorExit) or (
+        isinstance(error, BaseExceptionGroup) and not isinstance(error, ExceptionGroup)
+    )
