@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VirtualClock", "run_virtual"]
 
+_NEVER_S = NEVER_NS / NS_PER_S
+
 T = TypeVar("T")
 
 
@@ -32,6 +34,8 @@ class VirtualClock(trio.abc.Clock):
     def __init__(self) -> None:
         self._worlds: list[World] = []
         self._base_ns = 0
+        # a deadline that has come, and the nanosecond it stands for: as a float it may lie a hair behind it
+        self._reached = (-1, 0.0)
 
     def start_clock(self) -> None:
         """Nothing to start."""
@@ -48,20 +52,25 @@ class VirtualClock(trio.abc.Clock):
 
     def current_time(self) -> float:
         """Return the time in seconds: exact nanoseconds below 2**53."""
-        now_ns = self._worlds[0].now_ns if self._worlds else 0
-        return (self._base_ns + now_ns) / NS_PER_S
+        now_ns = self._base_ns + (self._worlds[0].now_ns if self._worlds else 0)
+        reached_ns, reached = self._reached
+        return reached if now_ns == reached_ns else now_ns / NS_PER_S
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Dispatch the attached worlds; answer how long trio may sleep (0: something is runnable)."""
-        if not self._worlds:
-            return max(0.0, deadline - self.current_time())
-        if deadline == math.inf:
+        delay = deadline - self.current_time()
+        if not self._worlds or delay <= 0:
+            return max(0.0, delay)
+        first = self._worlds[0]
+        if deadline >= _NEVER_S:
             deadline_ns = NEVER_NS
         else:
-            deadline_ns = max(round(deadline * NS_PER_S) - self._base_ns, self._worlds[0].now_ns)
+            deadline_ns = max(round(deadline * NS_PER_S) - self._base_ns, first.now_ns)
         alive = False
         for world in list(self._worlds):
             alive = world.dispatch(deadline_ns) or alive
+        if first.now_ns == deadline_ns:
+            self._reached = (self._base_ns + deadline_ns, deadline)
         return 0.0 if alive else math.inf
 
 
