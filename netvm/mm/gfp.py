@@ -31,6 +31,7 @@ __all__ = [
     "GFP_COMP",
     "GFP_DIRECT_RECLAIM",
     "GFP_FS",
+    "GFP_HARDWALL",
     "GFP_HIGH",
     "GFP_HIGHMEM",
     "GFP_HIGHUSER_MOVABLE",
@@ -79,6 +80,7 @@ GFP_NORETRY = 0x10000
 GFP_MEMALLOC = 0x20000
 GFP_COMP = 0x40000
 GFP_NOMEMALLOC = 0x80000
+GFP_HARDWALL = 0x100000
 
 GFP_RECLAIM = GFP_DIRECT_RECLAIM | GFP_KSWAPD_RECLAIM
 GFP_ATOMIC = GFP_HIGH | GFP_ATOMIC_BIT | GFP_KSWAPD_RECLAIM
@@ -86,7 +88,7 @@ GFP_KERNEL = GFP_RECLAIM | GFP_IO | GFP_FS
 GFP_NOWAIT = GFP_KSWAPD_RECLAIM
 GFP_NOIO = GFP_RECLAIM
 GFP_NOFS = GFP_RECLAIM | GFP_IO
-GFP_HIGHUSER_MOVABLE = GFP_KERNEL | 0x100000 | GFP_HIGHMEM | GFP_MOVABLE
+GFP_HIGHUSER_MOVABLE = GFP_KERNEL | GFP_HARDWALL | GFP_HIGHMEM | GFP_MOVABLE
 
 ALLOC_WMARK_MIN = 0
 ALLOC_WMARK_LOW = 1
@@ -131,6 +133,7 @@ _BITS = (
     ("__GFP_ZERO", GFP_ZERO),
     ("__GFP_NOMEMALLOC", GFP_NOMEMALLOC),
     ("__GFP_MEMALLOC", GFP_MEMALLOC),
+    ("__GFP_HARDWALL", GFP_HARDWALL),
     ("__GFP_RECLAIMABLE", GFP_RECLAIMABLE),
     ("__GFP_MOVABLE", GFP_MOVABLE),
     ("__GFP_DIRECT_RECLAIM", GFP_DIRECT_RECLAIM),
@@ -139,17 +142,17 @@ _BITS = (
 
 
 def gfp_name(gfp: int) -> str:
-    """Return the mask as the kernel's ``%pGg`` prints it: the largest named base, then single bits."""
+    """Return the mask as the kernel's ``%pGg`` prints it: a named base, then single bits, then what has no name."""
     if not gfp:
         return "none"
     names = []
-    for name, mask in _BASES:
+    for name, mask in (*_BASES, *_BITS):
         if gfp & mask == mask:
             names.append(name)
             gfp &= ~mask
-            break
-    names += [name for name, bit in _BITS if gfp & bit]
-    return "|".join(names) or f"{gfp:#x}"
+    if gfp:
+        names.append(f"{gfp:#x}")
+    return "|".join(names)
 
 
 def current_gfp_context(task: Task, gfp: int) -> int:
