@@ -173,7 +173,9 @@ class Zone:
 
     def unusable_free(self, alloc_flags: int) -> int:
         """Return the free pages an attempt may not count (__zone_watermark_unusable_free)."""
-        if alloc_flags & ALLOC_RESERVES:
+        # before 6.3 ALLOC_HARDER and ALLOC_OOM counted them, __GFP_HIGH by itself did not
+        privileged = ALLOC_RESERVES if self.reserve_ladder else ALLOC_RESERVES & ~ALLOC_MIN_RESERVE
+        if alloc_flags & privileged:
             return 0
         return self.nr_highatomic_free if self.highatomic_free_only else self.nr_reserved_highatomic
 
@@ -188,7 +190,7 @@ class Zone:
             if alloc_flags & ALLOC_OOM:
                 floor -= floor // 2
             return floor
-        # before 6.3: ALLOC_HIGH took half, ALLOC_HARDER a quarter of the rest, an OOM victim's half of it
+        # before 6.3 ALLOC_HIGH took half, ALLOC_HARDER (here NON_BLOCK) a quarter of the rest, an OOM victim half of it
         if alloc_flags & ALLOC_MIN_RESERVE:
             floor -= floor // 2
         if alloc_flags & ALLOC_OOM:
