@@ -1,0 +1,43 @@
+"""The columns: what a frame costs, and that both views are the same memory."""
+
+import numpy as np
+
+from netvm.mm import frames as frames_module
+from netvm.mm.frames import BYTES_PER_FRAME, Frames
+
+COLUMNS = ("flags", "block", "owner", "mapping", "index", "swap", "lru_slot", "pins")
+
+
+def test_every_column_starts_at_zero() -> None:
+    """Zero means none everywhere: no owner but ``free``, no mapping, no slot."""
+    frames = Frames(64)
+    for name in COLUMNS:
+        column = getattr(frames, name)
+        assert column.shape == (64,)
+        assert not column.any()
+
+
+def test_a_frame_takes_what_the_module_says() -> None:
+    """64 GiB of frames are emulated in a fraction of a gigabyte: 22 bytes each."""
+    frames = Frames(64)
+    assert sum(getattr(frames, name).itemsize for name in COLUMNS) == BYTES_PER_FRAME == 22
+
+
+def test_single_frames_are_plain_integers_of_the_same_memory() -> None:
+    """What is written through one view is read through the other, as int."""
+    frames = Frames(64)
+    for number, name in enumerate(COLUMNS, start=1):
+        column, one = getattr(frames, name), getattr(frames, f"{name}_of")
+        one[7] = number
+        assert column[7] == number
+        column[8] = number + 1
+        assert one[8] == number + 1
+        assert type(one[8]) is int
+
+
+def test_flags_are_distinct_bits_of_the_column() -> None:
+    """Sixteen marks in sixteen bits: none shares a bit with another."""
+    flags = [value for name, value in vars(frames_module).items() if name.startswith("PG_")]
+    assert len(flags) == 16
+    assert np.bitwise_or.reduce(flags) == 0xFFFF
+    assert all(value.bit_count() == 1 for value in flags)
