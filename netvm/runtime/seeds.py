@@ -14,6 +14,13 @@ _MASK: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 
 
+def _mix(state: int) -> int:
+    """Return 64 bits in which each depends on all of ``state`` (the finalizer of SplitMix64); 0 for 0."""
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
+
+
 class Stream:
     """A deterministic source of numbers (SplitMix64; Steele, Lea, Flood 2014)."""
 
@@ -25,13 +32,11 @@ class Stream:
     def next_u64(self) -> int:
         """Return the next 64-bit number."""
         self._state = state = (self._state + _GOLDEN) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        return state ^ (state >> 31)
+        return _mix(state)
 
     def below(self, bound: int) -> int:
-        """Return a number in ``0 .. bound - 1`` (multiply-shift; its bias is below 2**-40 for our bounds)."""
-        assert 0 < bound <= 1 << 24 or bound < 1 << 40
+        """Return a number in ``0 .. bound - 1`` (multiply-shift; its bias is below 2**-24 for our bounds)."""
+        assert 0 < bound < 1 << 40
         return (self.next_u64() * bound) >> 64
 
     def uniform(self) -> float:
@@ -53,7 +58,6 @@ class Seeds:
 
     def stream(self, name: str) -> Stream:
         """Return a fresh stream for ``name``; the same name gives the same numbers."""
-        mixed = (self.seed * _GOLDEN + zlib.crc32(name.encode()) * 0xD1342543DE82EF95) & _MASK
-        stream = Stream(mixed)
-        stream.next_u64()
-        return stream
+        # mixed twice: states that differ by a multiple of _GOLDEN would be one stream, shifted
+        state = _mix((self.seed + _GOLDEN) & _MASK) + zlib.crc32(name.encode()) * 0xD1342543DE82EF95
+        return Stream(_mix(state & _MASK))
