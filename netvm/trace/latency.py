@@ -82,7 +82,7 @@ class TouchRecorder:
         self.total_ns = 0
         self.max_ns = 0
         self.histogram: dict[int, int] = {}
-        """Touches by the exponent of the power of two below their time."""
+        """Touches by the exponent of the power of two at or below their time; those of no time at all are in 0."""
 
     def add(self, nr_touches: int, total_ns: int) -> None:
         """Record touches that took ``total_ns`` together, evenly."""
@@ -93,5 +93,5 @@ class TouchRecorder:
         each_ns = total_ns // nr_touches
         if each_ns > self.max_ns:
             self.max_ns = each_ns
-        bucket = each_ns.bit_length() - 1
+        bucket = max(each_ns.bit_length() - 1, 0)
         self.histogram[bucket] = self.histogram.get(bucket, 0) + nr_touches
