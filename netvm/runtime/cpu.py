@@ -62,7 +62,6 @@ class Cpus:
         self.need_resched = False
         self.busy_ns = 0
         self.softirq_ns = 0
-        self._nr_running = 0
         world.add_cpus(self)
 
     # -- charging -------------------------------------------------------------------------------------------------
@@ -118,15 +117,16 @@ class Cpus:
             if not world.advance_inline(cpu.free_at_ns):
                 if world.now_ns >= cpu.free_at_ns:
                     break
-                await self._stay(task)
+                await self._stay(task, cpu)
                 return
         if self._should_give_way(task):
             await world.yield_cpu(task)
 
-    async def _stay(self, task: Task) -> None:
+    async def _stay(self, task: Task, cpu: Cpu) -> None:
         """Keep the CPU while time passes outside: park until it is spent."""
-        # The task releases its CPU at a time in the future and competes for it again then. A kernel would let it run
-        # on unless it should be preempted: its virtual runtime decides, as it would at the tick.
+        # The task releases its CPU at a time in the future and competes for one again then, not before. A kernel would
+        # let it run on unless it should be preempted: its virtual runtime decides, as it would at the tick.
+        task.pays_on = cpu
         await self.world.yield_cpu(task)
 
     def _should_give_way(self, task: Task) -> bool:
@@ -199,13 +199,19 @@ class Cpus:
         if not self._queue:
             return False
         now_ns = self.world.now_ns
-        return any(cpu.current is None and cpu.free_at_ns <= now_ns for cpu in self.cpus)
+        for cpu in self.cpus:
+            if cpu.current is None and cpu.free_at_ns <= now_ns:
+                return len(self.cpus) == 1 or any(self._has_paid(task) for task in self._queue)
+        return False
+
+    def _has_paid(self, task: Task) -> bool:
+        return task.pays_on is None or task.pays_on.free_at_ns <= self.world.now_ns
 
     def candidates(self) -> list[Task]:
-        """Return the queued tasks, the one the kernel would run first."""
+        """Return the queued tasks that may run, the one the kernel would run first."""
         if len(self._queue) == 1:
             return self._queue
-        return sorted(self._queue, key=_preference)
+        return sorted(filter(self._has_paid, self._queue), key=_preference)
 
     def take(self, task: Task) -> None:
         """Give a queued task a free CPU."""
@@ -216,8 +222,12 @@ class Cpus:
                 cpu.current = task
                 cpu.free_at_ns = now_ns
                 task.cpu = cpu
+                task.pays_on = None
                 task.exec_start_ns = now_ns
                 self.need_resched = False
+                for other in self._queue:
+                    if other.pays_on is cpu:
+                        other.pays_on = None
                 return
         raise AssertionError(f"no CPU is free for {task}")
 

@@ -84,6 +84,7 @@ class Task:
         "mm",
         "number",
         "on_exit",
+        "pays_on",
         "pid",
         "raise_cancel",
         "resource",
@@ -109,6 +110,8 @@ class Task:
         self.cpus = cpus
         self.cpu: Cpu | None = None
         """The CPU it holds while it runs."""
+        self.pays_on: Cpu | None = None
+        """Where time it has used is still being spent: until that is over it runs nowhere."""
         self.flags = flags
         self.state = TaskState.RUNNABLE
         self.resource = NOT_WAITING
