@@ -2,9 +2,9 @@
 
 *Proved.* When nothing but retry timers is left, and loops that retry without sleeping count as retries too, the host
 can only look again. If every pending retry has fired at least once and the digest of the state, with clocks and
-backoff left out, is the same as before, the next round will be the same as the last: the host is hung. A digest is a
-tuple of everything that could make a retry succeed (free pages, list lengths, pool levels, queue states, where each
-task is).
+backoff left out, is the same as before, the next round will be the same as the last: the host is hung. If not even a
+retry is left, the detector's own look at the clock takes the place of one. A digest is a tuple of everything that could
+make a retry succeed (free pages, list lengths, pool levels, queue states, where each task is).
 
 *Reported.* Like khungtaskd: if the host's progress counter has not moved for ``hung_task_timeout_secs`` it is
 reported as hung although nothing is proved (something still moves, but nothing gets done).
@@ -50,6 +50,7 @@ class HangDetector:
         self._seen_progress = -1
         self._fired: set[str] = set()
         self._rounds = 0
+        self._told = False
         self._last_progress = -1
         self._last_progress_ns = 0
         self.longest_standstill_ns = 0
@@ -87,7 +88,7 @@ class HangDetector:
             return
         self._rounds += 1
         if self._rounds >= ROUNDS:
-            self._hung(True)
+            self._tell(proved=True)
 
     def _somebody_works(self) -> bool:
         """Return whether a task is runnable that is not merely retrying."""
@@ -98,7 +99,12 @@ class HangDetector:
 
     def quiesced(self) -> None:
         """Nothing will ever happen again."""
-        self._hung(True)
+        self._tell(proved=True)
+
+    def _tell(self, *, proved: bool) -> None:
+        if not self._told:
+            self._told = True
+            self._hung(proved)
 
     def _khungtaskd(self) -> None:
         now_ns = self.world.now_ns
@@ -111,9 +117,11 @@ class HangDetector:
             self.longest_standstill_ns = standstill_ns
             self.longest_standstill_at_ns = self._last_progress_ns
         if standstill_ns >= self._timeout_ns:
-            self._hung(False)
-            return
-        self.world.call_after(max(self._timeout_ns // 64, 1), self._khungtaskd, kind=TimerKind.CLOCK)
+            self._tell(proved=False)
+        elif not self.world.nr_pending_progress and not self.world.nr_pending_retry:
+            self.retry_fired("khungtaskd")
+        if not self._told:
+            self.world.call_after(max(self._timeout_ns // 64, 1), self._khungtaskd, kind=TimerKind.CLOCK)
 
 
 Node = Task | Resource | Provider
@@ -160,27 +168,37 @@ def _edges_of(node: Node) -> tuple[Node, ...]:
 
 def _can_go_on(node: Node, out: tuple[Node, ...], alive: set[Node]) -> bool:
     if isinstance(node, Task):
-        return not out or out[0] in alive
+        return node.state is not TaskState.DEAD and (not out or out[0] in alive)
     if isinstance(node, Resource):
         return node.external or any(provider in alive for provider in out)
     return all(need in alive for need in out)
 
 
 def shortest_chain(knot: Knot, start: Task) -> list[Node]:
-    """Return the shortest walk from ``start`` that comes back to something it passed: the heart of the explanation."""
+    """Return the shortest walk from ``start`` that comes back to something it passed: the heart of the explanation.
+
+    Where no walk comes back, the shortest to something that nobody provides; nothing if ``start`` is not in the knot.
+    """
     if start not in knot.edges:
         return []
     best: list[Node] = []
-    queue: deque[list[Node]] = deque([[start]])
-    visited: set[Node] = {start}
+    paths = _shortest_paths(knot, start)
+    for node, path in paths.items():
+        loops = (back for back in _shortest_paths(knot, node).values() if node in knot.edges[back[-1]])
+        loop = min(loops, key=len, default=None)
+        if loop is not None and (not best or len(path) + len(loop) < len(best)):
+            best = [*path[:-1], *loop, node]
+    return best or next(path for path in paths.values() if not knot.edges[path[-1]])
+
+
+def _shortest_paths(knot: Knot, start: Node) -> dict[Node, list[Node]]:
+    """Return a shortest path from ``start`` to each node within reach, nearest first."""
+    paths: dict[Node, list[Node]] = {start: [start]}
+    queue = deque([start])
     while queue:
-        path = queue.popleft()
-        for node in knot.edges.get(path[-1], ()):
-            if node in path:
-                return [*path, node]
-            if node in visited:
-                best = best or [*path, node]
-                continue
-            visited.add(node)
-            queue.append([*path, node])
-    return best
+        node = queue.popleft()
+        for following in knot.edges[node]:
+            if following not in paths:
+                paths[following] = [*paths[node], following]
+                queue.append(following)
+    return paths

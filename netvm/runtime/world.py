@@ -447,7 +447,7 @@ class World(Timers):
         False means the task must park: another task may run now, trio is due a turn, or the run ended.
         """
         heap = self._heap
-        while True:
+        while not self.stopped:
             if self.attention and self.other_is_eligible():
                 return False
             while heap and heap[0][_FUNCTION] is None:
@@ -455,10 +455,11 @@ class World(Timers):
             if not heap or heap[0][_TIME] > until_ns:
                 self.now_ns = until_ns
                 return True
-            if self._turn_left <= 0 or self.stopped:
+            if self._turn_left <= 0:
                 return False
             self._turn_left -= 1
             self._fire(heapq.heappop(heap))
+        return False
 
 
 def _by_number(task: Task) -> int:

@@ -367,6 +367,24 @@ def test_who_waits_for_a_cpu_is_shown(run: Run) -> None:
     assert seen == [["t2", "t3"], ["t3"], []]
 
 
+def test_a_task_that_computes_ends_with_the_world(run: Run) -> None:
+    """It comes no further than the payment in which the world was stopped, also when it stopped it itself."""
+    world = World()
+    cpus = Cpus(world, 1)
+    seen = []
+
+    async def busy(task: Task) -> None:
+        while world.now_ns < 100 * MS:
+            cpus.charge(task, 1 * MS)
+            await cpus.cond_resched(task)
+            seen.append(world.now_ns)
+            if world.now_ns == 3 * MS:
+                world.stop()
+
+    run(world, busy, cpus=cpus)
+    assert seen == [1 * MS, 2 * MS, 3 * MS]
+
+
 def test_a_machine_has_a_cpu() -> None:
     """None is too few."""
     with pytest.raises(AssertionError):
