@@ -278,7 +278,12 @@ def test_pageblocks_are_counted_from_aligned_frames() -> None:
     zone = Zone(name="DMA32", start_pfn=1000, present=600, managed=500, pageblock_order=9, fixes=Fixes())
     assert zone.end_pfn == 1600
     zone.set_pageblock_type(1023, RECLAIMABLE)
-    assert [zone.pageblock_type(pfn) for pfn in (1000, 1023, 1024, 1599)] == [RECLAIMABLE, RECLAIMABLE, MOVABLE, MOVABLE]
+    assert [zone.pageblock_type(pfn) for pfn in (1000, 1023, 1024, 1599)] == [
+        RECLAIMABLE,
+        RECLAIMABLE,
+        MOVABLE,
+        MOVABLE,
+    ]
     zone.set_pageblock_type(1599, UNMOVABLE)
     assert zone.pageblock_type(1536) == UNMOVABLE
     assert zone.pageblock_type(1535) == MOVABLE
