@@ -2,8 +2,8 @@
 
 Mirrors kernel/workqueue.c as far as memory pressure shows. Items of several queues share a *worker pool*. A bound
 pool keeps its concurrency: an item is started only while no worker of the pool is running, so a worker that sleeps
-lets another go. A worker leaves the idle list only if another idle one remains; otherwise it first becomes the
-manager and creates one (``may_start_working``, ``manage_workers``), and creating a worker needs memory: kthreadd
+lets another go. A worker that finds no other idle one left first becomes the manager and creates one, unless somebody
+else is the manager already (``may_start_working``, ``manage_workers``), and creating a worker needs memory: kthreadd
 allocates its stack with GFP_KERNEL and may end up in direct reclaim. If that takes longer than MAYDAY_INITIAL_TIMEOUT
 the queues that were made with WQ_MEM_RECLAIM call their *rescuer*, one thread made in advance, which runs the pool's
 items of its queue one after another.
@@ -134,6 +134,7 @@ class WorkerPool:
         self._mayday: Any = None
         self.idle = Resource("work", f"{name}: idle worker", external=True)
         self.needs_worker = Resource("work", f"{name}: a free worker", self._workers_running)
+        """What an item on the list waits for."""
 
     def _workers_running(self) -> list[Task]:
         return [w.task for w in self.workers if w.task is not None and (w.item is not None or w is self.manager)]
@@ -148,6 +149,7 @@ class WorkerPool:
         worker = _Worker(f"kworker/{self.name}:{self._nr_made}{suffix}", WaitQueue(self.world, self.idle))
         self._nr_made += 1
         self.workers.append(worker)
+        self._idle.append(worker)
         worker.task = self.world.spawn(
             worker.name, self.worker_thread, worker, cpus=self.cpus, flags=self.flags, nice=self.nice
         )
@@ -164,9 +166,12 @@ class WorkerPool:
         self.wake_worker_if_needed()
 
     def wake_worker_if_needed(self) -> None:
-        """Wake an idle worker if items wait and none is running (need_more_worker)."""
-        if self.items and not (self.bound and self._nr_running()) and self._idle:
+        """Wake an idle worker if items wait and none is running (wake_up_worker)."""
+        if self._idle and self._needs_more_worker():
             self._idle[-1].idle_wait.wake_one()
+
+    def _needs_more_worker(self) -> bool:
+        return bool(self.items) and not (self.bound and self._nr_running())
 
     def _nr_running(self) -> int:
         """Return how many workers of the pool are on a CPU or waiting for one, as concurrency management counts."""
@@ -179,27 +184,19 @@ class WorkerPool:
     async def worker_thread(self, task: Task, worker: _Worker) -> None:
         """Run items as they come (worker_thread)."""
         while True:
-            while not self._should_work():
-                self._idle.append(worker)
-                await worker.idle_wait.wait(task)
-                self._idle.remove(worker)
-            if not self._idle and self.manager is None:
+            self._idle.remove(worker)
+            while self._keeps_working():
+                if self._idle or self.manager is not None:
+                    while self._keeps_working():
+                        await self.process_one_work(task, worker, self.items.popleft())
+                    break
                 await self.create_worker(task, worker)
-                continue
-            if not self._idle:
-                # somebody else is making a worker; wait for an item of our own as the kernel's worker does
-                self._idle.append(worker)
-                await worker.idle_wait.wait(task, resource=self.needs_worker)
-                self._idle.remove(worker)
-                continue
-            while self.items and self._keep_working():
-                await self.process_one_work(task, worker, self.items.popleft())
+            self._idle.append(worker)
+            await worker.idle_wait.wait(task)
 
-    def _should_work(self) -> bool:
+    def _keeps_working(self) -> bool:
+        """Whether there is work for a worker that runs itself (keep_working)."""
         return bool(self.items) and not (self.bound and self._nr_running() > 1)
-
-    def _keep_working(self) -> bool:
-        return not (self.bound and self._nr_running() > 1)
 
     async def process_one_work(self, task: Task, worker: _Worker, item: WorkItem) -> None:
         """Run one item, and whatever collided with it, to the end."""
@@ -212,8 +209,7 @@ class WorkerPool:
             work.pending = False
             work.running_on = worker
             worker.item = work
-            if not self.bound:
-                self.wake_worker_if_needed()
+            self.wake_worker_if_needed()
             await work.function(task)
             worker.item = None
             work.running_on = None
@@ -221,20 +217,24 @@ class WorkerPool:
     async def create_worker(self, task: Task, worker: _Worker) -> None:
         """Become the manager and make another worker, calling the rescuers if it takes too long (manage_workers)."""
         self.manager = worker
-        self._mayday = self.world.call_after(MAYDAY_INITIAL_TIMEOUT_NS, self.send_mayday, kind=TimerKind.CLOCK)
+        self._arm_mayday(MAYDAY_INITIAL_TIMEOUT_NS)
         await self.creator.kthread_create(task, self.name)
         self.world.cancel(self._mayday)
         self.manager = None
         self._add_worker()
 
+    def _arm_mayday(self, delay_ns: int) -> None:
+        site = f"{self.name}: mayday"
+        self._mayday = self.world.call_after(delay_ns, self.send_mayday, kind=TimerKind.RETRY, site=site)
+
     def send_mayday(self) -> None:
         """Call the rescuers of all queues with items on this pool (pool_mayday_timeout)."""
-        for item in self.items:
-            queue = item.queue
-            if queue is not None and queue.rescuer_wait is not None:
-                queue.rescuer_wait.wake_one()
-        if self.manager is not None:
-            self._mayday = self.world.call_after(MAYDAY_INTERVAL_NS, self.send_mayday, kind=TimerKind.CLOCK)
+        if self._needs_more_worker() and not self._idle:
+            for item in self.items:
+                queue = item.queue
+                if queue is not None and queue.rescuer_wait is not None:
+                    queue.rescuer_wait.wake_one()
+        self._arm_mayday(MAYDAY_INTERVAL_NS)
 
     def worker_sleeping(self, _task: Task) -> None:
         """Let another worker of a bound pool go when one goes to sleep (wq_worker_sleeping)."""
@@ -282,3 +282,4 @@ class Workqueue:
                 item = mine[0]
                 pool.items.remove(item)
                 await pool.process_one_work(task, rescuer, item)
+            pool.wake_worker_if_needed()
