@@ -351,14 +351,6 @@ class MiniHost:
         lists = enumerate(self.zone.free_lists)
         return {(order, kind): list(heads) for order, kinds in lists for kind, heads in enumerate(kinds) if heads}
 
-    def set_free(self, nr_free: int) -> None:
-        """Move the marks so that the zone stands as if it had so many pages free, with a min mark of 1000.
-
-        The distance between the marks is 200. Frames do not move: only comparisons matter.
-        """
-        shift = self.zone.nr_free - nr_free
-        self.zone.watermark[:] = [1000 + shift, 1200 + shift, 1400 + shift]
-
     def alloc(self, order: int = 0, migratetype: int = MOVABLE, alloc_flags: int = 0) -> int:
         """Take a block without asking the watermarks, for the owner ``test``."""
         pfn = self.buddy.rmqueue(self.zone, 0, order, migratetype, alloc_flags)
