@@ -24,6 +24,7 @@ from netvm.errors import UsageError
 from netvm.fixes import preset
 from netvm.host.backend import BackendContext, LinkPair, load_backend
 from netvm.host.machine import Host
+from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG
 from netvm.mm.buddy import Buddy
 from netvm.mm.frames import PG_SWAPBACKED, Frames
 from netvm.mm.gfp import GFP_KERNEL, PF_KTHREAD
@@ -154,7 +155,13 @@ class _Boot:
         self.costs = CpuCosts()
         machine = options.machine
         self.cpus = (
-            Cpus(world, machine.cpus, scale=machine.costs.scale, noise=machine.costs.noise)
+            Cpus(
+                world,
+                machine.cpus,
+                scale=machine.costs.scale,
+                noise=machine.costs.noise,
+                switch_ns=self.costs.context_switch,
+            )
             if machine.costs.scale
             else None
         )
@@ -509,11 +516,19 @@ class _Boot:
             cache = slabs[name]
             pfns = self.set_aside(1, cache.spec.order)
             self.own_blocks(pfns, cache.spec.order, cache.owner)
-            cache.adopt(pfns[0])
+            # MODEL: what all of the kernel uses has its current slab half full; slabinfo counts such a slab as used up
+            shared = name.startswith(("kmalloc-", "radix"))
+            cache.adopt(pfns[0], cache.spec.nr_objects // 2 if shared else 0)
 
     def _stack(self, pages: PageAllocator, skbs: SkbAllocator, node: Node) -> NetStack:
+        # tcp_init (net/ipv4/tcp.c) sizes these while the machine boots, before any sysctl raises the marks
         vm = self.options.vm
+        mfk = calculate_min_free_kbytes(sum(z.managed for z in node.zones))
+        marks = [list(z.watermark) for z in node.zones]
+        setup_watermarks(node.zones, min_free_kbytes=mfk, scale_factor=10, fixes=self.fixes)
         buffer_pages = sum(max(0, z.managed - z.high_wmark_pages()) for z in node.zones)
+        for zone, recorded in zip(node.zones, marks, strict=True):
+            zone.watermark[:] = recorded
         limit = max(buffer_pages // 16, 128)
         tcp_mem = vm.tcp_mem or [limit // 4 * 3, limit, limit // 4 * 6]
         udp_limit = max(buffer_pages // 8, 128)
@@ -592,7 +607,7 @@ class _Boot:
             self.frames.mapping_of[pfn] = space.id
             self.frames.index_of[pfn] = vpn + 1
             space.pte_of[vpn] = pfn + 1
-            space.bits_of[vpn] = 6
+            space.bits_of[vpn] = PTE_YOUNG | PTE_WRITE | PTE_DIRTY
             host.lruvec.folio_add_lru(pfn)
         host.memory.write_versions(space, 0, nr)
         space.nr_anon = nr

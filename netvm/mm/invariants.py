@@ -89,8 +89,22 @@ def check_mappings(shrinker: Shrinker, frames: Frames) -> None:
         assert len(space.swapped()) == space.nr_swap, f"{space.comm}: swap entries and nr_swap differ"
         assert (frames.mapping[pfns] == space.id).all(), f"{space.comm}: a mapped frame belongs to somebody else"
         assert (frames.index[pfns] == vpns + 1).all(), f"{space.comm}: a frame has another index than its PTE"
+    _check_reclaimable(shrinker, frames)
     cached = np.flatnonzero(frames.flags & np.uint16(PG_SWAPCACHE))
     assert (frames.swap[cached] > 0).all(), "a swap cache page has no slot"
+
+
+def _check_reclaimable(shrinker: Shrinker, frames: Frames) -> None:
+    """Reclaim can find each page of a program: on a list, in the ``lru_add`` batch, or isolated by somebody."""
+    lruvec = shrinker.lruvec
+    in_use = (frames.mapping != 0) | (frames.flags & np.uint16(PG_SWAPCACHE) != 0)
+    listed = frames.flags & np.uint16(PG_LRU) != 0
+    off_lists = np.flatnonzero(in_use & ~listed).tolist()
+    isolated = set(off_lists) - set(lruvec.batched)
+    counted = lruvec.vmstat.nr_isolated_anon
+    assert counted - shrinker.nr_orphans <= len(isolated) <= counted, (
+        f"{len(isolated)} pages are on no LRU list, nr_isolated_anon is {counted}: {sorted(isolated)[:5]}"
+    )
 
 
 def audit_memory(zones: list[Zone], frames: Frames, ledger: Ledger, lruvec: Lruvec, shrinker: Shrinker) -> list[str]:

@@ -224,7 +224,7 @@ class Lruvec:
         head = pfns[:flushed]
         self.frames.flags[head] |= PG_LRU
         self.lists[INACTIVE_ANON].add_head(head)
-        batch.extend(pfns[flushed:].tolist())
+        self._add_batch.extend(pfns[flushed:].tolist())
 
     def _flush_add(self) -> None:
         flags = self.frames.flags_of

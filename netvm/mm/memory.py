@@ -23,7 +23,7 @@ from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Task
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import NS_PER_MS
+from netvm.units import NS_PER_MS, NS_PER_US
 
 __all__ = ["GFP_ANON", "Memory"]
 
@@ -32,6 +32,8 @@ GFP_ANON: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP | GFP_ZERO
 
 _BLOCK_MAX: Final = 4096
 _TICK_NS: Final = 4 * NS_PER_MS
+_BLOCK_NS: Final = 100 * NS_PER_US
+"""Touches that take no longer than this together are done as one, whatever falls due meanwhile: as long as a batch of reclaim."""
 
 
 class Memory:
@@ -162,12 +164,12 @@ class Memory:
         return self.world.now_ns + unpaid_ns
 
     def _budget_pages(self, task: Task, entry: int) -> int:
-        """How many pages may be touched before something else could happen."""
+        """How many pages may be touched before something else could happen, or as one block."""
         cost_ns = self.costs.touch if entry > 0 else self.costs.fault_anon
         cpus = task.cpus
         if cpus is None:
             return _BLOCK_MAX
-        ahead_ns = min(self.world.horizon_ns() - self.world.now_ns, _TICK_NS)
+        ahead_ns = max(min(self.world.horizon_ns() - self.world.now_ns, _TICK_NS), _BLOCK_NS)
         scaled = int(cost_ns * cpus.scale) or 1
         return max(1, min(_BLOCK_MAX, ahead_ns // scaled))
 

@@ -346,18 +346,25 @@ class PageAllocator:
     # -- blocks for programs that touch much ----------------------------------------------------------------------
 
     def try_alloc_run(self, task: Task, nr_pages: int, gfp: int, owner: int) -> list[int]:
-        """Take up to ``nr_pages`` single pages that pass the fast path for certain; maybe none.
+        """Take up to ``nr_pages`` single pages that need neither reclaim nor a fallback; maybe none.
 
-        The same frames in the same order as that many calls of ``__alloc_pages``, as long as free memory stays above
-        the low mark of the highest zone. Watermarks are checked once for all of them.
+        The same frames in the same order as that many calls of ``__alloc_pages``: down to the low mark of the highest
+        zone by the fast path, and where that fails down to its min mark by the slow path's first attempt, which wakes
+        kswapd. Watermarks are checked once for all of them.
         """
         zone = self.node.zones[-1]
         pcp = zone.pcp[task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0]
-        mark = zone.wmark_pages(ALLOC_WMARK_LOW) + zone.lowmem_reserve[_HIGHEST_ZONEIDX] + zone.nr_reserved_highatomic
         batch = pcp.batch
-        spare = zone.nr_free - mark - 1
+        kept = zone.watermark_boost + zone.lowmem_reserve[_HIGHEST_ZONEIDX] + zone.unusable_free(0) + 1
+        spare = zone.nr_free - zone.watermark[ALLOC_WMARK_LOW] - kept
         if spare < batch:
-            return []
+            spare = zone.nr_free - zone.watermark[ALLOC_WMARK_MIN] - kept
+            if spare < batch or len(self.node.zones) > 1:
+                return []
+            # the slow path of each of them: kswapd is awake after the first
+            self.wake_all_kswapds(gfp, 0)
+            nr_pages = min(nr_pages, spare)
+            self._charge(task, self.costs.alloc_slow * nr_pages)
         migratetype = self.migratetype(gfp)
         pcp_list = pcp.lists[migratetype]
         from_pcp = min(nr_pages, len(pcp_list))

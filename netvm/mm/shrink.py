@@ -347,6 +347,9 @@ class Shrinker:
                     continue
             position += len(chunk)
             nr_written += await self._write(task, chunk, plug, kept)
+            if task.cpus is not None:
+                # a flushed request wakes kblockd, which runs before the next page is looked at
+                await task.cpus.cond_resched(task)
         return nr_written
 
     async def _write(self, task: Task, chunk: PfnArray, plug: PlugPort, kept: list[PfnArray]) -> int:

@@ -5,9 +5,11 @@ both are used up. A block is tried at the cache's best order first, without the 
 the smallest order with the full mask (``allocate_slab``). An empty slab is given back once ``min_partial`` partial ones
 are there.
 
-A slab whose pages came from the reserve is *pfmemalloc*: its objects go only to requests that are entitled to the
-reserve themselves, others must take a fresh slab (commit 072bb0aa5e06, 3.6). Without that fix a reserve page becomes
-ordinary slab one object at a time.
+A slab whose pages came from the reserve is *pfmemalloc*: once it has left the CPU, its objects go only to requests
+that are entitled to the reserve themselves, others must take a fresh slab (commit 072bb0aa5e06, 3.6). While it is the
+current slab its freelist serves everybody: the fast path does not look (commit 5091b74a95d4, 3.6). On a machine that
+serves its own swap this leak is what the server's replies live on. Without the first fix a reserve page becomes
+ordinary slab for good.
 
 An object is known by the first frame of its slab; nothing here needs its address.
 """
@@ -120,15 +122,9 @@ class SlabCache:
         slab = self._slab
         free = self._free
         if slab >= 0 and free[slab]:
-            if not self.pages.frames.flags_of[slab] & PG_PFMEMALLOC or self._match(
-                slab, entitled=self.pages.gfp_pfmemalloc_allowed(task, gfp)
-            ):
-                free[slab] -= 1
-                self.nr_active += 1
-                return slab
-            # deactivate_slab: it waits for somebody entitled
-            self._partial[slab] = None
-            self._slab = -1
+            free[slab] -= 1
+            self.nr_active += 1
+            return slab
         if self._partial:
             entitled = self.pages.gfp_pfmemalloc_allowed(task, gfp)
             for candidate in self._partial:
@@ -143,7 +139,7 @@ class SlabCache:
     def take_many(self, task: Task, gfp: int, nr: int) -> list[int]:
         """Take up to ``nr`` objects that are there without a new slab."""
         slab = self._slab
-        if slab >= 0 and self._free[slab] >= nr and not self.pages.frames.flags_of[slab] & PG_PFMEMALLOC:
+        if slab >= 0 and self._free[slab] >= nr:
             self._free[slab] -= nr
             self.nr_active += nr
             return [slab] * nr
@@ -243,11 +239,12 @@ class SlabCache:
             vmstat.nr_slab_unreclaimable -= 1 << order
         self.pages.free_pages(slab, order)
 
-    def adopt(self, pfn: int) -> None:
-        """Make a block that boot set aside the current slab, all its objects free."""
+    def adopt(self, pfn: int, nr_used: int) -> None:
+        """Make a block that boot set aside the current slab; some of its objects are in use and never come back."""
         assert self._slab < 0
         self._order_of[pfn] = self.spec.order
-        self._free[pfn] = self.spec.nr_objects
+        self._free[pfn] = self.spec.nr_objects - nr_used
+        self.nr_active += nr_used
         self._slab = pfn
         self.nr_slabs += 1
         if self.spec.reclaimable:

@@ -254,7 +254,7 @@ class Nic:
                 self._buffers.popleft().put()
             if left == 1:
                 return skb
-            self.skbs.kfree_skb(skb, napi=True)
+            self.skbs.kfree_skb(skb)
         raise AssertionError("a packet without frames")
 
     def _frame_skb(self) -> Skb | None:

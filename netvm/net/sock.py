@@ -11,7 +11,7 @@ receive limits; a packet that arrived in reserve memory is dropped at any other 
 socket, packets for it wait in a backlog; a sender that sleeps for buffer space lets go of the lock, one that sleeps
 in the page allocator does not.
 
-# MODEL: receive buffers do not grow by themselves (no DRS), small queues (TSQ) do not bind.
+# MODEL: small queues (TSQ) do not bind.
 """
 
 from collections import deque
@@ -50,11 +50,14 @@ from netvm.runtime.timer import TimerHandle, TimerKind
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.trace.vmstat import NetStat
-from netvm.units import JIFFY_NS, PAGE_SIZE, pages_of
+from netvm.units import JIFFY_NS, NS_PER_MS, PAGE_SIZE, pages_of
 
 __all__ = ["NetStack", "ProtoMemory", "SocketStream", "TcpSock", "UdpSock"]
 
 SOCK_MIN_SNDBUF: Final = 2048 * 2
+MAX_TCP_HEADER: Final = 256
+SKB_OVERHEAD: Final = 576
+"""SKB_TRUESIZE(0): sk_buff and shared info."""
 SK_BACKLOG_EXTRA: Final = 64 * 1024
 VM_WAIT_JIFFIES: Final = 50
 
@@ -243,6 +246,10 @@ class TcpSock:
         self.sndbuf = stack.tcp_wmem[1] if sndbuf is None else sndbuf
         self._sndbuf_locked = sndbuf is not None
         self.rcvbuf = stack.tcp_rmem[1] if rcvbuf is None else rcvbuf
+        self._rcvbuf_locked = rcvbuf is not None
+        self._rcv_space_bytes = self.rcvbuf // 2
+        self._rcv_copied_bytes = 0
+        self._rcv_since_ns = 0
         self.wmem_queued = 0
         self.rmem_alloc = 0
         self.forward_alloc = 0
@@ -405,12 +412,12 @@ class TcpSock:
             and stack.fixes.pfmemalloc_drop
         ):
             stack.netstat.add("PFMemallocDrop")
-            stack.skbs.kfree_skb(skb, napi=True)
+            stack.skbs.kfree_skb(skb)
             return
         if self.listening and packet.segment is not None and packet.segment.flags & SYN:
             self.listening = False
             if skb is not None:
-                stack.skbs.kfree_skb(skb, napi=True)
+                stack.skbs.kfree_skb(skb)
             self.accept_syn(packet.segment)
             return
         if self.owner is not None:
@@ -423,7 +430,7 @@ class TcpSock:
         if self._backlog_bytes + size > 2 * self.rcvbuf + self.sndbuf // 2 + SK_BACKLOG_EXTRA:
             self.stack.netstat.add("TCPBacklogDrop")
             if skb is not None:
-                self.stack.skbs.kfree_skb(skb, napi=True)
+                self.stack.skbs.kfree_skb(skb)
             return
         self._backlog.append((packet, skb))
         self._backlog_bytes += size
@@ -446,12 +453,12 @@ class TcpSock:
                     self._uncharge_receive(skb)
             else:
                 self.stack.netstat.add("TCPRcvQDrop")
-                self.stack.skbs.kfree_skb(skb, napi=True)
+                self.stack.skbs.kfree_skb(skb)
                 receipt = core.receive_ack_only(segment, now_ns)
         else:
             receipt = core.receive(segment, now_ns)
             if skb is not None:
-                self.stack.skbs.kfree_skb(skb, napi=context is self.stack.softirq)
+                self.stack.skbs.kfree_skb(skb)
         if receipt.acked_bytes:
             self._free_acked()
             self._new_space()
@@ -506,11 +513,31 @@ class TcpSock:
         while received and received[0][0] <= read_seq:
             self._uncharge_receive(received.popleft()[1])
         if self.core.state is not TcpState.CLOSED:
-            self.core.set_receive_space(self._tcp_space())
+            self._rcv_space_adjust(size_bytes)
+            self.core.set_receive_space(self._tcp_space(), full_bytes=self.rcvbuf // 2)
             self.core.cleanup_rbuf(size_bytes, drained=not self.readable_bytes)
             if self.core.ack_due is AckDue.NOW:
                 self.tcp_push_pending(context)
         return content
+
+    def _rcv_space_adjust(self, copied_bytes: int) -> None:
+        """Grow the receive buffer with what the application reads in a round trip (tcp_rcv_space_adjust)."""
+        self._rcv_copied_bytes += copied_bytes
+        now_ns = self.world.now_ns
+        if now_ns - self._rcv_since_ns < max(self.core.info().rtt_ns, NS_PER_MS):
+            return
+        copied, self._rcv_copied_bytes = self._rcv_copied_bytes, 0
+        self._rcv_since_ns = now_ns
+        if copied <= self._rcv_space_bytes:
+            return
+        mss = self.config.mss_bytes
+        window = 2 * copied + 16 * mss
+        window += 2 * (window * (copied - self._rcv_space_bytes) // self._rcv_space_bytes)
+        self._rcv_space_bytes = copied
+        if not self._rcvbuf_locked:
+            # half of the buffer is window, and a segment's overhead comes on top
+            wanted = window // mss * 2 * (mss + MAX_TCP_HEADER + SKB_OVERHEAD)
+            self.rcvbuf = max(self.rcvbuf, min(wanted, self.stack.tcp_rmem[2]))
 
     async def recvmsg(self, task: Task, size_bytes: int, *, wait_all: bool) -> list[Content]:
         """Read, sleeping until there is something (or all of it); empty at the end of the stream."""
@@ -685,47 +712,70 @@ class TcpSock:
         await self.lock_sock(task)
 
     def try_sendpages(
-        self, task: Task, header: bytes, content: Content | None, pfns: PfnArray | None, *, more: bool
+        self,
+        task: Task,
+        header: bytes,
+        content: Content | None,
+        pfns: PfnArray | None,
+        *,
+        page_offset: int = 0,
+        more: bool,
     ) -> int:
         """Queue a header by copy and pages by reference without sleeping (do_tcp_sendpages); bytes of content taken.
 
-        -EAGAIN if there was no space or memory for even the header. Pages are pinned until acknowledged.
+        The content begins ``page_offset`` bytes into the first of ``pfns``. -EAGAIN if there was no space or memory for
+        even the header, -EPIPE if the connection is not there. Pages are pinned until acknowledged.
         """
-        if self.owner is not None or not self.established:
+        if not self.established:
+            return -Errno.EPIPE
+        if self.owner is not None:
             return -Errno.EAGAIN
-        task.charge_ns += self.stack.costs.sendmsg
-        if header and not self._try_copy(task, header):
-            return -Errno.EAGAIN
+        if header:
+            task.charge_ns += self.stack.costs.sendmsg
+            if not self._try_copy(task, header):
+                return -Errno.EAGAIN
         sent = 0
-        total = content_size(content) if content is not None else 0
-        while sent < total:
-            skb = self._unsent_tail if self._tail_has_room() else self._try_new_tx(task)
-            if skb is None:
-                break
-            room_pages = min(
-                MAX_SKB_FRAGS - len(skb.frags) - (len(skb.pinned) if skb.pinned is not None else 0),
-                (self.core.size_goal_bytes - self._tail_bytes) // PAGE_SIZE,
-            )
-            if room_pages <= 0:
-                self._unsent_tail = None
-                continue
-            nr = min(room_pages, (total - sent) // PAGE_SIZE)
-            assert nr > 0
+        if content is not None:
             assert pfns is not None
-            assert content is not None
-            first = sent // PAGE_SIZE
-            self._attach(skb, pfns[first : first + nr])
-            self.outgoing.write(content if nr * PAGE_SIZE == total else _part(content, sent, sent + nr * PAGE_SIZE))
-            sent += nr * PAGE_SIZE
+            total = content_size(content)
+            sent = self._try_attach(task, pfns, page_offset, total)
+            if sent:
+                self.outgoing.write(content if sent == total else _part(content, 0, sent))
         self._push(task, more=more)
         return sent
 
-    def _attach(self, skb: Skb, pfns: PfnArray) -> None:
-        size = len(pfns) * PAGE_SIZE
-        self.stack.forced_mem_schedule(self, size)
+    def _try_attach(self, task: Task, pfns: PfnArray, page_offset: int, size_bytes: int) -> int:
+        """Put pages into packets as far as there is room and memory; return the bytes taken."""
+        sent = 0
+        while sent < size_bytes:
+            skb = self._unsent_tail if self._tail_has_room() else self._try_new_tx(task)
+            if skb is None:
+                break
+            first, offset = divmod(page_offset + sent, PAGE_SIZE)
+            pinned = skb.pinned
+            # the rest of a page whose first part ends this packet is no fragment of its own (skb_can_coalesce)
+            joins = pinned is not None and bool(pinned[-1] == pfns[first])
+            room = MAX_SKB_FRAGS - len(skb.frags) - (0 if pinned is None else len(pinned)) + joins
+            size = min(size_bytes - sent, self.core.size_goal_bytes - self._tail_bytes, room * PAGE_SIZE - offset)
+            if size <= 0:
+                self._unsent_tail = None
+                continue
+            if not self.stack.mem_schedule(self, size, receive=False):
+                if not self._tail_bytes:
+                    self._drop_empty_tail()
+                break
+            last = (offset + size - 1) // PAGE_SIZE + first
+            self._attach(skb, pfns[first + joins : last + 1], size)
+            task.charge_ns += self.stack.costs.sendmsg * (last + 1 - first)
+            sent += size
+        return sent
+
+    def _attach(self, skb: Skb, pfns: PfnArray, size: int) -> None:
+        """Let a packet refer to pages; it holds them as often as it has them in ``pinned``."""
         new = not self._tail_bytes
-        self.stack.skbs.frames.pins[pfns] += 1
-        skb.pinned = pfns if skb.pinned is None else np.concatenate([skb.pinned, pfns])
+        if len(pfns):
+            self.stack.skbs.frames.pins[pfns] += 1
+            skb.pinned = pfns if skb.pinned is None else np.concatenate([skb.pinned, pfns])
         self._grow(skb, size, new=new)
 
     def _try_new_tx(self, task: Task) -> Skb | None:
@@ -962,7 +1012,7 @@ class UdpSock:
     def _drop(self, skb: Skb, reason: str) -> None:
         self.nr_dropped += 1
         self.stack.netstat.add(reason)
-        self.stack.skbs.kfree_skb(skb, napi=True)
+        self.stack.skbs.kfree_skb(skb)
 
     def read_one(self) -> Packet | None:
         """Take a datagram and free its memory (udp_recvmsg)."""

@@ -26,11 +26,11 @@ class CpuCosts:
     """A major fault without its pages: readahead window, plug, sleep, retry."""
     swapin_page: int = 3_500
     """One page of a readahead window: allocation, swap cache, bio."""
-    scan_keep: int = 1_550
+    scan_keep: int = 1_480
     """A page looked at and put back: isolate, reference walk, put back."""
-    scan_pageout: int = 15_000
+    scan_pageout: int = 5_500
     """A page sent to swap: two rmap walks, slot, swap cache, bio, merge, put back."""
-    scan_free: int = 2_600
+    scan_free: int = 2_250
     """A clean page freed."""
     scan_activate: int = 900
     """A page met under writeback and activated."""
@@ -57,6 +57,6 @@ class CpuCosts:
     dispatch_request: int = 6_000
     """One request through the scheduler and the driver."""
     complete_request: int = 3_000
-    context_switch: int = 1_200
-    server_request: int = 12_000
+    context_switch: int = 3_000
+    server_request: int = 30_000
     """A storage server's own work on one request: system calls, not copies."""

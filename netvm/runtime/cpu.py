@@ -35,11 +35,13 @@ PAY_QUANTUM_NS = 20_000
 class Cpu:
     """One processor."""
 
-    __slots__ = ("current", "free_at_ns", "index", "kick")
+    __slots__ = ("current", "free_at_ns", "index", "kick", "last")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.current: Task | None = None
+        self.last: Task | None = None
+        """Who ran last: going on with the same task costs nothing."""
         self.free_at_ns = 0
         """Until then its time is spent."""
         self.kick: TimerHandle | None = None
@@ -49,13 +51,21 @@ class Cpus:
     """The processors of one host and their run queue."""
 
     def __init__(
-        self, world: "World", nr_cpus: int, *, scale: float = 1.0, noise: float = 0.0, name: str = "host"
+        self,
+        world: "World",
+        nr_cpus: int,
+        *,
+        scale: float = 1.0,
+        noise: float = 0.0,
+        switch_ns: int = 0,
+        name: str = "host",
     ) -> None:
         assert nr_cpus >= 1
         self.world = world
         self.cpus = [Cpu(i) for i in range(nr_cpus)]
         self.scale = scale
         self.noise = noise
+        self.switch_ns = switch_ns
         self._noise = world.seeds.stream(f"{name}.cpu.noise") if noise else None
         self._queue: list[Task] = []
         self._min_vruntime_ns = 0
@@ -220,6 +230,9 @@ class Cpus:
         for cpu in self.cpus:
             if cpu.current is None and cpu.free_at_ns <= now_ns:
                 cpu.current = task
+                if cpu.last is not task:
+                    cpu.last = task
+                    task.charge_ns += self.switch_ns
                 cpu.free_at_ns = now_ns
                 task.cpu = cpu
                 task.pays_on = None

@@ -8,7 +8,7 @@ but its sockets, and the packets in them, are the host's.
 """
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from netvm.mm.gfp import PF_LOCAL_THROTTLE, PF_MEMALLOC_NOIO
 from netvm.net.remote import RemoteSocket
@@ -113,6 +113,9 @@ class RemoteNbdServer:
         """Forget what was promised: the connection is gone."""
         self._epoch += 1
 
+TIMER_SLACK_NS: Final = 50_000
+"""How late a process may be woken (timer_slack_ns of kernel/time/hrtimer.c), and on an idle machine is."""
+
 
 class LocalNbdServer:
     """The server as a process on the emulated host."""
@@ -169,7 +172,8 @@ class LocalNbdServer:
             promise = self._promises[0]
             due_ns = self.service.disk.due_ns(promise.due_ns)
             if due_ns > self.world.now_ns:
-                await self.world.sleep_ns(task, due_ns - self.world.now_ns, self._due, kind=TimerKind.PROGRESS)
+                delay_ns = due_ns - self.world.now_ns + TIMER_SLACK_NS
+                await self.world.sleep_ns(task, delay_ns, self._due, kind=TimerKind.PROGRESS)
                 continue
             self._promises.popleft()
             if await self.sock.sendmsg(task, self.service.complete(promise.request), more=False):
