@@ -125,6 +125,9 @@ class Cpus:
         self._bill(task)
         while world.now_ns < cpu.free_at_ns:
             if not world.advance_inline(cpu.free_at_ns):
+                if world.is_turn_over():
+                    await world.give_trio_a_turn(task)
+                    continue
                 if world.now_ns >= cpu.free_at_ns:
                     break
                 await self._stay(task, cpu)

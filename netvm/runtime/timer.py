@@ -4,9 +4,9 @@ A timer is a list, not an object: the heap compares it by time and number in C, 
 Cancelling leaves it in the heap without its function, to be dropped when its time comes.
 """
 
-import heapq
 from collections.abc import Callable
 from enum import IntEnum
+from heapq import heappop, heappush
 from typing import Any, TypeAlias
 
 __all__ = ["NEVER_NS", "TimerHandle", "TimerKind", "Timers"]
@@ -51,7 +51,7 @@ class Timers:
         assert time_ns >= self.now_ns, f"an event at {time_ns} ns would be before now, {self.now_ns} ns"
         self._sequence = number = self._sequence + 1
         timer: TimerHandle = [time_ns, number, function, args, kind, site]
-        heapq.heappush(self._heap, timer)
+        heappush(self._heap, timer)
         if kind == _PROGRESS:
             self.nr_pending_progress += 1
         elif kind == _RETRY:
@@ -65,7 +65,7 @@ class Timers:
         assert delay_ns >= 0
         self._sequence = number = self._sequence + 1
         timer: TimerHandle = [self.now_ns + delay_ns, number, function, args, kind, site]
-        heapq.heappush(self._heap, timer)
+        heappush(self._heap, timer)
         if kind == _PROGRESS:
             self.nr_pending_progress += 1
         elif kind == _RETRY:
@@ -100,5 +100,5 @@ class Timers:
             if heap[0][_FUNCTION] is not None:
                 time_ns: int = heap[0][_TIME]
                 return time_ns
-            heapq.heappop(heap)
+            heappop(heap)
         return NEVER_NS

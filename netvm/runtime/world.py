@@ -19,8 +19,8 @@ Deadlines of trio's own cancel scopes are honoured exactly in a world made with 
 parking task may dispatch past them, since trio tells its deadlines to the clock only.
 """
 
-import heapq
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from heapq import heappop, heappush
 from typing import Any
 
 import outcome
@@ -75,10 +75,12 @@ class World(Timers):
         # tasks of hosts without a CPU model that may run now, in the order they became ready
         self._ready: list[Task] = []
         self._cpu_sets: list[Cpus] = []
-        # set when a task may have become eligible; the dispatcher looks only then
+        # invariant: set when a task may have become eligible or the run ended; the dispatcher looks only then
         self.attention = False
         self._nr_unborn = 0
         self._turn_left = _TURN
+        # who parked only to give trio a turn
+        self._given_turn: Task | None = None
         self._nursery: trio.Nursery | None = None
         self._root: trio.lowlevel.Task | None = None
         self._failure: BaseException | None = None
@@ -207,9 +209,11 @@ class World(Timers):
         task.timer = None
         self.wake(task, TIMED_OUT)
 
-    async def sleep_ns(self, task: Task, delay_ns: int, resource: Resource, *, kind: int = _RETRY) -> None:
-        """Sleep uninterruptibly for ``delay_ns``."""
-        await self.sleep_on(task, resource, timeout_ns=delay_ns, kind=kind)
+    def sleep_ns(
+        self, task: Task, delay_ns: int, resource: Resource, *, kind: int = _RETRY
+    ) -> Coroutine[Any, Any, object]:
+        """Sleep uninterruptibly for ``delay_ns`` (to be awaited; a plain function spares every switch a frame)."""
+        return self.sleep_on(task, resource, timeout_ns=delay_ns, kind=kind)
 
     async def yield_cpu(self, task: Task) -> None:
         """Give way: the task stays runnable and runs again when it is picked (schedule())."""
@@ -222,6 +226,16 @@ class World(Timers):
         self._enqueue(task, new=False)
         if not self._dispatch_from(task):
             await trio.lowlevel.wait_task_rescheduled(task.abort)
+
+    def is_turn_over(self) -> bool:
+        """Return whether the running task must give trio's loop a turn before it lets more time pass."""
+        return self._turn_left <= 0 and not self.stopped
+
+    async def give_trio_a_turn(self, task: Task) -> None:
+        """Park and go on as if nothing had been: trio sees to Ctrl-C and real sockets, the model notices nothing."""
+        assert self.current is task
+        self._given_turn = task
+        await trio.lowlevel.wait_task_rescheduled(task.abort)
 
     def retry_point(self, site: str) -> None:
         """A running task looks again at something that did not change: a retry without a timer."""
@@ -280,7 +294,7 @@ class World(Timers):
         """End the run: nothing more happens in this world."""
         if self.stopped:
             return
-        self.stopped = True
+        self.stopped = self.attention = True
         root, self._root = self._root, None
         if root is not None:
             trio.lowlevel.reschedule(root)
@@ -300,24 +314,25 @@ class World(Timers):
         """
         self._turn_left = _TURN
         try:
-            task = self._next_task(deadline_ns)
+            task, self._given_turn = self._given_turn, None
+            if task is None:
+                task = self._next_task(deadline_ns)
+            elif self.stopped:
+                return True
             if task is not None:
                 self._resume(task)
                 return True
-            if self._is_turn_over():
+            if self.stopped or self._turn_left <= 0 or self._nr_unborn:
                 return True
             if deadline_ns == NEVER_NS:
                 if self.quiesced is not None:
                     self.quiesced()
-                return self._is_turn_over() or self.attention or self.horizon_ns() < NEVER_NS
+                return self.attention or self.horizon_ns() < NEVER_NS
         except BaseException as error:  # noqa: BLE001  carried to the run's own task; raised here it would kill trio
             self.fail(error)
             return True
         self.now_ns = max(self.now_ns, deadline_ns)
         return True
-
-    def _is_turn_over(self) -> bool:
-        return self.stopped or self._turn_left <= 0 or self._nr_unborn > 0
 
     def _dispatch_from(self, task: Task) -> bool:
         """Dispatch for a task about to park; return True if the same task runs on and need not park."""
@@ -333,39 +348,65 @@ class World(Timers):
             return False
         if chosen is task:
             task.state = TaskState.RUNNING
-            self.nr_steps += 1
             return True
         self._resume(chosen)
         return False
 
     def _next_task(self, deadline_ns: int) -> Task | None:
         """Run events until a task is eligible and choose it; None when the turn, the time or the run is over."""
-        heap = self._heap
         while not self.stopped:
             if self.attention:
                 task = self._pick()
                 if task is not None:
                     self._turn_left -= 1
                     return task
-            if self._nr_unborn or self._turn_left <= 0:
+            if self._nr_unborn or self._run_events(deadline_ns - 1, self.went_idle) or self._turn_left <= 0:
                 return None
-            if self.nr_pending_progress == 0 and self.went_idle is not None:
-                self.went_idle()
-                if self.stopped:
-                    return None
-            while heap and heap[0][_FUNCTION] is None:
-                heapq.heappop(heap)
-            if not heap or heap[0][_TIME] >= deadline_ns:
-                return None
-            self._turn_left -= 1
-            self._fire(heapq.heappop(heap))
         return None
+
+    def _run_events(self, until_ns: int, went_idle: Callable[[], None] | None) -> bool:
+        """Run events until something wants attention or the turn is over; return True when none is due any more."""
+        heap = self._heap
+        turn_left = self._turn_left
+        try:
+            while turn_left > 0:
+                if went_idle is not None and not self.nr_pending_progress:
+                    went_idle()
+                    if self.attention:
+                        return False
+                while True:
+                    if not heap:
+                        return True
+                    timer = heap[0]
+                    if timer[_TIME] > until_ns:
+                        return True
+                    heappop(heap)
+                    if timer[_FUNCTION] is not None:
+                        break
+                if self._explores_events:
+                    timer = self._choose_event(timer)
+                self.now_ns, _, function, args, kind, site = timer
+                timer[_FUNCTION] = None
+                turn_left -= 1
+                self.nr_events += 1
+                if kind == _PROGRESS:
+                    self.nr_pending_progress -= 1
+                elif kind == _RETRY:
+                    self.nr_pending_retry -= 1
+                    if self.retry_fired is not None:
+                        self.retry_fired(site)
+                function(*args)
+                if self.attention:
+                    return False
+        except BaseException as error:  # noqa: BLE001  the run's own, not that of who happens to run
+            self.fail(error)
+        finally:
+            self._turn_left = turn_left
+        return False
 
     def _resume(self, task: Task) -> None:
         assert task.trio_task is not None
         task.state = TaskState.RUNNING
-        self.current = task
-        self.nr_steps += 1
         if task.interrupted:
             self._interrupt(task)
         else:
@@ -388,18 +429,21 @@ class World(Timers):
         for cpus in self._cpu_sets:
             if cpus.is_eligible():
                 candidates = candidates + cpus.candidates() if candidates else cpus.candidates()
-        if not candidates:
-            self.attention = False
-            return None
         if self._nr_unborn:
             return None
-        index = self._choose("task", len(candidates)) if len(candidates) > 1 else 0
-        task = candidates[index]
+        if len(candidates) <= 1:
+            self.attention = False
+            if not candidates:
+                return None
+            task = candidates[0]
+        else:
+            task = candidates[self._choose("task", len(candidates))]
         if task.cpus is None:
             self._ready.remove(task)
         else:
             task.cpus.take(task)
         self.current = task
+        self.nr_steps += 1
         return task
 
     def _choose(self, kind: str, nr_options: int) -> int:
@@ -408,57 +452,36 @@ class World(Timers):
         self.choices.append(index)
         return index
 
-    def _fire(self, timer: TimerHandle) -> None:
-        """Move time to a popped, pending event and run it."""
-        try:
-            if self._explores_events:
-                timer = self._choose_event(timer)
-            self.now_ns, _, function, args, kind, site = timer
-            timer[_FUNCTION] = None
-            if kind == _PROGRESS:
-                self.nr_pending_progress -= 1
-            elif kind == _RETRY:
-                self.nr_pending_retry -= 1
-                if self.retry_fired is not None:
-                    self.retry_fired(site)
-            self.nr_events += 1
-            function(*args)
-        except BaseException as error:  # noqa: BLE001  the run's own, not the task's that happens to run
-            self.fail(error)
-
     def _choose_event(self, first: TimerHandle) -> TimerHandle:
         """Offer all events of this instant to the oracle; put the others back."""
         same = [first]
         heap = self._heap
         while heap and heap[0][_TIME] == first[_TIME]:
-            timer = heapq.heappop(heap)
+            timer = heappop(heap)
             if timer[_FUNCTION] is not None:
                 same.append(timer)
         if len(same) == 1:
             return first
         chosen = same.pop(self._choose("event", len(same)))
         for timer in same:
-            heapq.heappush(heap, timer)
+            heappush(heap, timer)
         return chosen
 
     def advance_inline(self, until_ns: int) -> bool:
         """Let time pass under the running task up to ``until_ns``, running what falls due; return whether it got there.
 
-        False means the task must park: another task may run now, trio is due a turn, or the run ended.
+        False means the task must park: another task may run now, the run ended, or (:meth:`is_turn_over`) trio is due.
         """
-        heap = self._heap
         while not self.stopped:
-            if self.attention and self.other_is_eligible():
-                return False
-            while heap and heap[0][_FUNCTION] is None:
-                heapq.heappop(heap)
-            if not heap or heap[0][_TIME] > until_ns:
+            if self.attention:
+                if self.other_is_eligible():
+                    return False
+                self.attention = False
+            if self._run_events(until_ns, None):
                 self.now_ns = until_ns
                 return True
             if self._turn_left <= 0:
                 return False
-            self._turn_left -= 1
-            self._fire(heapq.heappop(heap))
         return False
 
 

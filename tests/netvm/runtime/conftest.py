@@ -65,7 +65,8 @@ def play_program(oracle: Oracle) -> tuple[list[object], list[int]]:
             await lock.down(task)
             log.append((world.now_ns, task.number, "holds"))
             if task.cpus is not None:
-                cpus.charge(task, 1000)
+                cpus.charge(task, 2 + number)
+                await cpus.pay(task)
             await world.sleep_ns(task, task.number % 3, pause)
             lock.up(task)
             try:

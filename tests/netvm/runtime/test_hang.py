@@ -437,7 +437,7 @@ def test_the_knot_is_the_largest_set_that_holds_itself_up(graph: Graph) -> None:
     assert all(list(out) == [n for n in edges_of(node) if n in expected] for node, out in knot.edges.items())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(INDEXES, min_size=4, max_size=4))
 def test_a_chain_comes_back_as_soon_as_any(following: list[list[int]]) -> None:
     """Any graph: the walk follows its edges, returns to something it passed, and no walk returns sooner."""
