@@ -74,7 +74,7 @@ class LocalDisk:
             self.store.write(rq.slot * PAGE_SIZE, Blocks.of(tuple(rq.versions)))
         else:
             rq.versions = list(self.store.read(rq.slot * PAGE_SIZE, rq.nr_pages * PAGE_SIZE).versions)
-        self.softirq.charge_ns = self.costs.complete_request
+        self.softirq.charge_ns += self.costs.complete_request
         self.queue.end_request(rq, BLK_STS_OK, self.softirq)
         if self.softirq.cpus is not None:
             self.softirq.cpus.steal(self.softirq.charge_ns)

@@ -9,7 +9,8 @@ exactly 16 bytes and then the data, and completed there.
 Without the fix ``memalloc_sockets`` the scope and the mask bit are missing: the sender asks with plain GFP_NOIO, enters
 direct reclaim itself, may not write anonymous pages there, and goes round for ever.
 
-A connection that dies fails its requests: there is no second one (``Dead connection, failed to find a fallback``).
+A connection that dies fails its requests: there is no second one (``Dead connection, failed to find a fallback``). With
+a request timeout it dies of a request that is not answered in time; without one, as is usual, requests wait for ever.
 """
 
 from typing import Any
@@ -21,9 +22,10 @@ from netvm.mm.gfp import GFP_MEMALLOC, GFP_NOIO, PF_KTHREAD, PF_MEMALLOC, GfpSco
 from netvm.net.sock import TcpSock
 from netvm.net.wire import content_size
 from netvm.runtime.task import Provider, Task
+from netvm.runtime.timer import TimerHandle, TimerKind
 from netvm.runtime.wait import Semaphore
 from netvm.runtime.workqueue import PF_WQ_WORKER
-from netvm.units import PAGE_SIZE
+from netvm.units import JIFFY_NS, NS_PER_S, PAGE_SIZE
 from storage_backends.nbd.connection.client import NbdClientConnection, Reply
 from storage_backends.nbd.state import Negotiated
 from storage_backends.wire import Blocks, Chunk
@@ -49,6 +51,8 @@ class NbdClient:
         self._tx_lock = Semaphore(context.world, "nbd0 tx_lock")
         self._sending: dict[int, Task] = {}
         self._receiver: Task | None = None
+        self._timeout_ns = context.options.timeout_s * NS_PER_S
+        self._timeout: TimerHandle | None = None
 
     # -- bringing it up -------------------------------------------------------------------------------------------
 
@@ -87,15 +91,15 @@ class NbdClient:
         """Send one request (nbd_queue_rq, nbd_send_cmd)."""
         await self._tx_lock.down(task)
         self._sending[rq.number] = task
+        self._arm_timeout()
         try:
-            if self.dead:
-                self.queue.end_request(rq, BLK_STS_IOERR, task)
-                return BLK_STS_OK
-            if await self.nbd_send_cmd(task, rq) and not self.dead:
+            if not self.dead and await self.nbd_send_cmd(task, rq):
                 self._nbd_dead()
         finally:
             self._sending.pop(rq.number, None)
             self._tx_lock.up(task)
+        if self.dead and rq.number in self.queue.outstanding:
+            self.queue.end_request(rq, BLK_STS_IOERR, task)
         return BLK_STS_OK
 
     def queue_rq_nowait(self, rq: Request) -> int:
@@ -129,7 +133,6 @@ class NbdClient:
 
     async def recv_work(self, task: Task) -> None:
         """Read replies for ever and complete their requests (recv_work)."""
-        sock = self.sock
         connection = self.connection
         while True:
             want = connection.bytes_wanted
@@ -146,7 +149,6 @@ class NbdClient:
                 task.charge_ns += self.costs.recvmsg * (want // PAGE_SIZE - 1)
             if task.cpus is not None:
                 await task.cpus.cond_resched(task)
-            assert sock is self.sock
 
     async def _receive(self, task: Task, want: int) -> list[Chunk]:
         if self.sock.memalloc:
@@ -164,6 +166,28 @@ class NbdClient:
             rq.versions = list(reply.payload.versions)
         self.queue.end_request(rq, BLK_STS_IOERR if reply.error else BLK_STS_OK, task)
 
+    def _arm_timeout(self) -> None:
+        """See to it that somebody looks when the oldest request is due (blk_add_timer)."""
+        if not self._timeout_ns or (self._timeout is not None and self.world.is_pending(self._timeout)):
+            return
+        oldest_ns = min((rq.started_ns for rq in self.queue.outstanding.values()), default=None)
+        if oldest_ns is not None:
+            self._timeout = self.world.call_at(
+                oldest_ns + self._timeout_ns,
+                self.nbd_xmit_timeout,
+                kind=TimerKind.RETRY,
+                site=f"{self.name}: request timeout",
+            )
+
+    def nbd_xmit_timeout(self) -> None:
+        """Give the connection up if a request has waited too long; most of the time none has (nbd_xmit_timeout)."""
+        limit_ns = self.world.now_ns - self._timeout_ns
+        if any(rq.started_ns <= limit_ns for rq in self.queue.outstanding.values()):
+            self.context.log("block nbd0: Connection timed out")
+            self._nbd_dead()
+        else:
+            self._arm_timeout()
+
     def _nbd_dead(self) -> None:
         """The connection is gone and there is no other: fail what is outstanding."""
         if self.dead:
@@ -174,7 +198,15 @@ class NbdClient:
         for rq in list(self.queue.outstanding.values()):
             if rq.number not in self._sending:
                 self.queue.end_request(rq, BLK_STS_IOERR, softirq)
-        self.sock.abort()
+        self._sock_shutdown()
+
+    def _sock_shutdown(self) -> None:
+        """Close the socket; that takes its lock, which a sender keeps while it allocates (sock_shutdown)."""
+        if self.sock.owner is None:
+            self.sock.abort()
+        else:
+            site = f"{self.name}: sock_shutdown"
+            self.world.call_after(JIFFY_NS, self._sock_shutdown, kind=TimerKind.RETRY, site=site)
 
     # -- looking in -----------------------------------------------------------------------------------------------
 

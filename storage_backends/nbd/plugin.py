@@ -80,7 +80,7 @@ class NbdBackend:
             self.remote.forget_promises()
             self.remote.sock.abort()
         elif self.local is not None:
-            self.local.sock.abort()
+            self.local.reset()
 
     def stall(self, until_ns: int) -> None:
         """Let the disk do nothing until then."""

@@ -19,6 +19,7 @@ from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
+from netvm.units import JIFFY_NS
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
 from storage_backends.nbd.connection.server import NbdServerConnection, Request
@@ -28,6 +29,8 @@ from storage_backends.wire import Chunk, Payload
 __all__ = ["LocalNbdServer", "NbdService", "Promise", "RemoteNbdServer"]
 
 EXPORT_FLAGS = int(TransmissionFlag.HAS_FLAGS | TransmissionFlag.SEND_FLUSH)
+TIMER_SLACK_NS: Final = 50_000
+"""How late a process may be woken (timer_slack_ns of kernel/time/hrtimer.c), and on an idle machine is."""
 
 
 class Promise(NamedTuple):
@@ -113,9 +116,6 @@ class RemoteNbdServer:
         """Forget what was promised: the connection is gone."""
         self._epoch += 1
 
-TIMER_SLACK_NS: Final = 50_000
-"""How late a process may be woken (timer_slack_ns of kernel/time/hrtimer.c), and on an idle machine is."""
-
 
 class LocalNbdServer:
     """The server as a process on the emulated host."""
@@ -143,6 +143,13 @@ class LocalNbdServer:
     def tasks(self) -> list[Task]:
         """Return the server's threads."""
         return [task for task in (self.reader, self.replier) if task is not None]
+
+    def reset(self) -> None:
+        """Reset the connection; that takes the socket's lock, which a sender keeps while it allocates."""
+        if self.sock.owner is None:
+            self.sock.abort()
+        else:
+            self.world.call_after(JIFFY_NS, self.reset, kind=TimerKind.RETRY, site="nbd-server: lock_sock")
 
     async def reads(self, task: Task) -> None:
         """Read requests and hand them to the disk."""
