@@ -33,7 +33,7 @@ from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE,
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import PlugPort, SwapPort
 from netvm.mm.shrink import Shrinker
-from netvm.mm.zone import ZONE_NORMAL, Node, Zone
+from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, ZONE_NORMAL, Node, Zone
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.wait import WaitQueue
@@ -314,11 +314,12 @@ class Vmscan:
 
     def _should_continue_reclaim(self, sc: ScanControl, nr_reclaimed: int) -> bool:
         """Whether a high-order reclaim goes on at the same priority (should_continue_reclaim)."""
-        in_compaction = sc.order and (sc.order > 3 or sc.priority < DEF_PRIORITY - 2) and sc.gfp & GFP_IO
+        in_compaction = sc.gfp & GFP_IO and (
+            sc.order > PAGE_ALLOC_COSTLY_ORDER or (sc.order and sc.priority < DEF_PRIORITY - 2)
+        )
         if not in_compaction or not nr_reclaimed:
             return False
-        zone = self.node.zones[-1]
-        if zone.watermark_ok(sc.order, zone.min_wmark_pages(), 3, 0, zone.nr_free):
+        if any(zone.compaction_suitable(sc.order) for zone in self.node.zones):
             return False
         inactive = len(self.lruvec.lists[INACTIVE_FILE])
         if self.swap.nr_free_slots() > 0:

@@ -61,6 +61,8 @@ NR_MIGRATETYPES: Final = 4
 ZONE_INDEX: Final = {"DMA": 0, "DMA32": 1, "Normal": 2, "Movable": 3}
 ZONE_NORMAL: Final = 2
 
+EXTFRAG_THRESHOLD: Final = 500
+"""vm.extfrag_threshold."""
 MIN_FREE_KBYTES_FLOOR: Final = 128
 MIN_FREE_KBYTES_CEILING: Final = 262144
 
@@ -213,6 +215,27 @@ class Zone:
             if highatomic and lists[HIGHATOMIC]:
                 return True
         return False
+
+    def fragmentation_index(self, order: int) -> int:
+        """Return why a block of this order is missing: toward 0 for lack of memory, toward 1000 for fragmentation.
+
+        -1000 if none is missing (__fragmentation_index, mm/vmstat.c).
+        """
+        nr_blocks = [sum(len(heads) for heads in lists) for lists in self.free_lists]
+        if not any(nr_blocks):
+            return 0
+        if any(nr_blocks[order:]):
+            return -1000
+        return 1000 - (1000 + self.nr_free * 1000 // (1 << order)) // sum(nr_blocks)
+
+    def compaction_suitable(self, order: int) -> bool:
+        """Whether a block is there or compaction could make one: not COMPACT_SKIPPED (mm/compaction.c)."""
+        if self.watermark_ok(order, self.min_wmark_pages(), 3, 0, self.nr_free):
+            return True
+        mark = self.wmark_pages(ALLOC_WMARK_LOW if order > PAGE_ALLOC_COSTLY_ORDER else ALLOC_WMARK_MIN)
+        if not self.watermark_ok(0, mark + (2 << order), 3, 0, self.nr_free):
+            return False
+        return order <= PAGE_ALLOC_COSTLY_ORDER or not 0 <= self.fragmentation_index(order) <= EXTFRAG_THRESHOLD
 
 
 @dataclass(slots=True)

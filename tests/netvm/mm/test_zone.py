@@ -270,6 +270,58 @@ def test_before_the_ladder_high_alone_could_not_count_the_reserve(make_host) -> 
     assert host.zone.unusable_free(ALLOC_OOM) == 0
 
 
+# -- high orders -------------------------------------------------------------------------------------------------------
+
+
+def _pieces(make_host, counts: dict[int, int], **options):
+    """Return a host whose free memory is so many blocks of each order, no two of them buddies."""
+    host = make_host(free=0, zones=(("DMA32", 8192),), **options)
+    pfn = host.zone.start_pfn
+    for order, count in sorted(counts.items(), reverse=True):
+        for _ in range(count):
+            pfn = -(-pfn // (2 << order)) * (2 << order)
+            host.put(pfn, order)
+            pfn += 1 << order
+    return host
+
+
+@pytest.mark.parametrize(
+    ("counts", "order", "index"),
+    [
+        ({}, 3, 0),
+        ({4: 1}, 3, -1000),
+        # a thousandth for each page, in so many blocks
+        ({0: 1}, 5, 1000 - (1000 + 31) // 1),
+        ({0: 1000}, 5, 1000 - (1000 + 31250) // 1000),
+        ({2: 10, 1: 10}, 3, 1000 - (1000 + 7500) // 20),
+    ],
+)
+def test_fragmentation_index(make_host, counts: dict[int, int], order: int, index: int) -> None:
+    """Toward 0 memory is short, toward 1000 it is in pieces; -1000 if a block is there, 0 if nothing is free."""
+    assert _pieces(make_host, counts).zone.fragmentation_index(order) == index
+
+
+@pytest.mark.parametrize(
+    ("counts", "order", "suitable"),
+    [
+        # a block is there and the mark stays
+        ({3: 1, 0: 93}, 3, False),
+        ({3: 1, 0: 100}, 3, True),
+        # none is there: single pages above min + twice the block, for costly orders above low
+        ({0: 116}, 3, False),
+        ({0: 117}, 3, True),
+        ({0: 264}, 5, False),
+        ({0: 265}, 5, True),
+        # enough pages, but in few large pieces: too little memory rather than fragmentation
+        ({7: 4}, 8, False),
+    ],
+)
+def test_when_compaction_could_help(make_host, counts: dict[int, int], order: int, suitable: bool) -> None:
+    """compaction_suitable: the watermark for the order, else order 0 above min (low) and a gap of two blocks."""
+    host = _pieces(make_host, counts, marks=(100, 200, 300))
+    assert host.zone.compaction_suitable(order) == suitable
+
+
 # -- layout ------------------------------------------------------------------------------------------------------------
 
 
