@@ -286,6 +286,7 @@ class Vmscan:
 
     async def shrink_node(self, task: Task, sc: ScanControl) -> None:
         """Scan the node once at the current priority (shrink_node)."""
+        at_first = sc.nr_reclaimed
         while True:
             before = sc.nr_reclaimed
             sc.clear_round()
@@ -298,7 +299,7 @@ class Vmscan:
                 await self.reclaim_throttle(task, "VMSCAN_THROTTLE_CONGESTED")
             if not self._should_continue_reclaim(sc, sc.nr_reclaimed - before):
                 break
-        if sc.nr_reclaimed > before:
+        if sc.nr_reclaimed > at_first:
             self.node.kswapd_failures = 0
 
     async def _note_round(self, task: Task, sc: ScanControl) -> None:
