@@ -494,7 +494,7 @@ class Vmscan:
         if self.node.kswapd_failures >= MAX_KSWAPD_FAILURES:
             return True
         write_pending = sum(zone.nr_write_pending for zone in self.node.zones)
-        return 2 * write_pending <= self.node_lru_pages()
+        return 2 * write_pending <= sum(self.zone_reclaimable_pages(zone) for zone in self.node.zones)
 
     def acct_reclaim_writeback(self, nr_pages: int) -> None:
         """Count written pages and end a writeback throttle early (__acct_reclaim_writeback)."""
