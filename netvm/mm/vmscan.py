@@ -458,11 +458,14 @@ class Vmscan:
         return False
 
     def too_many_isolated(self, sc: ScanControl) -> bool:
-        """Whether reclaimers have taken more pages off the lists than are left on them."""
+        """Whether reclaimers have taken more pages off the lists than are left on them; if not, nobody waits for it."""
         inactive = len(self.lruvec.lists[INACTIVE_ANON])
         if sc.gfp & GFP_KERNEL & (GFP_IO | GFP_FS) == GFP_IO | GFP_FS and self.fixes.noio_isolation_limit:
             inactive >>= 3
-        return self.vmstat.nr_isolated_anon > inactive
+        too_many = self.vmstat.nr_isolated_anon > inactive
+        if not too_many:
+            self.throttles.queues["VMSCAN_THROTTLE_ISOLATED"].wake_all()
+        return too_many
 
     # -- throttling -----------------------------------------------------------------------------------------------
 
