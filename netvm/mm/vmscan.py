@@ -390,7 +390,6 @@ class Vmscan:
         nr_to_reclaim = sc.nr_to_reclaim
         nr_reclaimed = 0
         proportional = not sc.kswapd and sc.priority == DEF_PRIORITY
-        scan_adjusted = proportional
         plug = self.swap.start_plug(task)
         while nr[INACTIVE_ANON] or nr[ACTIVE_FILE] or nr[INACTIVE_FILE]:
             for lru in (INACTIVE_ANON, ACTIVE_ANON, INACTIVE_FILE, ACTIVE_FILE):
@@ -399,11 +398,10 @@ class Vmscan:
                     nr[lru] -= nr_to_scan
                     nr_reclaimed += await self.shrink_list(task, lru, nr_to_scan, sc, plug)
             await self._cond_resched(task)
-            if nr_reclaimed < nr_to_reclaim or scan_adjusted:
+            if nr_reclaimed < nr_to_reclaim or proportional:
                 continue
             if not self._adjust_targets(nr, targets):
                 break
-            scan_adjusted = True
         plug.finish()
         sc.nr_reclaimed += nr_reclaimed
         if self.swap.nr_total_slots() > 0 and self.inactive_is_low(file=False):
