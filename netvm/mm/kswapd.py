@@ -6,8 +6,8 @@ fell below the low mark, by a watermark boost, and by its own nap of 100 ms. Whi
 ``kswapd_wait`` (in a mempool, say) wake-ups are lost on it.
 
 A run that starts because of a boost reclaims without swapping or writing, at priority 10 and above, until the boost is
-paid back. A run that reclaims nothing at all counts as a failure; after 16 of them the node is hopeless and kswapd
-sleeps until a direct reclaimer succeeds.
+paid back. A run that reclaims nothing at all counts as a failure, one for a boost too; after 16 of them the node is
+hopeless and kswapd sleeps until a direct reclaimer succeeds.
 """
 
 from typing import Final
@@ -42,15 +42,14 @@ class Kswapd:
     async def kswapd(self, task: Task) -> None:
         """Sleep, balance, and start over for ever."""
         vmscan = self.vmscan
-        alloc_order = 0
         await self.kswapd_full_sleep(task)
         while True:
-            alloc_order = max(alloc_order, vmscan.kswapd_order)
-            vmscan.kswapd_order = 0
+            alloc_order, vmscan.kswapd_order = vmscan.kswapd_order, 0
             reclaim_order = await self.balance_pgdat(task, alloc_order)
-            if reclaim_order < alloc_order:
-                alloc_order = reclaim_order
-            alloc_order = await self.kswapd_try_to_sleep(task, alloc_order, reclaim_order)
+            if reclaim_order == alloc_order:
+                # a run that kept its order may sleep for what was asked meanwhile, not for what it was woken for
+                reclaim_order = vmscan.kswapd_order
+            await self.kswapd_try_to_sleep(task, reclaim_order)
 
     def _prepare_kswapd_sleep(self, order: int) -> bool:
         """Whether kswapd may sleep; throttled reclaimers are woken in any case (prepare_kswapd_sleep)."""
@@ -65,21 +64,21 @@ class Kswapd:
             return True
         return False
 
-    async def kswapd_try_to_sleep(self, task: Task, alloc_order: int, reclaim_order: int) -> int:
-        """Nap, and if the node is still balanced then, sleep until woken; return the order to balance for next."""
+    async def kswapd_try_to_sleep(self, task: Task, reclaim_order: int) -> None:
+        """Nap, and if the node is still balanced then, sleep until woken."""
         vmscan = self.vmscan
         if not self._prepare_kswapd_sleep(reclaim_order):
             vmscan.vmstat.kswapd_high_wmark_hit_quickly += 1
-            return alloc_order
+            return
         woken = await vmscan.kswapd_wait.wait(task, timeout_ns=NAP_NS)
         if woken:
+            vmscan.kswapd_order = max(vmscan.kswapd_order, reclaim_order)
             vmscan.vmstat.kswapd_low_wmark_hit_quickly += 1
-            return max(alloc_order, vmscan.kswapd_order)
+            return
         if not self._prepare_kswapd_sleep(reclaim_order):
             vmscan.vmstat.kswapd_high_wmark_hit_quickly += 1
-            return alloc_order
+            return
         await self.kswapd_full_sleep(task)
-        return 0
 
     async def kswapd_full_sleep(self, task: Task) -> None:
         """Sleep until somebody needs memory."""
@@ -97,23 +96,35 @@ class Kswapd:
         sc = ScanControl(gfp=GFP_KERNEL, order=order, kswapd=True)
         for zone in zones:
             zone.reclaim_active = True
-        sc.priority = DEF_PRIORITY
+        if not await self._reclaim_until_balanced(task, sc, nr_boost_reclaim) and not sc.nr_reclaimed:
+            vmscan.node.kswapd_failures += 1
+        for zone in zones:
+            zone.reclaim_active = False
+        if boosted:
+            for zone, boost in zip(zones, boosts, strict=True):
+                zone.watermark_boost -= min(zone.watermark_boost, boost)
+        vmscan.snapshot_refaults()
+        return sc.order
+
+    async def _reclaim_until_balanced(self, task: Task, sc: ScanControl, nr_boost_reclaim: int) -> bool:
+        """Go over the priorities of one run; return whether the node was balanced at its end."""
+        vmscan = self.vmscan
         while sc.priority >= 1:
             nr_reclaimed_before = sc.nr_reclaimed
             raise_priority = True
             balanced = vmscan.pgdat_balanced(sc.order)
             if not balanced and nr_boost_reclaim:
+                # memory is needed now: forget the boost and start an ordinary run
                 nr_boost_reclaim = 0
                 sc.priority = DEF_PRIORITY
-                sc.nr_reclaimed = 0
                 continue
             if balanced and not nr_boost_reclaim:
-                break
+                return True
             if nr_boost_reclaim and sc.priority == DEF_PRIORITY - 2:
                 raise_priority = False
             sc.may_writepage = not vmscan.laptop_mode and not nr_boost_reclaim
             sc.may_swap = not nr_boost_reclaim
-            self._kswapd_age_node(task, sc)
+            self._kswapd_age_node(task)
             if sc.priority < DEF_PRIORITY - 2:
                 sc.may_writepage = True
             sc.nr_scanned = 0
@@ -124,23 +135,16 @@ class Kswapd:
             delta = sc.nr_reclaimed - nr_reclaimed_before
             nr_boost_reclaim -= min(nr_boost_reclaim, delta)
             if nr_boost_reclaim and not delta:
-                break
+                # nothing can be had without IO: also this counts as a run that reclaimed nothing
+                return False
             if raise_priority or not delta:
                 sc.priority -= 1
-        else:
-            if not sc.nr_reclaimed:
-                vmscan.node.kswapd_failures += 1
-        for zone in zones:
-            zone.reclaim_active = False
-        if boosted:
-            for zone, boost in zip(zones, boosts, strict=True):
-                zone.watermark_boost -= min(zone.watermark_boost, boost)
-        return sc.order
+        return False
 
-    def _kswapd_age_node(self, task: Task, sc: ScanControl) -> None:
+    def _kswapd_age_node(self, task: Task) -> None:
         """Keep the inactive list supplied (kswapd_age_node)."""
         vmscan = self.vmscan
-        if sc.may_swap and vmscan.swap.nr_total_slots() > 0 and vmscan.inactive_is_low(file=False):
+        if vmscan.swap.nr_total_slots() > 0 and vmscan.inactive_is_low(file=False):
             vmscan.shrinker.shrink_active_list(task, SWAP_CLUSTER_MAX)
 
     async def _kswapd_shrink_node(self, task: Task, sc: ScanControl) -> bool:

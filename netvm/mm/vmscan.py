@@ -233,7 +233,7 @@ class Vmscan:
                 if sc.priority < DEF_PRIORITY - 2:
                     sc.may_writepage = True
                 sc.priority -= 1
-            self._snapshot_refaults()
+            self.snapshot_refaults()
             if sc.nr_reclaimed:
                 return sc.nr_reclaimed
             if not sc.skipped_deactivate or sc.force_deactivate:
@@ -359,7 +359,8 @@ class Vmscan:
             and bool(len(lruvec.lists[INACTIVE_ANON]) >> sc.priority)
         )
 
-    def _snapshot_refaults(self) -> None:
+    def snapshot_refaults(self) -> None:
+        """Remember how many refaults were activated up to now, to see those that follow (snapshot_refaults)."""
         self.lruvec.refaults_anon = self.vmstat.workingset_activate_anon
         self.lruvec.refaults_file = self.vmstat.workingset_activate_file
 
