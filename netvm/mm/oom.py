@@ -45,7 +45,7 @@ class OomKill:
 def oom_badness(space: AddressSpace, total_pages: int) -> int:
     """Return how much killing this process would free, in pages, adjusted; the highest goes (oom_badness)."""
     points = space.nr_anon + space.nr_swap + space.nr_page_tables
-    return points + space.oom_score_adj * total_pages // 1000
+    return points + space.oom_score_adj * (total_pages // 1000)
 
 
 class OomKiller:
@@ -97,15 +97,16 @@ class OomKiller:
     def _select_bad_process(self) -> AddressSpace | None:
         total = self.vmscan.node.managed + self.vmscan.swap.nr_total_slots()
         chosen: AddressSpace | None = None
-        best = 0
+        most = 0
         for space in self.spaces.values():
             if space.oom_reaped or space.oom_score_adj == -1000 or space.task is None:
                 continue
             if space.killed:
                 return None
             points = oom_badness(space, total)
-            if points > best:
-                chosen, best = space, points
+            # any score will do, and of equal ones the youngest process goes
+            if chosen is None or points >= most:
+                chosen, most = space, points
         return chosen
 
     def _oom_kill_process(self, victim: AddressSpace, task: Task, gfp: int, order: int) -> None:
