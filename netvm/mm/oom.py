@@ -90,7 +90,8 @@ class OomKiller:
             self.panicked = True
             self.log("Kernel panic - not syncing: System is deadlocked on memory")
             self.world.stop()
-            return True
+            # a panic does not return: whoever asked must not go round again in a world that stands still
+            return False
         self._oom_kill_process(victim, task, gfp, order)
         return True
 

@@ -141,6 +141,21 @@ def test_the_machine_panics_when_nobody_is_left(make_host) -> None:
     assert host.world.now_ns == 0
 
 
+def test_nobody_goes_round_after_a_panic(make_host) -> None:
+    """The request that found nobody to kill ends with the machine, also where looking again costs no time."""
+    host = make_host(free=600, marks=(1000, 1250, 1500))
+    found = []
+
+    async def body(task):
+        found.append(await host.pages.alloc_pages(task, 0, GFP_KERNEL, host.owner_test))
+        await host.pause(task, NS_PER_S)
+        return "survived"
+
+    assert host.run(body) is None
+    assert host.oom.panicked
+    assert found == [-1]
+
+
 def test_no_panic_while_the_last_victim_is_on_its_way(make_host) -> None:
     """It may free enough yet."""
     host = make_host()
