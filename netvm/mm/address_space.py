@@ -26,6 +26,9 @@ PTE_DIRTY: Final = 2
 PTE_WRITE: Final = 4
 PTRS_PER_PTE: Final = 512
 
+_NOWHERE: Final = -2
+"""A page number that is nobody's neighbour: the address 0 that readahead starts from lies in no mapping."""
+
 
 class AddressSpace:
     """One process's anonymous mapping (``struct mm_struct`` with one VMA)."""
@@ -74,7 +77,7 @@ class AddressSpace:
         self.nr_anon = 0
         self.nr_swap = 0
         self.nr_page_tables = 0
-        self.ra_addr = -1
+        self.ra_addr = _NOWHERE
         self.ra_win = 0
         self.ra_hits = 4
         self.task: Task | None = None
