@@ -3,7 +3,8 @@
 The program is run in processes of their own too, also ones without Hypothesis: this file does not import it.
 """
 
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 import pytest
@@ -43,6 +44,14 @@ def run_world(
 
     run_virtual(lambda: world.run(main))
     return tasks
+
+
+@pytest.fixture
+def control_c() -> Iterator[Callable[[], None]]:
+    """Return what sends Ctrl-C to this process, which listens to it even if whoever started it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Virtual time as trio sees it: exact, standing still by itself, and ending on Ctrl-C."""
 
-import signal
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -245,7 +244,7 @@ def test_a_deadline_around_a_run_ends_it() -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_control_c_ends_the_run(run: Run, alone: bool) -> None:
+def test_control_c_ends_the_run(run: Run, control_c: Callable[[], None], alone: bool) -> None:
     """A signal while the model computes ends the run with KeyboardInterrupt, also when nothing ever parks for long."""
     world = World()
 
@@ -254,14 +253,14 @@ def test_control_c_ends_the_run(run: Run, alone: bool) -> None:
             await world.sleep_ns(task, MS, PAUSE)
 
     def prepare(tasks: list[Task]) -> None:
-        world.call_after(10 * MS + 1, signal.raise_signal, signal.SIGINT)
+        world.call_after(10 * MS + 1, control_c)
 
     with pytest.raises(KeyboardInterrupt):
         run(world, *[sleeper] * (1 if alone else 3), prepare=prepare)
     assert world.stopped
 
 
-def test_control_c_spares_nobody(run: Run) -> None:
+def test_control_c_spares_nobody(run: Run, control_c: Callable[[], None]) -> None:
     """Tasks in uninterruptible waits, killed or not, are ended too."""
     world = World()
 
@@ -270,7 +269,7 @@ def test_control_c_spares_nobody(run: Run) -> None:
 
     def prepare(tasks: list[Task]) -> None:
         world.call_after(MS, tasks[0].kill)
-        world.call_after(2 * MS, signal.raise_signal, signal.SIGINT)
+        world.call_after(2 * MS, control_c)
         world.call_after(100 * MS, lambda: None)
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,7 +1,6 @@
 """The dispatcher: what happens when, who runs, and how a run ends."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -592,7 +591,9 @@ def test_a_task_given_to_trio_keeps_its_cpu(run: Run, monkeypatch: pytest.Monkey
     assert log == [(1, 1000, 1), (2, 2000, 2)]
 
 
-def test_the_world_may_stop_while_trio_has_its_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_world_may_stop_while_trio_has_its_turn(
+    run: Run, control_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever had parked for that is ended like everybody."""
     monkeypatch.setattr("netvm.runtime.world._TURN", 1)
     world = World()
@@ -606,7 +607,7 @@ def test_the_world_may_stop_while_trio_has_its_turn(run: Run, monkeypatch: pytes
     def prepare(tasks: list[Task]) -> None:
         for time_ns in range(1, 100):
             world.call_at(time_ns, lambda: None)
-        world.call_at(50, signal.raise_signal, signal.SIGINT)
+        world.call_at(50, control_c)
 
     with pytest.raises(KeyboardInterrupt):
         run(world, busy, busy, cpus=cpus, prepare=prepare)
