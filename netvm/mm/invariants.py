@@ -45,6 +45,10 @@ def check_zone(zone: Zone, frames: Frames) -> None:
     for pcp in zone.pcp:
         count = sum(len(pages) << (index // 3) for index, pages in enumerate(pcp.lists))
         assert count == pcp.count, f"zone {zone.name}: {count} pages on a per-cpu list, counted {pcp.count}"
+        for pages in pcp.lists:
+            for pfn in pages:
+                assert frames.flags_of[pfn] & PG_PCP, f"frame {pfn} is on a per-cpu list without PG_pcp"
+                assert frames.owner_of[pfn] == PCP, f"frame {pfn} is on a per-cpu list of somebody's"
 
 
 def check_ledger(ledger: Ledger, frames: Frames, zones: list[Zone]) -> None:
@@ -75,6 +79,8 @@ def check_lruvec(lruvec: Lruvec, frames: Frames) -> None:
             assert pfn not in seen, f"frame {pfn} is on two lists"
             assert frames.flags_of[pfn] & PG_LRU, f"frame {pfn} is on {name} without PG_lru"
             seen.add(pfn)
+    marked = int(np.count_nonzero(frames.flags & np.uint16(PG_LRU)))
+    assert marked == len(seen), f"{marked} frames carry PG_lru, {len(seen)} are on a list"
     for pfn in lruvec.batched:
         assert pfn not in seen, f"frame {pfn} is in lru_add and on a list"
         assert not frames.flags_of[pfn] & (PG_BUDDY | PG_PCP), f"frame {pfn} is in lru_add and free"
@@ -89,6 +95,9 @@ def check_mappings(shrinker: Shrinker, frames: Frames) -> None:
         assert len(space.swapped()) == space.nr_swap, f"{space.comm}: swap entries and nr_swap differ"
         assert (frames.mapping[pfns] == space.id).all(), f"{space.comm}: a mapped frame belongs to somebody else"
         assert (frames.index[pfns] == vpns + 1).all(), f"{space.comm}: a frame has another index than its PTE"
+    mapped = int(np.count_nonzero(frames.mapping))
+    claimed = sum(space.nr_anon for space in shrinker.spaces.values())
+    assert mapped == claimed, f"{mapped} frames say that somebody maps them, {claimed} are in page tables"
     _check_reclaimable(shrinker, frames)
     cached = np.flatnonzero(frames.flags & np.uint16(PG_SWAPCACHE))
     assert (frames.swap[cached] > 0).all(), "a swap cache page has no slot"

@@ -33,7 +33,8 @@ GFP_ANON: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP | GFP_ZERO
 _BLOCK_MAX: Final = 4096
 _TICK_NS: Final = 4 * NS_PER_MS
 _BLOCK_NS: Final = 100 * NS_PER_US
-"""Touches that take no longer than this together are done as one, whatever falls due meanwhile: as long as a batch of reclaim."""
+"""Touches that take no longer than this together are done as one, whatever falls due meanwhile: as long as a batch of
+reclaim."""
 
 
 class Memory:

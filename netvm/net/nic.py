@@ -203,7 +203,7 @@ class Nic:
                 break
             self._pending.popleft()
             cleaned += packet.nr_frames
-            self._steal(packet.nr_frames * self.costs.rx_frame)
+            self._steal(self._receive_cost_ns(packet))
             self.receive(packet, skb)
             if cleaned >= REFILL_EVERY:
                 self.refill()
@@ -212,6 +212,12 @@ class Nic:
         self.refill()
         if self._pending:
             self._arm_retry()
+
+    def _receive_cost_ns(self, packet: Packet) -> int:
+        """A burst of data is one packet after GRO; acknowledgements come one by one."""
+        if packet.segment is not None and not packet.segment.size_bytes:
+            return packet.nr_frames * self.costs.rx_frame
+        return self.costs.rx_frame + (packet.nr_frames - 1) * self.costs.rx_gro_frame
 
     def _steal(self, cost_ns: int) -> None:
         if self.softirq.cpus is not None:

@@ -144,7 +144,7 @@ class NetStack:
     def _netif_rx(self, packet: Packet, skb: Skb | None) -> None:
         """Receive a packet over loopback (netif_rx, process_backlog)."""
         if self.softirq.cpus is not None:
-            self.softirq.cpus.steal(self.costs.rx_frame)
+            self.softirq.cpus.steal(self.costs.rx_loopback)
         packet.to.take(packet, skb)
 
     # -- memory accounting ----------------------------------------------------------------------------------------

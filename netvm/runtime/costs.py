@@ -51,8 +51,12 @@ class CpuCosts:
     """One skb through TCP, IP and the driver."""
     tx_segment: int = 900
     """One MTU frame made by software GSO."""
-    rx_frame: int = 3_000
-    """One frame through driver, IP and TCP."""
+    rx_loopback: int = 3_000
+    """One packet from the backlog through IP and TCP."""
+    rx_frame: int = 8000
+    """One frame through interrupt, driver, IP and TCP; this and the next calibrated on I1: D2 has no card."""
+    rx_gro_frame: int = 1_500
+    """A further frame of a burst, which travels on in the first one's packet."""
     recvmsg: int = 1_800
     dispatch_request: int = 6_000
     """One request through the scheduler and the driver."""

@@ -9,8 +9,8 @@ Who runs next follows CFS (kernel/sched/fair.c of 6.1) as far as it shows in rec
 weight, the smallest runs; a task that slept is placed half a latency before the queue's minimum and preempts the
 current one when it is behind by more than the wake-up granularity; a slice is the latency divided by the tasks in it.
 
-# MODEL: one queue for all CPUs instead of one each with balancing, and a running task is looked at where it pays, not
-# at timer ticks. With one CPU, as recorded, the first is no difference.
+# MODEL: one queue for all CPUs instead of one each with balancing, and what a timer tick finds takes effect where the
+# running task pays next. With one CPU, as recorded, the first is no difference.
 """
 
 from collections.abc import Iterable
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from netvm.runtime.task import Task, TaskState
 from netvm.runtime.timer import TimerHandle, TimerKind
+from netvm.units import JIFFY_NS
 
 if TYPE_CHECKING:
     from netvm.runtime.world import World
@@ -149,10 +150,10 @@ class Cpus:
             return False
         if self.need_resched:
             return True
-        leftmost = min(queue, key=_preference)
-        ran_ns = self.world.now_ns - task.exec_start_ns
+        # what the last timer tick saw (task_tick_fair, check_preempt_tick)
+        ran_ns = self.world.now_ns // JIFFY_NS * JIFFY_NS - task.exec_start_ns
         slice_ns = max(SCHED_LATENCY_NS // (len(queue) + 1), SCHED_MIN_GRANULARITY_NS)
-        return ran_ns >= slice_ns and leftmost.vruntime_ns < task.vruntime_ns
+        return ran_ns >= slice_ns and min(queue, key=_preference).vruntime_ns < task.vruntime_ns
 
     # -- the run queue --------------------------------------------------------------------------------------------
 
