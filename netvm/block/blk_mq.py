@@ -187,6 +187,10 @@ class RequestQueue:
         """Requests that wait in the elevator."""
         return len(self._queued) + len(self._dispatch)
 
+    def nr_free_tags(self) -> int:
+        """Return how many requests could be made now without sleeping for a tag."""
+        return self.nr_requests - self.nr_sched_tags_used
+
     def start_plug(self, task: Task) -> Plug:
         """Begin to collect a task's requests (blk_start_plug)."""
         return Plug(self, task)

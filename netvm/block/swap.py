@@ -110,8 +110,7 @@ class SwapArea:
         self.page_cluster = page_cluster
         self.rotational = rotational
         self._ra_hits = 4
-        self._ra_offset = 0
-        self._ra_win = 0
+        self._ra_offset = self._ra_win = 0
         self.vmscan: Vmscan
         self.nr_total = nr_pages - 1
         """Slot 0 is the header."""
@@ -144,6 +143,7 @@ class SwapArea:
         self._slots: deque[int] = deque()
         self._slots_return: list[int] = []
         self._page_waits: dict[int, WaitQueue] = {}
+        self._writers: dict[int, Task] = {}  # who holds the lock of a page it has no bio for yet
         self.corrupt: list[str] = []
         """What integrity checking found."""
         self.read_errors = 0
@@ -300,7 +300,9 @@ class SwapArea:
         """Take clean pages out of the swap cache, leaving shadows; free slots nobody holds (__remove_mapping)."""
         frames = self.frames
         slots = frames.swap[pfns] - 1
-        working = frames.flags[pfns] & _U16(PG_WORKINGSET) != 0
+        state = frames.flags[pfns]
+        working = state & _U16(PG_WORKINGSET) != 0
+        frames.flags[pfns] = state & _U16(0xFFFF & ~PG_SWAPCACHE)
         age = self.lruvec.nonresident_age
         nr = len(pfns)
         self.cache[slots] = 0
@@ -335,17 +337,27 @@ class SwapArea:
         return self.queue.start_plug(task)
 
     def nr_ready_writes(self) -> int:
-        """Return how many pages could be written now without sleeping for a bio."""
-        return self.bios.nr_ready()
+        """Return how many pages could be written now without sleeping for a bio or a tag."""
+        return min(self.bios.nr_ready(), self.queue.nr_free_tags())
 
     async def swap_writepages(self, task: Task, pfns: PfnArray, plug: PlugPort) -> None:
-        """Start writing swap cache pages, one bio each (swap_writepage, __swap_writepage)."""
+        """Start writing locked swap cache pages, one bio each (swap_writepage, __swap_writepage).
+
+        A page is unlocked when it is under writeback, before its bio is submitted.
+        """
         assert isinstance(plug, Plug)
         nr = len(pfns)
         bios = self.bios.take_many(task, GFP_NOIO, nr)
-        while len(bios) < nr:
-            bios.append(await self.bio_alloc(task, GFP_NOIO))
-        self.frames.flags[pfns] |= _U16(PG_WRITEBACK)
+        if len(bios) < nr:
+            self._writers.update(dict.fromkeys(pfns.tolist(), task))
+            while len(bios) < nr:
+                bios.append(await self.bio_alloc(task, GFP_NOIO))
+            for pfn in pfns.tolist():
+                del self._writers[pfn]
+        self.frames.flags[pfns] = self.frames.flags[pfns] & _U16(0xFFFF & ~PG_LOCKED) | _U16(PG_WRITEBACK)
+        if self._page_waits:
+            for pfn in pfns.tolist():
+                self._wake_page(pfn)
         vmstat = self.vmstat
         vmstat.pswpout += nr
         vmstat.pgpgout += 4 * nr
@@ -460,7 +472,15 @@ class SwapArea:
             queue = self._page_waits[pfn] = WaitQueue(self.world, resource)
         await queue.wait(task)
 
+    def _wake_page(self, pfn: int) -> None:
+        """Wake who waits for a page that has been unlocked (folio_unlock)."""
+        queue = self._page_waits.pop(pfn, None)
+        if queue is not None:
+            queue.wake_all()
+
     def _providers_of_page(self, pfn: int) -> list[Provider | Task]:
+        if pfn in self._writers:
+            return [self._writers[pfn]]
         driver = self.queue.driver
         return [driver.needs(rq) for rq in self.queue.outstanding.values() if pfn in rq.pfns]
 
@@ -627,9 +647,7 @@ class SwapArea:
                     f"slot {slot}: read version {rq.versions[i]}, newest written {int(self.slot_version[slot])}"
                 )
             flags[pfn] &= ~PG_LOCKED
-            queue = self._page_waits.pop(pfn, None)
-            if queue is not None:
-                queue.wake_all()
+            self._wake_page(pfn)
         self.bios.free(rq.bios)
 
     # -- looking in -----------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def _check_reclaimable(shrinker: Shrinker, frames: Frames) -> None:
     listed = frames.flags & np.uint16(PG_LRU) != 0
     off_lists = np.flatnonzero(in_use & ~listed).tolist()
     isolated = set(off_lists) - set(lruvec.batched)
-    counted = lruvec.vmstat.nr_isolated_anon
+    counted = lruvec.vmstat.nr_isolated_anon - shrinker.nr_frozen
     assert counted - shrinker.nr_orphans <= len(isolated) <= counted, (
         f"{len(isolated)} pages are on no LRU list, nr_isolated_anon is {counted}: {sorted(isolated)[:5]}"
     )

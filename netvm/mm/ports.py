@@ -50,7 +50,7 @@ class SwapPort(Protocol):
         ...
 
     def nr_ready_writes(self) -> int:
-        """Return how many pages could be written now without any allocation that may sleep."""
+        """Return how many pages could be written now without any sleep."""
         ...
 
     def add_to_swap(self, task: Task, pfns: PfnArray) -> int:
@@ -58,7 +58,10 @@ class SwapPort(Protocol):
         ...
 
     async def swap_writepages(self, task: Task, pfns: PfnArray, plug: PlugPort) -> None:
-        """Start writing pages that are in the swap cache and no longer mapped; may sleep for a bio."""
+        """Start writing locked pages that are in the swap cache and no longer mapped; may sleep for a bio.
+
+        Each is unlocked as soon as it is under writeback.
+        """
         ...
 
     def delete_from_swap_cache(self, pfns: PfnArray) -> None:

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Shrinker"]
 
-_KEEP: Final = 0
-"""Locked by somebody else, pinned, or not allowed to be written in this context."""
+_LOCKED: Final = 0
+"""By somebody else: not even counted as scanned."""
 _REF_KEEP: Final = 1
 _REF_ACTIVATE: Final = 2
 _WRITEBACK: Final = 3
@@ -55,6 +55,9 @@ _SWAP_OUT: Final = 5
 _WRITE_AGAIN: Final = 6
 _FREE: Final = 7
 _ACTIVATE: Final = 8
+_PINNED: Final = 9
+"""Somebody holds a reference, so it cannot go; its process loses it nevertheless."""
+_KEEP: Final = 10
 
 _NOT_PLAIN: Final = PG_LOCKED | PG_WRITEBACK | PG_UNEVICTABLE | PG_SWAPCACHE | PG_DIRTY
 _U16 = np.uint16
@@ -75,6 +78,8 @@ class Shrinker:
         """Address spaces by id."""
         self.nr_orphans = 0
         """Isolated pages whose process has unmapped them meanwhile."""
+        self.nr_frozen = 0
+        """Isolated pages out of the swap cache, which are freed when their batch ends."""
 
     # -- the inactive list ----------------------------------------------------------------------------------------
 
@@ -159,16 +164,28 @@ class Shrinker:
     async def shrink_folio_list(
         self, task: Task, taken: PfnArray, sc: "ScanControl", plug: PlugPort
     ) -> tuple[int, int, list[PfnArray]]:
-        """Deal with isolated pages in order; return pages freed, pages sent out, and arrays of those to put back."""
+        """Deal with isolated pages in order; return pages freed, pages sent out, and arrays of those to put back.
+
+        A page is looked at when its turn comes: if anybody else ran meanwhile, the rest is looked at again.
+        """
         costs = self.costs
         flags = self.frames.flags
+        world = self.vmscan.world
         kept: list[PfnArray] = []
         freed: list[PfnArray] = []
         nr_pageout = 0
-        for fate, start, stop in self._fates(taken, sc):
-            run = taken if stop - start == len(taken) else taken[start:stop]
-            nr = stop - start
-            sc.nr_scanned += nr
+        nr_taken = len(taken)
+        position = at = 0
+        runs = self._fates(taken, 0, sc)
+        looked_at = world.nr_events + world.nr_steps
+        while position < nr_taken:
+            if looked_at != world.nr_events + world.nr_steps:
+                looked_at = world.nr_events + world.nr_steps
+                runs = self._fates(taken, position, sc)
+                at = 0
+            fate, stop = runs[at]
+            run = taken if stop - position == nr_taken else taken[position:stop]
+            nr = stop - position
             if fate == _REF_KEEP:
                 self._clear_young(run)
                 flags[run] |= _U16(PG_REFERENCED)
@@ -177,45 +194,52 @@ class Shrinker:
             elif fate == _FREE:
                 task.charge_ns += nr * costs.scan_free
                 self._unmap(run)
+                self.swap.delete_from_swap_cache(run)
+                self.nr_frozen += nr
                 freed.append(run)
             elif fate in (_SWAP_OUT, _WRITE_AGAIN):
-                written = await self._page_out(task, run, sc, plug, new=fate == _SWAP_OUT, kept=kept)
-                nr_pageout += written
+                nr, nr_written = await self._page_out(task, run, sc, plug, new=fate == _SWAP_OUT, kept=kept)
+                nr_pageout += nr_written
             else:
                 self._set_aside(task, run, fate, sc)
                 kept.append(run)
+            if fate != _LOCKED:
+                sc.nr_scanned += nr
+            position += nr
+            if position == stop:
+                at += 1
         nr_reclaimed = 0
         if freed:
             clean = freed[0] if len(freed) == 1 else np.concatenate(freed)
             nr_reclaimed = len(clean)
-            self.swap.delete_from_swap_cache(clean)
+            self.nr_frozen -= nr_reclaimed
             self.free_anon(clean)
         return nr_reclaimed, nr_pageout, kept
 
-    def _fates(self, taken: PfnArray, sc: "ScanControl") -> list[tuple[int, int, int]]:
-        """Say what is to be done with each page, as runs ``(fate, start, stop)`` in isolation order."""
+    def _fates(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int]]:
+        """Say what is to be done with the pages from a position on: runs of a fate and a process, each with its end."""
         frames = self.frames
-        nr = len(taken)
-        state = frames.flags[taken]
+        rest = taken[position:] if position else taken
+        nr = len(rest)
+        state = frames.flags[rest]
         raw = state.tobytes()
         if raw == raw[:2] * nr:
-            mapping = frames.mapping[taken].tobytes()
+            mapping = frames.mapping[rest].tobytes()
             if mapping == mapping[:4] * nr:
-                fate = self._common_fate(taken, int(state[0]), int.from_bytes(mapping[:4], "little"), sc)
+                fate = self._common_fate(rest, int(state[0]), int.from_bytes(mapping[:4], "little"), sc)
                 if fate is not None:
-                    return [(fate, 0, nr)]
-        runs: list[tuple[int, int, int]] = []
-        last, start = -1, 0
-        last_mapping = 0
+                    return [(fate, position + nr)]
+        runs: list[tuple[int, int]] = []
+        last = last_mapping = -1
         mapping_of = frames.mapping_of
-        for i, pfn in enumerate(taken.tolist()):
+        for i, pfn in enumerate(rest.tolist(), position):
             fate = self._fate(pfn, sc)
             mapping_id = mapping_of[pfn]
             if fate != last or mapping_id != last_mapping:
-                if i:
-                    runs.append((last, start, i))
-                last, last_mapping, start = fate, mapping_id, i
-        runs.append((last, start, nr))
+                if i > position:
+                    runs.append((last, i))
+                last, last_mapping = fate, mapping_id
+        runs.append((last, position + nr))
         return runs
 
     def _common_fate(self, taken: PfnArray, state: int, mapping: int, sc: "ScanControl") -> int | None:
@@ -238,7 +262,7 @@ class Shrinker:
             if self.frames.pins[taken].any():
                 return None
             return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
-        return _SWAP_OUT
+        return _SWAP_OUT if mapping else _KEEP
 
     def _fate_under_writeback(self, state: int, sc: "ScanControl") -> int:
         if sc.kswapd and state & PG_RECLAIM and self.vmscan.flags.writeback:
@@ -250,7 +274,7 @@ class Shrinker:
         frames = self.frames
         state = frames.flags_of[pfn]
         if state & PG_LOCKED:
-            return _KEEP
+            return _LOCKED
         if state & PG_UNEVICTABLE:
             return _ACTIVATE
         if state & PG_WRITEBACK:
@@ -264,7 +288,7 @@ class Shrinker:
         if not state & PG_SWAPCACHE:
             return _SWAP_OUT if mapping else _KEEP
         if frames.pins_of[pfn]:
-            return _KEEP
+            return _PINNED
         return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
 
     def _set_aside(self, task: Task, run: PfnArray, fate: int, sc: "ScanControl") -> None:
@@ -272,8 +296,11 @@ class Shrinker:
         flags = self.frames.flags
         nr = len(run)
         task.charge_ns += nr * self.costs.scan_activate
-        if fate == _KEEP:
-            sc.nr_scanned -= nr
+        if fate in (_LOCKED, _KEEP):
+            return
+        if fate == _PINNED:
+            self._unmap(run)
+            flags[run] &= _U16(0xFFFF & ~PG_REFERENCED)
             return
         if fate == _REF_ACTIVATE:
             self._clear_young(run)
@@ -302,16 +329,17 @@ class Shrinker:
             vpns = self.frames.index[run] - 1
             bits[vpns] = bits[vpns] & np.uint8(0xFF & ~PTE_YOUNG)
 
-    def _unmap(self, run: PfnArray) -> bool:
-        """Replace the PTEs of swap cache pages by their swap entries (try_to_unmap); whether any PTE was dirty."""
+    def _unmap(self, run: PfnArray) -> None:
+        """Replace the PTEs of swap cache pages by their swap entries; dirty PTEs dirty their pages (try_to_unmap)."""
         frames = self.frames
         mapping = frames.mapping_of[int(run[0])]
         if not mapping:
-            return False
+            return
         space = self.spaces[mapping]
         vpns = frames.index[run] - 1
         slots = frames.swap[run]
-        dirty = bool((space.bits[vpns] & np.uint8(PTE_DIRTY)).any())
+        written = space.bits[vpns] & np.uint8(PTE_DIRTY) != 0
+        frames.flags[run[written]] |= _U16(PG_DIRTY)
         space.pte[vpns] = -slots
         space.bits[vpns] = 0
         space.nr_anon -= len(run)
@@ -319,52 +347,65 @@ class Shrinker:
         self.vmstat.nr_anon_pages -= len(run)
         self.swap.duplicate((slots - 1).astype(np.intp), space.version[vpns])
         frames.mapping[run] = 0
-        return dirty
 
     async def _page_out(
         self, task: Task, run: PfnArray, sc: "ScanControl", plug: PlugPort, *, new: bool, kept: list[PfnArray]
-    ) -> int:
-        """Send pages to swap: slot, unmap, write; return how many are under way. All are put back."""
+    ) -> tuple[int, int]:
+        """Send the first pages of a run to swap: slot, unmap, write; return how many were dealt with, and sent out.
+
+        As many at once as can be written without sleeping; one page when the next write must wait for its bio. All are
+        put back.
+        """
         swap = self.swap
-        if not sc.gfp & GFP_IO or not sc.may_writepage or (swap.needs_fs and not sc.gfp & GFP_FS):
+        may_write = sc.may_writepage and sc.gfp & GFP_IO and (sc.gfp & GFP_FS or not swap.needs_fs)
+        self.frames.flags[run] &= _U16(0xFFFF & ~PG_REFERENCED)
+        if new and not sc.gfp & GFP_IO:
             task.charge_ns += len(run) * self.costs.scan_keep
             kept.append(run)
-            return 0
-        nr_written = 0
-        position = 0
-        while position < len(run):
-            # as many at once as can be written without sleeping; one page when the next write must wait for its bio
-            chunk = run[position : position + max(1, swap.nr_ready_writes())]
-            if new:
-                nr_added = swap.add_to_swap(task, chunk)
-                if nr_added < len(chunk):
-                    position += nr_added + 1
-                    failed = chunk[nr_added : nr_added + 1]
-                    chunk = chunk[:nr_added]
-                    nr_written += await self._write(task, chunk, plug, kept)
-                    self._activate(failed)
-                    kept.append(failed)
-                    continue
-            position += len(chunk)
-            nr_written += await self._write(task, chunk, plug, kept)
-            if task.cpus is not None:
-                # a flushed request wakes kblockd, which runs before the next page is looked at
-                await task.cpus.cond_resched(task)
-        return nr_written
-
-    async def _write(self, task: Task, chunk: PfnArray, plug: PlugPort, kept: list[PfnArray]) -> int:
-        """Unmap swap cache pages and start their writes (pageout)."""
+            return len(run), 0
+        chunk = run[: max(1, swap.nr_ready_writes())] if may_write else run
         nr = len(chunk)
-        if not nr:
-            return 0
-        flags = self.frames.flags
+        nr_cached = swap.add_to_swap(task, chunk) if new else nr
+        nr_sent = 0
+        if nr_cached and may_write:
+            nr_sent = await self._pageout(task, chunk[:nr_cached], plug, kept)
+        elif nr_cached:
+            self._unmap(chunk[:nr_cached])
+            task.charge_ns += nr_cached * self.costs.scan_keep
+            kept.append(chunk[:nr_cached])
+        if nr_cached < nr:
+            # no slot, or no memory to note it
+            failed = chunk[nr_cached : nr_cached + 1]
+            task.charge_ns += self.costs.scan_activate
+            self._activate(failed)
+            kept.append(failed)
+            return nr_cached + 1, nr_sent
+        if task.cpus is not None:
+            # a flushed request wakes kblockd, which runs before the next page is looked at
+            await task.cpus.cond_resched(task)
+        return nr, nr_sent
+
+    async def _pageout(self, task: Task, chunk: PfnArray, plug: PlugPort, kept: list[PfnArray]) -> int:
+        """Unmap swap cache pages and start their writes (pageout); return how many.
+
+        Each is unlocked as soon as it is under writeback. A page whose slot nobody wants any more is not written.
+        """
+        nr = len(chunk)
+        frames = self.frames
+        flags = frames.flags
         task.charge_ns += nr * self.costs.scan_pageout
-        self._unmap(chunk)
-        flags[chunk] = flags[chunk] & _U16(0xFFFF & ~(PG_DIRTY | PG_REFERENCED)) | _U16(PG_RECLAIM | PG_LOCKED)
-        await self.swap.swap_writepages(task, chunk, plug)
-        flags[chunk] &= _U16(0xFFFF & ~PG_LOCKED)
         self.vmstat.nr_vmscan_write += nr
         kept.append(chunk)
+        if frames.mapping_of[int(chunk[0])]:
+            self._unmap(chunk)
+        else:
+            unused = [self.swap.try_to_free_swap(pfn) for pfn in chunk.tolist()]
+            if any(unused):
+                self.nr_orphans += sum(unused)
+                chunk = chunk[~np.array(unused)]
+        if len(chunk):
+            flags[chunk] = flags[chunk] & _U16(0xFFFF & ~PG_DIRTY) | _U16(PG_RECLAIM | PG_LOCKED)
+            await self.swap.swap_writepages(task, chunk, plug)
         return nr
 
     # -- the active list ------------------------------------------------------------------------------------------

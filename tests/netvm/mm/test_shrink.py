@@ -21,7 +21,7 @@ from netvm.mm.frames import (
     PG_WORKINGSET,
     PG_WRITEBACK,
 )
-from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS, GFP_NOIO
+from netvm.mm.gfp import GFP_IO, GFP_KERNEL, GFP_NOFS, GFP_NOIO
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON
 from netvm.mm.vmscan import ScanControl
 from netvm.units import NS_PER_MS, NS_PER_S
@@ -241,7 +241,10 @@ def test_when_a_write_is_overdue(make_host, kswapd: bool, node_flag: bool, marke
     ],
 )
 def test_who_may_write(make_host, gfp: int, needs_fs: bool, control: dict, writes: bool) -> None:
-    """Anonymous pages need __GFP_IO, and __GFP_FS where swap is a file; a reclaim may be told not to write."""
+    """Anonymous pages need __GFP_IO, and __GFP_FS where swap is a file; a reclaim may be told not to write.
+
+    That is looked at after a page has got its slot and was unmapped: only without __GFP_IO it stays mapped.
+    """
 
     async def body(host, task):
         host.swap.needs_fs = needs_fs
@@ -250,7 +253,32 @@ def test_who_may_write(make_host, gfp: int, needs_fs: bool, control: dict, write
         await _scan(host, task, gfp=gfp, **control)
         assert host.vmstat.pswpout == (8 if writes else 0)
         assert _list(host) == frames
-        assert space.nr_anon == (0 if writes else 8)
+        assert space.nr_anon == (0 if gfp & GFP_IO else 8)
+        assert host.vmstat.nr_swapcached == (8 if gfp & GFP_IO else 0)
+
+    _run(make_host, body)
+
+
+def test_a_pinned_page_is_unmapped_and_kept(make_host) -> None:
+    """A reference that reclaim does not know keeps a clean page in the swap cache; its PTE is gone, and not dirty."""
+
+    async def body(host, task):
+        space = await host.mapped(task, 2, young=False)
+        frames = _frames(space)
+        await _scan(host, task)
+        await host.pause(task, NS_PER_S)
+        assert await host.memory.touch_run(task, space, 0, 2, write=False)
+        host.lruvec.lru_add_drain()
+        space.bits[:] = 0
+        host.frames.pins[frames[0]] = 1
+        sc = await _scan(host, task)
+        assert sc.nr_reclaimed == 1
+        assert space.nr_anon == 0
+        assert _list(host) == frames[:1]
+        host.frames.pins[frames[0]] = 0
+        sc = await _scan(host, task)
+        assert sc.nr_reclaimed == 1
+        assert host.vmstat.pswpout == 2
 
     _run(make_host, body)
 
@@ -667,34 +695,60 @@ def test_a_page_that_is_left_alone_meanwhile_is_freed(make_host) -> None:
         assert host.vmstat.pgsteal_anon == 2
 
 
-_STALE = "fates are decided before the batch sleeps: shrink_folio_list looks at each page when its turn comes"
-
-
-@pytest.mark.xfail(strict=True, reason=_STALE)
-@pytest.mark.parametrize("cached_first", [False, True])
-def test_a_page_that_is_mapped_meanwhile_is_not_freed(make_host, cached_first: bool) -> None:
+def test_a_page_that_is_mapped_meanwhile_is_not_freed(make_host) -> None:
     """A fault finds it in the swap cache and maps it: it is young now, and must be kept."""
 
     async def act(host, task, space):
         assert await host.memory.touch_run(task, space, 1, 1, write=False)
 
-    _, space = _interrupted(make_host, act, nr_cached=2, mapped=False, cached_first=cached_first)
+    _, space = _interrupted(make_host, act, nr_cached=2, mapped=False)
     assert space.resident().tolist() == [1]
 
 
-@pytest.mark.xfail(strict=True, reason=_STALE)
-@pytest.mark.parametrize("cached_first", [False, True])
-def test_a_page_whose_slot_is_given_up_meanwhile_keeps_its_content(make_host, cached_first: bool) -> None:
+def test_a_page_whose_turn_is_over_has_to_be_read_again(make_host) -> None:
+    """What was clean when it was met is out of the swap cache at once, though it is freed with its batch."""
+
+    async def program(task, host, space):
+        assert await host.memory.touch_run(task, space, 1, 1, write=False)
+
+    async def act(host, task, space):
+        assert host.vmstat.nr_swapcached == 2
+        assert host.shrinker.nr_frozen == 2
+        host.audit()
+        host.world.spawn("program", program, host, space)
+        await host.pause(task, NS_PER_MS)
+        assert not space.nr_anon
+
+    host, space = _interrupted(make_host, act, nr_cached=2, mapped=False, cached_first=True)
+    assert host.vmstat.pgsteal_anon == 2
+    assert 1 <= host.vmstat.pswpin <= 2, "with readahead"
+    assert space.resident().tolist() == [1]
+
+
+def test_a_page_that_is_no_longer_wanted_is_not_written(make_host) -> None:
+    """Its program exits while the batch sleeps: no slot for it, and what had one and waits for a write gives it up."""
+
+    async def act(host, task, space):
+        await host.pause(task, NS_PER_MS)
+        host.memory.exit_mmap(space)
+
+    host, space = _interrupted(make_host, act, nr_cached=2, mapped=True)
+    assert space.nr_anon == space.nr_swap == 0
+    assert host.vmstat.pswpout - 2 <= 2
+    assert host.shrinker.nr_orphans == 0
+    assert not host.swap.count.any()
+
+
+def test_a_page_whose_slot_is_given_up_meanwhile_keeps_its_content(make_host) -> None:
     """A write fault maps it and frees the slot: the page is the only copy of what was written."""
 
     async def act(host, task, space):
         assert await host.memory.touch_run(task, space, 0, 1, write=True)
 
-    _, space = _interrupted(make_host, act, nr_cached=1, mapped=False, cached_first=cached_first)
+    _, space = _interrupted(make_host, act, nr_cached=1, mapped=False)
     assert space.resident().tolist() == [0]
 
 
-@pytest.mark.xfail(strict=True, reason=_STALE)
 def test_a_page_that_is_written_meanwhile_is_not_dropped(make_host) -> None:
     """A clean page of the batch becomes dirty through its PTE: its slot no longer holds its content."""
 
@@ -706,9 +760,8 @@ def test_a_page_that_is_written_meanwhile_is_not_dropped(make_host) -> None:
     assert in_memory or host.device.store[-space.pte_of[0] - 1] == space.version_of[0]
 
 
-@pytest.mark.xfail(strict=True, reason="nobody wakes who waits for the lock of a page that reclaim unlocks")
 def test_who_faults_on_a_page_being_sent_out_goes_on(make_host) -> None:
-    """unlock_page after the bio is submitted: the fault maps the page from the swap cache, still under writeback."""
+    """A page is unlocked once it is under writeback: a fault maps it from the swap cache before the write ends."""
     host = _asleep(make_host)
     done = []
 
@@ -726,6 +779,8 @@ def test_who_faults_on_a_page_being_sent_out_goes_on(make_host) -> None:
         await host.pause(task, NS_PER_MS)
         host.world.spawn("program", program, space)
         await host.pause(task, NS_PER_MS)
+        assert space.resident().tolist() == [0, 1]
+        assert host.vmstat.nr_writeback == 2
         host.device.release()
         await host.pause(task, 10 * NS_PER_S)
         assert done

@@ -338,13 +338,13 @@ def test_the_stack_of_a_reclaimer(make_host) -> None:
     _swap(host)
     host.lru_pages(64)
     seen = []
-    add_to_swap = host.swap.add_to_swap
+    shrink_folio_list = host.shrinker.shrink_folio_list
 
-    def spy(task, pfns):
+    async def spy(task, taken, sc, plug):
         seen.append((task.flags & PF_MEMALLOC, host.vmscan.reclaimers == [task]))
-        return add_to_swap(task, pfns)
+        return await shrink_folio_list(task, taken, sc, plug)
 
-    host.swap.add_to_swap = spy
+    host.shrinker.shrink_folio_list = spy
 
     async def body(task):
         await host.vmscan.try_to_free_pages(task, 0, GFP_KERNEL)
