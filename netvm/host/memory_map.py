@@ -1,0 +1,305 @@
+"""Memory as boot lays it out: zones, their marks, free blocks, and what boot holds.
+
+Takes the tables ``[machine]``, ``[vm]`` and ``[kernel]`` of a scenario and makes the frames, the zones with their
+watermarks (``min_free_kbytes``, ``watermark_scale_factor``, ``lowmem_reserve_ratio``), the per-cpu lists, and free
+blocks on the buddy's lists: those of a recorded buddyinfo, or the fewest that make up what is free.
+
+What the machine holds before the scenario begins (kernel image, programs, page tables of boot) is one block of frames
+with the owner ``boot``, low in the zone, that never comes back. Rings, slabs and idle programs get their pages out of
+it (:meth:`MemoryMap.set_aside`).
+
+# MODEL: free memory at the start. Without a recorded buddyinfo it is one run of largest blocks. Which migrate types
+# its pageblocks have is not recorded; hang dumps of the recorded machines show one partly used pageblock of UNMOVABLE
+# and one of RECLAIMABLE among MOVABLE ones, so boot leaves that: free blocks of pageblock order -1, -2, -4 in the
+# first, and -1, -3, -4 in the second.
+"""
+
+from typing import Any, Final
+
+from netvm.errors import UsageError
+from netvm.fixes import Fixes
+from netvm.mm.buddy import Buddy
+from netvm.mm.frames import Frames
+from netvm.mm.ledger import FREE, PCP, Ledger
+from netvm.mm.zone import (
+    MAX_ORDER,
+    MOVABLE,
+    RECLAIMABLE,
+    UNMOVABLE,
+    PerCpuPages,
+    Zone,
+    calculate_min_free_kbytes,
+    setup_lowmem_reserve,
+    setup_watermarks,
+    zone_batchsize,
+)
+from netvm.trace.vmstat import VmStat
+from netvm.units import MIB, PAGE_SIZE
+
+__all__ = ["PAGES_PER_MIB", "MemoryMap", "default_zones", "zone_report"]
+
+PAGES_PER_MIB: Final = MIB // PAGE_SIZE
+DMA32_END_MIB: Final = 4096
+UNMOVABLE_BLOCKS: Final = (1, 2, 4)
+"""Orders below the pageblock's of the free blocks in the partly used UNMOVABLE pageblock."""
+RECLAIMABLE_BLOCKS: Final = (1, 3, 4)
+RESERVED_SHARE: Final = 0.19
+"""Share of RAM that the recorded kernel's image and boot-time tables take (not managed)."""
+BOOT_HELD_PAGES: Final = 7640
+"""Managed pages that the recorded machine's programs, slab and ring hold at the start."""
+BIOS_HOLE_PAGES: Final = 97
+"""640 KiB to 1 MiB: spanned by the lowest zone and not present."""
+
+
+class _ZonePlan:
+    """One zone before it exists."""
+
+    __slots__ = ("buddyinfo", "free", "managed", "name", "pcp_pages", "present")
+
+    def __init__(self, name: str, present: int, managed: int, free: int, buddyinfo: list[int], pcp_pages: int) -> None:
+        self.name = name
+        self.present = present
+        self.managed = managed
+        self.free = free
+        self.buddyinfo = buddyinfo
+        self.pcp_pages = pcp_pages
+
+
+def default_zones(ram_mib: int, reserved_pages: int | None) -> list[tuple[str, int, int, int]]:
+    """Return ``(name, present, managed, free)`` of the zones of a machine that does not list its own."""
+    total = ram_mib * PAGES_PER_MIB
+    reserved = min(int(total * RESERVED_SHARE), 4700 + total // 64) if reserved_pages is None else reserved_pages
+    held = min(BOOT_HELD_PAGES, total // 3)
+    low = min(total, DMA32_END_MIB * PAGES_PER_MIB)
+    zones = [("DMA32", low, max(low - reserved, 1), max(low - reserved - held, 0))]
+    if total > low:
+        high = total - low
+        zones.append(("Normal", high, high, high))
+    return zones
+
+
+def _plans(machine: Any) -> list[_ZonePlan]:
+    if machine.zones:
+        return [
+            _ZonePlan(
+                zone.name,
+                zone.present_pages,
+                zone.managed_pages,
+                _free_of(zone),
+                list(zone.buddyinfo),
+                zone.pcp_pages,
+            )
+            for zone in machine.zones
+        ]
+    return [
+        _ZonePlan(name, present, managed, free, [], 0)
+        for name, present, managed, free in default_zones(machine.ram_mib, machine.reserved_pages)
+    ]
+
+
+def _free_of(zone: Any) -> int:
+    if zone.buddyinfo:
+        return sum(int(count) << order for order, count in enumerate(zone.buddyinfo))
+    if zone.free_pages is not None:
+        return int(zone.free_pages)
+    return max(0, int(zone.managed_pages) - BOOT_HELD_PAGES)
+
+
+class MemoryMap:
+    """A machine's memory on the way up."""
+
+    def __init__(self, options: Any, *, fixes: Fixes, ledger: Ledger, vmstat: VmStat) -> None:
+        self.options = options
+        self.fixes = fixes
+        self.ledger = ledger
+        self.owner_boot = ledger.owner("boot")
+        plans = _plans(options.machine)
+        # frame 0 is never managed, and neither is the BIOS's hole below 1 MiB
+        self.frames = Frames(1 + BIOS_HOLE_PAGES + sum(plan.present for plan in plans))
+        self.buddy = Buddy(self.frames, ledger, vmstat, fixes, boost_factor=options.vm.watermark_boost_factor)
+        self._boot_cursor: list[tuple[int, int]] = []
+        """Runs of frames that boot holds, from which rings and slabs are set aside."""
+        self.zones = self._lay_out(plans)
+
+    def _lay_out(self, plans: list[_ZonePlan]) -> list[Zone]:
+        """Lay out the zones, their free blocks and marks."""
+        zones = []
+        start = 1
+        for plan in plans:
+            hole = BIOS_HOLE_PAGES if start == 1 else 0
+            zone = Zone(
+                name=plan.name,
+                start_pfn=start,
+                spanned=plan.present + hole,
+                present=plan.present,
+                managed=plan.managed,
+                pageblock_order=self.options.kernel.pageblock_order,
+                fixes=self.fixes,
+            )
+            start += plan.present + hole
+            zones.append(zone)
+        vm = self.options.vm
+        mfk = vm.min_free_kbytes or calculate_min_free_kbytes(sum(z.managed for z in zones))
+        setup_watermarks(zones, min_free_kbytes=mfk, scale_factor=vm.watermark_scale_factor, fixes=self.fixes)
+        names = ("DMA", "DMA32", "Normal", "Movable")
+        setup_lowmem_reserve(zones, dict(zip(names, vm.lowmem_reserve_ratio, strict=False)))
+        for zone, plan in zip(zones, plans, strict=True):
+            self._per_cpu_pages(zone)
+            self._free_blocks(zone, plan)
+        return zones
+
+    def _per_cpu_pages(self, zone: Zone) -> None:
+        nr_cpus = self.options.machine.cpus
+        batch = zone_batchsize(zone.managed)
+        fraction = self.options.vm.percpu_pagelist_high_fraction
+        high = zone.managed // fraction // nr_cpus if fraction else zone.watermark[1] // nr_cpus
+        zone.pcp = [PerCpuPages(batch, max(high, 4 * batch)) for _ in range(nr_cpus)]
+
+    def _free_blocks(self, zone: Zone, plan: _ZonePlan) -> None:
+        """Put the free memory of the start on the lists; boot holds the rest of what is managed."""
+        self.ledger.counts[self.owner_boot] += zone.managed
+        if plan.buddyinfo:
+            blocks = [order for order in range(len(plan.buddyinfo) - 1, -1, -1) for _ in range(plan.buddyinfo[order])]
+        else:
+            blocks = _orders_of(plan.free)
+        free = sum(1 << order for order in blocks)
+        self._place(zone, blocks)
+        zone.nr_free = 0
+        for lists in zone.free_lists:
+            for free_list in lists:
+                for pfn in free_list:
+                    zone.nr_free += 1 << (self.frames.block_of[pfn] & 0x0F)
+        assert zone.nr_free == free, f"zone {zone.name}: placed {zone.nr_free} of {free} free pages"
+        self.ledger.counts[FREE] += free
+        self.ledger.counts[self.owner_boot] -= free
+        self.frames.owner[zone.start_pfn : zone.end_pfn] = self.owner_boot
+        for lists in zone.free_lists:
+            for free_list in lists:
+                for pfn in free_list:
+                    self.frames.owner[pfn : pfn + (1 << (self.frames.block_of[pfn] & 0x0F))] = FREE
+        if plan.pcp_pages:
+            self._fill_pcp(zone, plan.pcp_pages)
+
+    def _place(self, zone: Zone, blocks: list[int]) -> None:
+        """Place free blocks from the top of the zone down, so that no two free buddies touch."""
+        pageblock = 1 << zone.pageblock_order
+        special = self._kernel_pageblocks(zone, blocks)
+        cursor = zone.end_pfn
+        for order in blocks:
+            size = 1 << order
+            start = (cursor - size) & -size
+            if order < MAX_ORDER and self._buddy_is_free(zone, start, order):
+                start -= size
+            if start < zone.start_pfn:
+                raise UsageError(
+                    f"machine.zones ({zone.name}): free blocks do not fit in {zone.present} present pages; "
+                    f"the first that does not is of order {order}"
+                )
+            self.buddy.add_block(zone, start, order, MOVABLE, tail=True)
+            cursor = min(cursor, start)
+        for migratetype, orders in special:
+            cursor &= -pageblock
+            block = cursor - pageblock
+            if block < zone.start_pfn:
+                # no room for a pageblock of their own: they stay movable
+                migratetype, block = MOVABLE, zone.start_pfn & -pageblock
+            zone.set_pageblock_type(max(block, zone.start_pfn), migratetype)
+            end = cursor
+            for order in orders:
+                end = (end - (1 << order)) & -(1 << order)
+                if end < zone.start_pfn:
+                    break
+                self.buddy.add_block(zone, end, order, migratetype, tail=True)
+            cursor = block
+        self._boot_cursor.append((zone.start_pfn, max(zone.start_pfn, cursor & -8)))
+
+    def _kernel_pageblocks(self, zone: Zone, blocks: list[int]) -> list[tuple[int, list[int]]]:
+        """Take out of the list what lies in the partly used UNMOVABLE and RECLAIMABLE pageblocks."""
+        top = zone.pageblock_order
+        if zone.managed < 8 << top:
+            return []
+        found = []
+        for migratetype, below in ((UNMOVABLE, UNMOVABLE_BLOCKS), (RECLAIMABLE, RECLAIMABLE_BLOCKS)):
+            orders = []
+            for less in below:
+                order = top - less
+                self._make_block(blocks, order)
+                if order in blocks:
+                    blocks.remove(order)
+                    orders.append(order)
+            found.append((migratetype, orders))
+        return found
+
+    @staticmethod
+    def _make_block(blocks: list[int], order: int) -> None:
+        """Split a larger block of the list if it has none of this order."""
+        if order in blocks:
+            return
+        larger = [o for o in blocks if o > order]
+        if not larger:
+            return
+        split = min(larger)
+        blocks.remove(split)
+        blocks += [*range(order, split), order]
+        blocks.sort(reverse=True)
+
+    def _buddy_is_free(self, zone: Zone, start: int, order: int) -> bool:
+        buddy = start ^ (1 << order)
+        return buddy >= zone.start_pfn and any(buddy in lists for lists in zone.free_lists[order])
+
+    def _fill_pcp(self, zone: Zone, nr_pages: int) -> None:
+        """Put single pages on CPU 0's list, out of what boot holds, so that free stays as recorded."""
+        pcp = zone.pcp[0]
+        for pfn in self.set_aside(nr_pages, 0):
+            self.frames.owner_of[pfn] = PCP
+            self.frames.flags_of[pfn] = 0x8000
+            self.frames.block_of[pfn] = MOVABLE
+            pcp.lists[MOVABLE].append(pfn)
+        pcp.count += nr_pages
+        self.ledger.counts[self.owner_boot] -= nr_pages
+        self.ledger.counts[PCP] += nr_pages
+
+    def set_aside(self, nr_blocks: int, order: int) -> list[int]:
+        """Take blocks out of what boot holds, lowest first; the caller changes their owner."""
+        taken: list[int] = []
+        size = 1 << order
+        for i, (start, end) in enumerate(self._boot_cursor):
+            cursor = (start + size - 1) & -size
+            while len(taken) < nr_blocks and cursor + size <= end:
+                taken.append(cursor)
+                cursor += size
+            self._boot_cursor[i] = (cursor, end)
+            if len(taken) == nr_blocks:
+                return taken
+        raise UsageError(
+            f"machine.ram_mib = {self.options.machine.ram_mib}: too little is held at boot for the RX ring and slabs; "
+            "give the machine more memory or less that is free"
+        )
+
+    def own_blocks(self, pfns: list[int], order: int, owner: int) -> None:
+        """Hand blocks from boot to another owner."""
+        for pfn in pfns:
+            self.ledger.change_owner(self.frames, pfn, 1 << order, owner)
+            self.frames.block_of[pfn] = order
+
+
+def zone_report(zone: Zone, options: Any) -> dict[str, Any]:
+    """Return a zone's figures as /proc/zoneinfo prints them at boot."""
+    has_dma = any(z.name == "DMA" for z in options.machine.zones)
+    protection = list(zone.lowmem_reserve)
+    protection = [*protection, protection[-1]] if has_dma else protection[1:]
+    return {
+        "name": zone.name,
+        "managed": zone.managed,
+        "min": zone.watermark[0],
+        "low": zone.watermark[1],
+        "high": zone.watermark[2],
+        "protection": protection,
+    }
+
+
+def _orders_of(nr_pages: int) -> list[int]:
+    """Return the fewest blocks that make up so many pages, largest first."""
+    orders = [MAX_ORDER] * (nr_pages >> MAX_ORDER)
+    orders += [order for order in range(MAX_ORDER - 1, -1, -1) if nr_pages & (1 << order)]
+    return orders

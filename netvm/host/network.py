@@ -1,0 +1,108 @@
+"""A host's network as it comes up: protocol memory, socket buffers, the card with its full ring, the wire.
+
+Mirrors ``tcp_init`` and ``udp_init`` (net/ipv4/tcp.c, net/ipv4/udp.c), which size ``tcp_mem``, ``udp_mem``,
+``tcp_wmem`` and ``tcp_rmem`` by the memory there is, and a driver's ``open``, which fills the ring. The wire goes to
+whatever is at its other end: a packet on its way up finds its endpoint by itself, one on its way down arrives at the
+card.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from netvm.fixes import Fixes
+from netvm.host.backend import LinkPair
+from netvm.host.memory_map import MemoryMap
+from netvm.mm.page_alloc import PageAllocator
+from netvm.mm.zone import Zone, calculate_min_free_kbytes, setup_watermarks
+from netvm.net.nic import Nic, NicModel
+from netvm.net.skb import SkbAllocator
+from netvm.net.sock import NetStack, ProtoMemory
+from netvm.net.wire import LinkDirection
+from netvm.runtime.workqueue import Workqueue
+from netvm.trace.vmstat import NetStat
+
+__all__ = ["connect_nic", "make_stack", "nr_free_buffer_pages"]
+
+
+def nr_free_buffer_pages(zones: list[Zone], fixes: Fixes) -> int:
+    """Return the pages above the high marks that ``tcp_init`` finds.
+
+    It runs while the machine boots, before any sysctl raises the marks: those it sees are of the computed
+    ``min_free_kbytes``. The zones keep the marks they have.
+    """
+    marks = [list(zone.watermark) for zone in zones]
+    setup_watermarks(
+        zones,
+        min_free_kbytes=calculate_min_free_kbytes(sum(zone.managed for zone in zones)),
+        scale_factor=10,
+        fixes=fixes,
+    )
+    found = sum(max(0, zone.managed - zone.high_wmark_pages()) for zone in zones)
+    for zone, recorded in zip(zones, marks, strict=True):
+        zone.watermark[:] = recorded
+    return found
+
+
+def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, netstat: NetStat) -> NetStack:
+    """Return the sockets' room, its limits from ``[vm]`` or sized by memory."""
+    vm = options.vm
+    buffer_pages = nr_free_buffer_pages(pages.node.zones, pages.fixes)
+    limit = max(buffer_pages // 16, 128)
+    udp_limit = max(buffer_pages // 8, 128)
+    most = max(65536, min(4 << 20, buffer_pages << 5))
+    return NetStack(
+        pages.world,
+        pages=pages,
+        skbs=skbs,
+        netstat=netstat,
+        costs=pages.costs,
+        tcp_memory=ProtoMemory("TCP", vm.tcp_mem or [limit // 4 * 3, limit, limit // 4 * 6]),
+        udp_memory=ProtoMemory("UDP", vm.udp_mem or [udp_limit // 4 * 3, udp_limit, udp_limit // 4 * 6]),
+        tcp_wmem=vm.tcp_wmem or [4096, 16384, most],
+        tcp_rmem=vm.tcp_rmem or [4096, 131072, max(131072, min(6 << 20, buffer_pages << 5))],
+        random=pages.world.seeds.stream("sk_stream_wait_memory"),
+    )
+
+
+def connect_nic(
+    options: Any, stack: NetStack, memory: MemoryMap, events: Workqueue
+) -> tuple[Nic | None, LinkPair | None]:
+    """Open the card of ``[nic]`` with a full ring and plug in the wire of ``[link]``; neither for loopback alone."""
+    if options.nic.kind == "loopback":
+        return None, None
+    nic = Nic(
+        stack.world,
+        "eth0",
+        NicModel.named(options.nic.kind),
+        ring=options.nic.ring,
+        retry=options.nic.refill_retry,
+        recycle=options.nic.recycle,
+        skbs=stack.skbs,
+        pages=stack.pages,
+        netstat=stack.netstat,
+        costs=stack.costs,
+        receive=stack.netif_receive,
+        workqueue=events,
+    )
+    blocks = memory.set_aside(nic.blocks_at_boot(), 3)
+    memory.own_blocks(blocks, 3, nic.owner)
+    nic.fill_at_boot(blocks)
+    stack.nic = nic
+    link = options.link
+
+    def direction(name: str, deliver: Callable[..., None]) -> LinkDirection:
+        return LinkDirection(
+            stack.world,
+            name,
+            bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
+            delay_us=link.delay_us,
+            queue_packets=link.queue_packets,
+            deliver=deliver,
+            loss=link.loss,
+            reorder=link.reorder,
+            duplicate=link.duplicate,
+        )
+
+    nic.link = direction("link0.up", lambda packet: packet.to.take(packet, None))
+    down = direction("link0.down", nic.packet_arrived)
+    return nic, LinkPair(up=nic.link, down=down, acks_every_frame=link.peer_acks == "frame")
