@@ -26,8 +26,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from netvm.block.bio import BioSet
-from netvm.block.blk_mq import Plug, Request, RequestQueue
+from netvm.block.blk_mq import Request
+from netvm.block.swap_io import SwapIo
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, PTRS_PER_PTE, AddressSpace
 from netvm.mm.frames import (
     PG_ACTIVE,
@@ -46,8 +46,6 @@ from netvm.mm.gfp import (
     GFP_COMP,
     GFP_HIGH,
     GFP_HIGHUSER_MOVABLE,
-    GFP_KERNEL,
-    GFP_NOIO,
     GFP_NOMEMALLOC,
     GFP_NOWAIT,
     GFP_NOWARN,
@@ -77,17 +75,17 @@ _U16 = np.uint16
 
 
 class SwapArea:
-    """One swap device."""
+    """One swap device or file."""
 
     needs_fs = False
+    """Writing a page out enters a file system, and not only a block device."""
 
     def __init__(
         self,
         world: World,
         *,
         nr_pages: int,
-        queue: RequestQueue,
-        bios: BioSet,
+        io: SwapIo,
         frames: Frames,
         pages: PageAllocator,
         lruvec: Lruvec,
@@ -99,8 +97,9 @@ class SwapArea:
         random: Stream,
     ) -> None:
         self.world = world
-        self.queue = queue
-        self.bios = bios
+        self.io = io
+        io.attach(self)
+        self.needs_fs = io.needs_fs
         self.frames = frames
         self.pages = pages
         self.lruvec = lruvec
@@ -334,27 +333,33 @@ class SwapArea:
 
     def start_plug(self, task: Task) -> PlugPort:
         """Begin to collect a task's requests."""
-        return self.queue.start_plug(task)
+        return self.io.start_plug(task)
 
     def nr_ready_writes(self) -> int:
-        """Return how many pages could be written now without sleeping for a bio or a tag."""
-        return min(self.bios.nr_ready(), self.queue.nr_free_tags())
+        """Return how many pages could be written now without sleeping."""
+        return self.io.nr_ready_writes()
 
     async def swap_writepages(self, task: Task, pfns: PfnArray, plug: PlugPort) -> None:
-        """Start writing locked swap cache pages, one bio each (swap_writepage, __swap_writepage).
+        """Start writing locked swap cache pages (swap_writepage); each is unlocked when it is under writeback."""
+        await self.io.write(task, plug, pfns)
 
-        A page is unlocked when it is under writeback, before its bio is submitted.
-        """
-        assert isinstance(plug, Plug)
-        nr = len(pfns)
-        bios = self.bios.take_many(task, GFP_NOIO, nr)
-        if len(bios) < nr:
+    async def swap_write_unplug(self, task: Task, plug: PlugPort) -> None:
+        """Send what a swap file has collected at the end of a list of pages (swap_write_unplug)."""
+        await self.io.unplug(task, plug)
+
+    def blocked(self, pfns: PfnArray, task: Task | None) -> None:
+        """Note who will write these locked pages once there is memory for it; None when there is."""
+        if task is not None:
             self._writers.update(dict.fromkeys(pfns.tolist(), task))
-            while len(bios) < nr:
-                bios.append(await self.bio_alloc(task, GFP_NOIO))
-            for pfn in pfns.tolist():
-                del self._writers[pfn]
-        self.frames.flags[pfns] = self.frames.flags[pfns] & _U16(0xFFFF & ~PG_LOCKED) | _U16(PG_WRITEBACK)
+            return
+        for pfn in pfns.tolist():
+            del self._writers[pfn]
+
+    def begin_writeback(self, pfns: PfnArray) -> tuple[list[int], list[int]]:
+        """Put locked pages under writeback and unlock them; return their slots and the versions of their content."""
+        nr = len(pfns)
+        frames = self.frames
+        frames.flags[pfns] = frames.flags[pfns] & _U16(0xFFFF & ~PG_LOCKED) | _U16(PG_WRITEBACK)
         if self._page_waits:
             for pfn in pfns.tolist():
                 self._wake_page(pfn)
@@ -363,23 +368,9 @@ class SwapArea:
         vmstat.pgpgout += 4 * nr
         vmstat.nr_writeback += nr
         self._account_pending(pfns, nr)
-        slots: list[int] = (self.frames.swap[pfns] - 1).tolist()
-        frames = pfns.tolist()
+        slots: list[int] = (frames.swap[pfns] - 1).tolist()
         versions: list[int] = self.slot_version[slots].tolist()
-        start = 0
-        for i in range(1, nr + 1):
-            if i == nr or slots[i] != slots[i - 1] + 1:
-                await self.queue.submit_pages(
-                    task,
-                    plug,
-                    write=True,
-                    slot=slots[start],
-                    pfns=frames[start:i],
-                    bios=bios[start:i],
-                    versions=versions[start:i],
-                    end_io=self.end_swap_bio_write,
-                )
-                start = i
+        return slots, versions
 
     def _account_pending(self, pfns: PfnArray, sign_nr: int) -> None:
         zones = self.pages.node.zones
@@ -390,12 +381,11 @@ class SwapArea:
         for pfn in pfns.tolist():
             self.pages.node.zone_of(pfn).nr_write_pending += sign
 
-    async def bio_alloc(self, task: Task, gfp: int) -> int:
-        """Take a bio, sleeping in the mempool if there is none (bio_alloc)."""
-        return await self.bios.bio_alloc_bioset(task, gfp)
+    def end_swap_write(self, rq: Request, error: int, task: Task) -> None:
+        """End the writeback of a request's pages; those marked by reclaim rotate to the tail.
 
-    def end_swap_bio_write(self, rq: Request, error: int, task: Task) -> None:
-        """End the writeback of a request's pages; those marked by reclaim rotate to the tail (end_swap_bio_write)."""
+        Mirrors ``end_swap_bio_write`` and ``sio_write_complete``.
+        """
         nr = rq.nr_pages
         task.charge_ns += nr * self.costs.end_writeback_page
         frames = self.frames
@@ -416,7 +406,6 @@ class SwapArea:
             self.lruvec.folio_rotate_reclaimable(rotate.tolist())
         if self.vmscan.nr_writeback_throttled:
             self.vmscan.acct_reclaim_writeback(nr)
-        self.bios.free(rq.bios)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -481,8 +470,7 @@ class SwapArea:
     def _providers_of_page(self, pfn: int) -> list[Provider | Task]:
         if pfn in self._writers:
             return [self._writers[pfn]]
-        driver = self.queue.driver
-        return [driver.needs(rq) for rq in self.queue.outstanding.values() if pfn in rq.pfns]
+        return list(self.io.providers(pfn))
 
     def _map(self, space: AddressSpace, vpn: int, pfn: int, slot: int, *, write: bool) -> None:
         frames = self.frames
@@ -542,7 +530,7 @@ class SwapArea:
         else:
             start, end = self._window(space, vpn)
             slots = [-entry - 1 for entry in space.pte[start:end].tolist() if entry < 0]
-        plug = self.queue.start_plug(task)
+        plug = self.io.start_plug(task)
         ok = True
         for slot in slots:
             if self.cache[slot] or not self.count[slot]:
@@ -555,6 +543,7 @@ class SwapArea:
                 self.frames.flags_of[pfn] |= PG_READAHEAD
                 self.vmstat.swap_ra += 1
             await self._swap_readpage(task, plug, slot, pfn)
+        await self.io.unplug(task, plug)
         plug.finish()
         self.lruvec.lru_add_drain()
         return ok or bool(self.cache[target])
@@ -613,26 +602,14 @@ class SwapArea:
             vmstat.workingset_restore_anon += 1
             self.lruvec.note_cost(file=False, nr_pages=1)
 
-    async def _swap_readpage(self, task: Task, plug: Plug, slot: int, pfn: int) -> None:
+    async def _swap_readpage(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
         """Submit the read of one page (swap_readpage)."""
-        bios = self.bios.take_many(task, GFP_KERNEL, 1)
-        if not bios:
-            bios = [await self.bio_alloc(task, GFP_KERNEL)]
         self.vmstat.pswpin += 1
         self.vmstat.pgpgin += 4
-        await self.queue.submit_pages(
-            task,
-            plug,
-            write=False,
-            slot=slot,
-            pfns=[pfn],
-            bios=bios,
-            versions=[0],
-            end_io=self.end_swap_bio_read,
-        )
+        await self.io.read(task, plug, slot, pfn)
 
-    def end_swap_bio_read(self, rq: Request, error: int, task: Task) -> None:
-        """Unlock what was read and wake who waits for it (end_swap_bio_read)."""
+    def end_swap_read(self, rq: Request, error: int, task: Task) -> None:
+        """Unlock what was read and wake who waits for it (end_swap_bio_read, sio_read_complete)."""
         nr = rq.nr_pages
         task.charge_ns += nr * self.costs.end_read_page
         flags = self.frames.flags_of
@@ -648,7 +625,6 @@ class SwapArea:
                 )
             flags[pfn] &= ~PG_LOCKED
             self._wake_page(pfn)
-        self.bios.free(rq.bios)
 
     # -- looking in -----------------------------------------------------------------------------------------------
 
@@ -658,9 +634,7 @@ class SwapArea:
             self.nr_free,
             self.nr_cleaned,
             self.nr_read,
-            len(self.bios.pool.elements),
-            self.bios.nr_ready(),
-            self.queue.digest(),
+            self.io.digest(),
         )
 
     def nr_nodes(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import RequestQueue
 from netvm.block.swap import SwapArea
+from netvm.block.swap_io import BlockSwapIo
 from netvm.fixes import preset
 from netvm.host.backend import Backend, BackendContext, LinkPair, load_backend
 from netvm.host.machine import Host
@@ -217,8 +218,7 @@ class _Boot:
         return SwapArea(
             self.world,
             nr_pages=self.options.storage.size_mib * PAGES_PER_MIB,
-            queue=queue,
-            bios=bios,
+            io=BlockSwapIo(queue, bios),
             frames=self.memory_map.frames,
             pages=pages,
             lruvec=lruvec,

@@ -64,6 +64,10 @@ class SwapPort(Protocol):
         """
         ...
 
+    async def swap_write_unplug(self, task: Task, plug: PlugPort) -> None:
+        """Send what a swap file has collected of a list of pages that is through (swap_write_unplug)."""
+        ...
+
     def delete_from_swap_cache(self, pfns: PfnArray) -> None:
         """Take clean pages out of the swap cache and free slots nobody refers to (__remove_mapping)."""
         ...

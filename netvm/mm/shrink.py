@@ -214,6 +214,8 @@ class Shrinker:
             nr_reclaimed = len(clean)
             self.nr_frozen -= nr_reclaimed
             self.free_anon(clean)
+        if nr_pageout:
+            await self.swap.swap_write_unplug(task, plug)
         return nr_reclaimed, nr_pageout, kept
 
     def _fates(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int]]:

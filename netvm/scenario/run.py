@@ -276,7 +276,7 @@ class Experiment:
         found = audit_memory(host.node.zones, host.frames, host.ledger, host.lruvec, host.vmscan.shrinker)
         if not host.swap.read_errors and not host.swap.write_errors:
             found += lost_writes(host)[:10]
-        writeback = sum(rq.nr_pages for rq in host.queue.outstanding.values() if rq.write)
+        writeback = sum(rq.nr_pages for rq in host.swap.io.outstanding.values() if rq.write)
         if writeback > host.vmstat.nr_writeback:
             found.append(f"{writeback} pages are being written, nr_writeback is {host.vmstat.nr_writeback}")
         return found

@@ -60,7 +60,7 @@ def lost_writes(host: Host) -> list[str]:
     wrong = [slot for slot in range(nr) if swap.stored_version[slot] != stored[slot]] if nr < 4096 else None
     if wrong is None:
         wrong = (swap.stored_version[:nr] != stored[:nr]).nonzero()[0].tolist()
-    in_flight = {slot for rq in swap.queue.outstanding.values() if rq.write for slot in range(rq.slot, rq.end_slot)}
+    in_flight = {slot for rq in swap.io.outstanding.values() if rq.write for slot in range(rq.slot, rq.end_slot)}
     return [
         f"slot {slot}: the storage holds version {int(stored[slot])}, acknowledged was {int(swap.stored_version[slot])}"
         for slot in wrong

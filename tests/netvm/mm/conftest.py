@@ -14,6 +14,8 @@ import pytest
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import BLK_STS_OK, BLK_STS_RESOURCE, Request, RequestQueue
 from netvm.block.swap import SwapArea
+from netvm.block.swap_file import FileSwapIo, SwapFileSystem
+from netvm.block.swap_io import BlockSwapIo
 from netvm.fixes import Fixes, preset
 from netvm.mm.address_space import AddressSpace
 from netvm.mm.buddy import Buddy
@@ -84,6 +86,9 @@ class Swapless:
     def add_to_swap(self, task: Task, pfns: PfnArray) -> int:
         """There is no slot."""
         return 0
+
+    async def swap_write_unplug(self, task: Task, plug: object) -> None:
+        """Nothing was collected."""
 
     def swap_free(self, slots: Sequence[int]) -> None:
         """No page table holds a slot."""
@@ -188,6 +193,7 @@ class MiniHost:
         swappiness: int = 60,
         page_cluster: int = 3,
         rotational: bool = False,
+        swap_file: SwapFileSystem | None = None,
         blocking: bool = False,
         nr_requests: int = 256,
         queue_depth: int = 128,
@@ -263,6 +269,7 @@ class MiniHost:
         self.device.queue = self.queue
         self.swap: Any = Swapless()
         self.bios: BioSet
+        self.swap_file = swap_file
         if swap_pages:
             self._swapon(swap_pages, page_cluster=page_cluster, rotational=rotational)
         self.vmscan = Vmscan(
@@ -304,8 +311,7 @@ class MiniHost:
         self.swap = SwapArea(
             self.world,
             nr_pages=nr_pages,
-            queue=self.queue,
-            bios=self.bios,
+            io=BlockSwapIo(self.queue, self.bios) if self.swap_file is None else self._file_io(self.swap_file),
             frames=self.frames,
             pages=self.pages,
             lruvec=self.lruvec,
@@ -316,6 +322,17 @@ class MiniHost:
             rotational=rotational,
             random=self.world.seeds.stream("swapon"),
         )
+
+    def _file_io(self, file_system: SwapFileSystem) -> FileSwapIo:
+        io = FileSwapIo(
+            self.world,
+            file_system,
+            self.slabs["kmalloc-1k"],
+            nomemalloc=self.fixes.mempool_nomemalloc,
+            log=self.pages.log,
+        )
+        io.fill(self.softirq)
+        return io
 
     # Setting the scene
 

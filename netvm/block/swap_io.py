@@ -1,0 +1,177 @@
+"""How a swap area's pages get to where they are kept: bios to a block device.
+
+``__swap_writepage`` of mm/page_io.c has three ways; two of them matter here. A swap device, or a file whose blocks
+were mapped when it was switched on, gets one bio a page (:class:`BlockSwapIo`). A file that its file system must write
+itself (``SWP_FS_OPS``: NFS) gets batches of pages through ``swap_rw`` (:mod:`netvm.block.swap_file`). :class:`SwapIo`
+is what the area asks of either.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from netvm.block.bio import BioSet
+from netvm.block.blk_mq import Plug, Request, RequestQueue
+from netvm.mm.frames import PfnArray
+from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO
+from netvm.mm.ports import PlugPort
+from netvm.runtime.task import Provider, Task
+
+__all__ = ["BlockSwapIo", "SwapIo", "SwapPages"]
+
+
+class SwapPages(Protocol):
+    """What a way of writing asks of the swap area."""
+
+    def blocked(self, pfns: PfnArray, task: Task | None) -> None:
+        """Note who will write these locked pages once there is memory for it; None when there is."""
+        ...
+
+    def begin_writeback(self, pfns: PfnArray) -> tuple[list[int], list[int]]:
+        """Put locked pages under writeback and unlock them; return their slots and the versions of their content."""
+        ...
+
+    def end_swap_write(self, rq: Request, error: int, task: Task) -> None:
+        """End the writeback of a request's pages."""
+        ...
+
+    def end_swap_read(self, rq: Request, error: int, task: Task) -> None:
+        """Unlock what a request has read."""
+        ...
+
+
+class SwapIo(Protocol):
+    """One way of writing and reading swap pages."""
+
+    @property
+    def needs_fs(self) -> bool:
+        """Whether writing enters a file system, so that reclaim needs ``__GFP_FS`` for it (may_enter_fs)."""
+        ...
+
+    @property
+    def outstanding(self) -> Mapping[int, Request]:
+        """Requests that are on their way, by number."""
+        ...
+
+    def attach(self, area: SwapPages) -> None:
+        """Be told whose pages they are."""
+        ...
+
+    def start_plug(self, task: Task) -> PlugPort:
+        """Begin to collect a task's requests."""
+        ...
+
+    def nr_ready_writes(self) -> int:
+        """Return how many pages could be written now without sleeping."""
+        ...
+
+    async def write(self, task: Task, plug: PlugPort, pfns: PfnArray) -> None:
+        """Start writing locked pages of the swap cache."""
+        ...
+
+    async def read(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
+        """Start reading one page."""
+        ...
+
+    async def unplug(self, task: Task, plug: PlugPort) -> None:
+        """Send what is being collected for a file; a block device's plug goes when it is finished."""
+        ...
+
+    def providers(self, pfn: int | None = None) -> Iterable[Provider | Task]:
+        """Return who is to complete what is outstanding, or what of it has this page."""
+        ...
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        ...
+
+
+class BlockSwapIo:
+    """One bio a page, merged by the request queue."""
+
+    needs_fs = False
+
+    def __init__(self, queue: RequestQueue, bios: BioSet) -> None:
+        self.queue = queue
+        self.bios = bios
+        self._area: SwapPages
+
+    @property
+    def outstanding(self) -> Mapping[int, Request]:
+        """Requests that are on their way."""
+        return self.queue.outstanding
+
+    def attach(self, area: SwapPages) -> None:
+        """Take the area whose pages are written."""
+        self._area = area
+
+    def start_plug(self, task: Task) -> PlugPort:
+        """Begin to collect a task's requests (blk_start_plug)."""
+        return self.queue.start_plug(task)
+
+    def nr_ready_writes(self) -> int:
+        """Return how many pages could be written now without sleeping for a bio or a tag."""
+        return min(self.bios.nr_ready(), self.queue.nr_free_tags())
+
+    async def write(self, task: Task, plug: PlugPort, pfns: PfnArray) -> None:
+        """Start writing pages, one bio each (swap_writepage_bdev_async); unlocked before it is submitted."""
+        assert isinstance(plug, Plug)
+        nr = len(pfns)
+        bios = self.bios.take_many(task, GFP_NOIO, nr)
+        if len(bios) < nr:
+            self._area.blocked(pfns, task)
+            while len(bios) < nr:
+                bios.append(await self.bios.bio_alloc_bioset(task, GFP_NOIO))
+            self._area.blocked(pfns, None)
+        slots, versions = self._area.begin_writeback(pfns)
+        frames = pfns.tolist()
+        start = 0
+        for i in range(1, nr + 1):
+            if i == nr or slots[i] != slots[i - 1] + 1:
+                await self.queue.submit_pages(
+                    task,
+                    plug,
+                    write=True,
+                    slot=slots[start],
+                    pfns=frames[start:i],
+                    bios=bios[start:i],
+                    versions=versions[start:i],
+                    end_io=self._end_swap_bio_write,
+                )
+                start = i
+
+    async def read(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
+        """Start reading one page with a bio of its own (swap_readpage_bdev_async)."""
+        assert isinstance(plug, Plug)
+        bios = self.bios.take_many(task, GFP_KERNEL, 1)
+        if not bios:
+            bios = [await self.bios.bio_alloc_bioset(task, GFP_KERNEL)]
+        await self.queue.submit_pages(
+            task,
+            plug,
+            write=False,
+            slot=slot,
+            pfns=[pfn],
+            bios=bios,
+            versions=[0],
+            end_io=self._end_swap_bio_read,
+        )
+
+    async def unplug(self, task: Task, plug: PlugPort) -> None:
+        """Do nothing: the requests go when the plug is finished, or before its owner sleeps."""
+
+    def _end_swap_bio_write(self, rq: Request, error: int, task: Task) -> None:
+        self._area.end_swap_write(rq, error, task)
+        self.bios.free(rq.bios)
+
+    def _end_swap_bio_read(self, rq: Request, error: int, task: Task) -> None:
+        self._area.end_swap_read(rq, error, task)
+        self.bios.free(rq.bios)
+
+    def providers(self, pfn: int | None = None) -> list[Provider | Task]:
+        """Return what the requests that are on their way wait for."""
+        driver = self.queue.driver
+        return [driver.needs(rq) for rq in self.queue.outstanding.values() if pfn is None or pfn in rq.pfns]
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        return (len(self.bios.pool.elements), self.bios.nr_ready(), self.queue.digest())
