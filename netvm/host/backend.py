@@ -16,7 +16,7 @@ import numpy.typing as npt
 from netvm.block.blk_mq import BlockDriver, RequestQueue
 from netvm.errors import UsageError
 from netvm.mm.ports import LogPort
-from netvm.net.sock import NetStack
+from netvm.net.stack import NetStack
 from netvm.net.wire import LinkDirection
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task

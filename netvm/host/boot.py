@@ -32,7 +32,7 @@ from netvm.mm.slab import CacheSpec, SlabCache, SlabCaches
 from netvm.mm.vmscan import Vmscan
 from netvm.mm.zone import Node
 from netvm.net.skb import SkbAllocator
-from netvm.net.sock import NetStack
+from netvm.net.stack import NetStack
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Provider, Task

@@ -25,7 +25,7 @@ from netvm.mm.vmscan import Vmscan
 from netvm.mm.zone import Node
 from netvm.net.nic import Nic
 from netvm.net.skb import SkbAllocator
-from netvm.net.sock import NetStack
+from netvm.net.stack import NetStack
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task

@@ -15,8 +15,9 @@ from netvm.host.memory_map import MemoryMap
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.zone import Zone, calculate_min_free_kbytes, setup_watermarks
 from netvm.net.nic import Nic, NicModel
+from netvm.net.sk_memory import ProtoMemory
 from netvm.net.skb import SkbAllocator
-from netvm.net.sock import NetStack, ProtoMemory
+from netvm.net.stack import NetStack
 from netvm.net.wire import LinkDirection
 from netvm.runtime.workqueue import Workqueue
 from netvm.trace.vmstat import NetStat
@@ -47,19 +48,29 @@ def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, netstat: 
     """Return the sockets' room, its limits from ``[vm]`` or sized by memory."""
     vm = options.vm
     buffer_pages = nr_free_buffer_pages(pages.node.zones, pages.fixes)
-    limit = max(buffer_pages // 16, 128)
-    udp_limit = max(buffer_pages // 8, 128)
-    most = max(65536, min(4 << 20, buffer_pages << 5))
+    tcp_wmem = vm.tcp_wmem or [4096, 16384, max(65536, min(4 << 20, buffer_pages << 5))]
+    tcp_rmem = vm.tcp_rmem or [4096, 131072, max(131072, min(6 << 20, buffer_pages << 5))]
+
+    def memory(name: str, limits: list[int] | None, share: int) -> ProtoMemory:
+        limit = max(buffer_pages // share, 128)
+        return ProtoMemory(
+            name,
+            limits or [limit // 4 * 3, limit, limit // 4 * 6],
+            rmem_min=tcp_rmem[0],
+            wmem_min=tcp_wmem[0],
+            netstat=netstat,
+        )
+
     return NetStack(
         pages.world,
         pages=pages,
         skbs=skbs,
         netstat=netstat,
         costs=pages.costs,
-        tcp_memory=ProtoMemory("TCP", vm.tcp_mem or [limit // 4 * 3, limit, limit // 4 * 6]),
-        udp_memory=ProtoMemory("UDP", vm.udp_mem or [udp_limit // 4 * 3, udp_limit, udp_limit // 4 * 6]),
-        tcp_wmem=vm.tcp_wmem or [4096, 16384, most],
-        tcp_rmem=vm.tcp_rmem or [4096, 131072, max(131072, min(6 << 20, buffer_pages << 5))],
+        tcp_memory=memory("TCP", vm.tcp_mem, 16),
+        udp_memory=memory("UDP", vm.udp_mem, 8),
+        tcp_wmem=tcp_wmem,
+        tcp_rmem=tcp_rmem,
         random=pages.world.seeds.stream("sk_stream_wait_memory"),
     )
 

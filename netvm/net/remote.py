@@ -12,8 +12,8 @@ from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.receiver import AckDue
 from netvm.net.tcp.segment import SYN, Segment, packets_of
 from netvm.net.tcp.state import TcpState
+from netvm.net.tcp_timer import TcpTimer
 from netvm.net.wire import Content, Endpoint, LinkDirection, Packet, StreamLog
-from netvm.runtime.timer import TimerHandle, TimerKind
 from netvm.runtime.world import World
 
 __all__ = ["RemoteSocket"]
@@ -49,7 +49,7 @@ class RemoteSocket:
         self.acks_every_frame = acks_every_frame
         """Acknowledge each frame of a burst by itself, as user-mode network stacks do, instead of the burst."""
         self._ack_frames = 1
-        self._timer: TimerHandle | None = None
+        self._timer = TcpTimer(world, name, deadline_ns=self._deadline_ns, expire=self._timer_expired)
 
     @property
     def is_open(self) -> bool:
@@ -137,41 +137,24 @@ class RemoteSocket:
             core.sent(segment, now_ns)
             self.link.send(Packet(self.peer, segment, 0, self._ack_frames))
         self._ack_frames = 1
-        self._arm_timer()
+        self._timer.arm()
 
     def _send(self, segment: Segment) -> bool:
         size = segment.size_bytes
         nr_frames = packets_of(size, self.config.mss_bytes) if size > self.config.mss_bytes else 1
         return self.link.send(Packet(self.peer, segment, size, nr_frames))
 
-    def _arm_timer(self) -> None:
-        core = self.core
-        deadline_ns = core.timer_ns() if core is not None else None
-        if deadline_ns is None:
-            return
-        timer = self._timer
-        if timer is not None and self.world.is_pending(timer):
-            if timer[0] <= deadline_ns:
-                return
-            self.world.cancel(timer)
-        self._timer = self.world.call_at(
-            max(deadline_ns, self.world.now_ns), self._timer_fired, kind=TimerKind.RETRY, site=f"{self.name}: TCP timer"
-        )
+    def _deadline_ns(self) -> int | None:
+        return self.core.timer_ns() if self.core is not None else None
 
-    def _timer_fired(self) -> None:
-        self._timer = None
+    def _timer_expired(self) -> None:
         core = self.core
-        deadline_ns = core.timer_ns() if core is not None else None
-        if core is None or deadline_ns is None:
+        assert core is not None
+        core.handle_timer(self.world.now_ns)
+        if core.state is TcpState.CLOSED:
+            self._ended()
             return
-        if deadline_ns <= self.world.now_ns:
-            core.handle_timer(self.world.now_ns)
-            if core.state is TcpState.CLOSED:
-                self._ended()
-                return
-            self._transmit()
-        else:
-            self._arm_timer()
+        self._transmit()
 
     def digest(self) -> tuple[object, ...]:
         """Return what of its state could make a retry succeed."""

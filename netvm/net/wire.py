@@ -28,6 +28,7 @@ __all__ = [
     "Packet",
     "StreamLog",
     "connect_streams",
+    "content_part",
     "content_size",
 ]
 
@@ -60,6 +61,14 @@ def content_size(content: Content) -> int:
     return len(content) if isinstance(content, bytes) else content.size_bytes
 
 
+def content_part(content: Content, start: int, stop: int) -> Content:
+    """Return bytes ``start`` to ``stop`` of a chunk."""
+    if isinstance(content, bytes):
+        return content[start:stop]
+    part: Content = content.part(start, stop)
+    return part
+
+
 class StreamLog:
     """What one end has written and the other not yet read."""
 
@@ -84,12 +93,8 @@ class StreamLog:
             chunk = self._chunks.popleft()
             size = content_size(chunk)
             if size > size_bytes:
-                if isinstance(chunk, bytes):
-                    taken.append(chunk[:size_bytes])
-                    self._chunks.appendleft(chunk[size_bytes:])
-                else:
-                    taken.append(chunk.part(0, size_bytes))
-                    self._chunks.appendleft(chunk.part(size_bytes, size))
+                taken.append(content_part(chunk, 0, size_bytes))
+                self._chunks.appendleft(content_part(chunk, size_bytes, size))
                 break
             taken.append(chunk)
             size_bytes -= size

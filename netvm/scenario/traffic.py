@@ -5,7 +5,8 @@ from typing import Any
 from netvm.host.machine import Host
 from netvm.mm.gfp import GFP_KERNEL
 from netvm.net.remote import RemoteSocket
-from netvm.net.sock import TcpSock, UdpSock
+from netvm.net.sock import TcpSock
+from netvm.net.udp import UdpSock
 from netvm.net.wire import Packet, connect_streams
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind

@@ -19,7 +19,8 @@ from typing import Any, Final, NamedTuple
 
 from netvm.mm.gfp import GFP_KERNEL, PF_KTHREAD, PF_MEMALLOC_NOIO, GfpScope
 from netvm.net.remote import RemoteSocket
-from netvm.net.sock import NetStack, TcpSock
+from netvm.net.sock import TcpSock
+from netvm.net.stack import NetStack
 from netvm.net.wire import Content, content_size
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Resource, Task
@@ -279,7 +280,7 @@ class LocalIscsiTarget:
         sock.abort()
         if sock is not self.sock and sock in self.stack.sockets:
             self.stack.sockets.remove(sock)
-            sock.memory.nr_sockets -= 1
+            sock.mem.proto.nr_sockets -= 1
 
     def reset(self) -> None:
         """Close the connection there is."""

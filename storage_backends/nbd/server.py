@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from netvm.mm.gfp import PF_LOCAL_THROTTLE, PF_MEMALLOC_NOIO
 from netvm.net.remote import RemoteSocket
-from netvm.net.sock import NetStack, TcpSock
+from netvm.net.sock import TcpSock
+from netvm.net.stack import NetStack
 from netvm.net.wire import Content
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Resource, Task

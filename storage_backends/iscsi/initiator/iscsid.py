@@ -125,7 +125,7 @@ class Iscsid:
             self._sock = sock.state_change = None
             sock.abort()
             self.context.stack.sockets.remove(sock)
-            sock.memory.nr_sockets -= 1
+            sock.mem.proto.nr_sockets -= 1
         pages = self.context.stack.pages
         while self._pages:
             pages.free_pages(self._pages.pop(), 0)

@@ -151,7 +151,7 @@ class IscsiTcpConn:
                 return False
             if self._try_send(task):
                 continue
-            if sock.wmem_queued >= sock.sndbuf:
+            if sock.mem.wmem_queued >= sock.mem.sndbuf:
                 self._nospace = True
                 return False
             await self.sk_stream_wait_memory(task)
@@ -192,8 +192,8 @@ class IscsiTcpConn:
         """Sleep a moment, or until something is acknowledged: a packet's memory was refused."""
         sock = self.sock
         stack = sock.stack
-        sock.memory.under_pressure = True
-        sock.moderate_sndbuf()
+        sock.mem.proto.under_pressure = True
+        sock.mem.moderate_sndbuf()
         timeout_ns = (stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
         await sock.send_space_wait.wait(task, timeout_ns=timeout_ns, interruptible=True)
 

@@ -151,7 +151,7 @@ def test_socket_is_marked_when_bound(device):
     sock = device(ISCSI).run(_nothing).host.backend.iscsid._sock
     assert sock.memalloc
     assert sock.allocation == GFP_ATOMIC | GFP_MEMALLOC
-    assert sock.sndbuf == sock.rcvbuf == TCP_WINDOW_BYTES == 425984
+    assert sock.mem.sndbuf == sock.mem.rcvbuf == TCP_WINDOW_BYTES == 425984
 
 
 @pytest.mark.parametrize("priority", [True, False])
@@ -227,7 +227,7 @@ def test_full_send_buffer_calls_the_worker_back(device):
         await d.until(task, lambda: False, within_ms=5)
         conn = d.host.backend.driver.conn
         assert conn.waits_for_space
-        assert conn.sock.wmem_queued >= conn.sock.sndbuf
+        assert conn.sock.mem.wmem_queued >= conn.sock.mem.sndbuf
         names = [d.queue.driver.needs(rq).name for rq in rqs]
         assert "sent, reply awaited" in names[0]
         assert sum("sent in part, send buffer full" in name for name in names) == 1

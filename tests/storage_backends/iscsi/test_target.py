@@ -327,11 +327,11 @@ def test_reset_waits_for_the_thread_that_owns_the_socket(device):
         d.submit(0, [1] * 32)
         await d.until_ended(task, 1)
         sock = target.sock
-        sock.owner = target.tx
+        sock.lock.owner = target.tx
         d.host.backend.reset_connection()
         await d.until(task, lambda: False, within_ms=20)
         assert sock.established
-        sock.owner = None
+        sock.lock.owner = None
         assert await d.until(task, lambda: not sock.established, within_ms=10)
 
     device(LOCAL).run(script)

@@ -1,0 +1,117 @@
+"""One host's network below its sockets: packets demultiplexed on their way in, handed to a device on their way out.
+
+Mirrors ``__netif_receive_skb`` (net/core/dev.c) as far as memory goes: a packet that arrived in reserve memory is
+processed with PF_MEMALLOC while a SOCK_MEMALLOC socket exists, so that what it makes its socket send may use the
+reserve too. Whose packet it is becomes known only here, after it has its memory. Loopback hands the very packet that
+was sent to the receiver, in softirq.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from netvm.mm.gfp import PF_MEMALLOC
+from netvm.mm.page_alloc import PageAllocator
+from netvm.net.nic import Nic
+from netvm.net.sk_memory import ProtoMemory
+from netvm.net.skb import Skb, SkbAllocator
+from netvm.net.tcp.segment import Segment, packets_of
+from netvm.net.wire import Endpoint, Packet
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.seeds import Stream
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.world import World
+from netvm.trace.vmstat import NetStat
+
+__all__ = ["NetStack"]
+
+
+class Sock(Protocol):
+    """A socket of any protocol."""
+
+    name: str
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        ...
+
+
+class NetStack:
+    """One host's network: allocator, card, protocols' memory, counters."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        pages: PageAllocator,
+        skbs: SkbAllocator,
+        netstat: NetStat,
+        costs: CpuCosts,
+        tcp_memory: ProtoMemory,
+        udp_memory: ProtoMemory,
+        tcp_wmem: Sequence[int],
+        tcp_rmem: Sequence[int],
+        random: Stream,
+    ) -> None:
+        self.world = world
+        self.pages = pages
+        self.skbs = skbs
+        self.netstat = netstat
+        self.costs = costs
+        self.fixes = pages.fixes
+        self.softirq = pages.softirq
+        self.tcp_memory = tcp_memory
+        self.udp_memory = udp_memory
+        self.tcp_wmem = tuple(tcp_wmem)
+        self.tcp_rmem = tuple(tcp_rmem)
+        self.random = random
+        self.nic: Nic | None = None
+        self.sockets: list[Sock] = []
+        self._receive_memory = Resource("memory", "eth0 RX: memory to receive with", self._memory_providers)
+
+    # -- packets in -----------------------------------------------------------------------------------------------
+
+    def netif_receive(self, packet: Packet, skb: Skb) -> None:
+        """Demultiplex a packet that has its memory; a reserve packet is processed with PF_MEMALLOC."""
+        softirq = self.softirq
+        if skb.pfmemalloc and self.skbs.memalloc_socks and self.fixes.softirq_memalloc:
+            saved = softirq.flags
+            softirq.flags |= PF_MEMALLOC
+            packet.to.take(packet, skb)
+            softirq.flags = saved
+        else:
+            packet.to.take(packet, skb)
+
+    # -- packets out ----------------------------------------------------------------------------------------------
+
+    def xmit(self, to: Endpoint, segment: Segment, mss_bytes: int, skb: Skb | None, *, loopback: bool) -> int:
+        """Hand a segment to the device; 0, a negative errno, or 1 if the queue dropped it."""
+        nr_frames = packets_of(segment.size_bytes, mss_bytes) if segment.size_bytes > mss_bytes else 1
+        packet = Packet(to, segment, segment.size_bytes, nr_frames)
+        if loopback:
+            # the packet itself goes to the receiver, with its pages; only its pfmemalloc mark stays behind
+            if skb is not None:
+                self.skbs.get(skb)
+            self.world.call_after(0, self._netif_rx, packet, skb)
+            return 0
+        assert self.nic is not None
+        return self.nic.transmit(packet)
+
+    def _netif_rx(self, packet: Packet, skb: Skb | None) -> None:
+        """Receive a packet over loopback (netif_rx, process_backlog)."""
+        if self.softirq.cpus is not None:
+            self.softirq.cpus.steal(self.costs.rx_loopback)
+        packet.to.take(packet, skb)
+
+    def receive_blocked(self) -> Resource | None:
+        """Return what packets from outside wait for, or None if they can be received."""
+        nic = self.nic
+        return self._receive_memory if nic is not None and nic.is_stuck else None
+
+    def _memory_providers(self) -> list[Task | Provider]:
+        providers = self.pages.memory.providers
+        return list(providers()) if providers is not None else []
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        nic = self.nic.digest() if self.nic is not None else ()
+        return (nic, tuple(sock.digest() for sock in self.sockets), self.tcp_memory.allocated, self.skbs.nr_skbs)
