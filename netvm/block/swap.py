@@ -1,25 +1,17 @@
-"""The swap area: slots, the swap cache, and pages going out and coming back.
+"""The swap area: the swap cache, and pages going out and coming back.
 
-Mirrors mm/swapfile.c, mm/swap_slots.c, mm/swap_state.c, mm/page_io.c, mm/workingset.c and ``do_swap_page`` of 6.1,
-for one non-rotational block device.
-
-Slots come in batches of 64 through a per-cpu cache; the allocator hands them out cluster by cluster (256 slots),
-sequentially within one, from a list that starts at a random column at swapon. A freed slot is not reusable until 64
-others were freed. So consecutive pages swapped out get consecutive slots, merge into requests, and can be read back by
-one readahead window.
+Mirrors mm/swap_state.c, mm/page_io.c, mm/workingset.c and ``do_swap_page`` (mm/memory.c) of 6.1 for one device or
+file. Its parts are rooms of their own: slots (:mod:`netvm.block.swap_slots`), the tree's nodes
+(:mod:`netvm.block.swap_tree`), readahead (:mod:`netvm.block.swap_readahead`) and the two ways of input and output
+(:mod:`netvm.block.swap_io`, :mod:`netvm.block.swap_file`).
 
 A page that is swapped in by a read keeps its slot and its place in the swap cache: if it is not written it can be
 dropped without I/O. A write fault that finds itself alone frees the slot.
-
-Swap-in reads a window around the fault (VMA readahead, ``page-cluster``), which grows with hits and halves without.
-
-The radix tree behind the swap cache takes memory: one node for 64 slots, kept while it holds a page or a shadow entry.
 
 Integrity: each slot remembers the version of the content that was unmapped into it (``slot_version``); what is read
 back must be that version.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -28,7 +20,10 @@ import numpy.typing as npt
 
 from netvm.block.blk_mq import Request
 from netvm.block.swap_io import SwapIo
-from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, PTRS_PER_PTE, AddressSpace
+from netvm.block.swap_readahead import SwapReadahead
+from netvm.block.swap_slots import SwapSlots
+from netvm.block.swap_tree import XA_CHUNK_SHIFT, SwapTree
+from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, AddressSpace
 from netvm.mm.frames import (
     PG_ACTIVE,
     PG_DIRTY,
@@ -48,7 +43,6 @@ from netvm.mm.gfp import (
     GFP_HIGHUSER_MOVABLE,
     GFP_NOMEMALLOC,
     GFP_NOWAIT,
-    GFP_NOWARN,
 )
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_FILE, Lruvec
 from netvm.mm.page_alloc import PageAllocator
@@ -62,14 +56,9 @@ from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
 
-__all__ = ["GFP_SWAPIN", "SWAPFILE_CLUSTER", "SwapArea"]
+__all__ = ["GFP_SWAPIN", "SwapArea"]
 
-SWAPFILE_CLUSTER: Final = 256
-SWAP_CLUSTER_COLS: Final = 64
-SWAP_SLOTS_CACHE_SIZE: Final = 64
-XA_CHUNK_SHIFT: Final = 6
 GFP_SWAPIN: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP
-SWAP_RA_HITS_MAX: Final = 63
 
 _U16 = np.uint16
 
@@ -103,22 +92,13 @@ class SwapArea:
         self.frames = frames
         self.pages = pages
         self.lruvec = lruvec
-        self.radix_nodes = radix_nodes
         self.vmstat = vmstat
         self.costs = costs
-        self.page_cluster = page_cluster
-        self.rotational = rotational
-        self._ra_hits = 4
-        self._ra_offset = self._ra_win = 0
+        self.readahead = SwapReadahead(page_cluster=page_cluster, rotational=rotational)
         self.vmscan: Vmscan
-        self.nr_total = nr_pages - 1
-        """Slot 0 is the header."""
-        self.nr_free = self.nr_total
-        """nr_swap_pages: slots in neither cache nor use."""
-        self.count: npt.NDArray[np.uint8] = np.zeros(nr_pages, dtype=np.uint8)
+        self.slots = SwapSlots(nr_pages, random=random)
+        self.count = self.slots.count
         """swap_map: references from page tables."""
-        self.taken: npt.NDArray[np.bool_] = np.zeros(nr_pages, dtype=np.bool_)
-        """Handed out of the allocator (in use, in the swap cache, or in one of the slot caches)."""
         self.cache: npt.NDArray[np.int32] = np.zeros(nr_pages, dtype=np.int32)
         """Frame + 1 of the swap cache page, 0 for none."""
         self.shadow: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
@@ -126,21 +106,7 @@ class SwapArea:
         self.slot_version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
         self.stored_version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
         """Newest version whose write was acknowledged without error."""
-        self._node_entries: dict[int, int] = {}
-        self._node_slab: dict[int, int] = {}
-        nr_clusters = -(-nr_pages // SWAPFILE_CLUSTER)
-        self._cluster_used = [0] * nr_clusters
-        self._cluster_used[0] = 1
-        self.taken[0] = True
-        self._free_clusters: deque[int] = deque()
-        column = random.below(SWAP_CLUSTER_COLS)
-        for j in range(SWAP_CLUSTER_COLS):
-            start = (column + j) % SWAP_CLUSTER_COLS
-            self._free_clusters += [c for c in range(start, nr_clusters, SWAP_CLUSTER_COLS) if c]
-        self._current = -1
-        self._next = 0
-        self._slots: deque[int] = deque()
-        self._slots_return: list[int] = []
+        self._tree = SwapTree(radix_nodes)
         self._page_waits: dict[int, WaitQueue] = {}
         self._writers: dict[int, Task] = {}  # who holds the lock of a page it has no bio for yet
         self.corrupt: list[str] = []
@@ -155,77 +121,15 @@ class SwapArea:
 
     def nr_free_slots(self) -> int:
         """Return get_nr_swap_pages()."""
-        return self.nr_free
+        return self.slots.nr_free
 
     def nr_total_slots(self) -> int:
         """Return total_swap_pages."""
-        return self.nr_total
+        return self.slots.nr_total
 
     def is_full(self) -> bool:
         """Return vm_swap_full(): less than half is free."""
-        return self.nr_free * 2 < self.nr_total
-
-    def _get_swap_pages(self, nr: int) -> list[int]:
-        """Take up to ``nr`` slots from the clusters (get_swap_pages, scan_swap_map_slots)."""
-        found: list[int] = []
-        while len(found) < nr and self.nr_free > len(found):
-            if self._current < 0 and not self._next_cluster():
-                break
-            end = min((self._current + 1) * SWAPFILE_CLUSTER, len(self.taken))
-            free = np.flatnonzero(~self.taken[self._next : end])[: nr - len(found)]
-            if not len(free):
-                self._current = -1
-                continue
-            slots = (free + self._next).tolist()
-            self._cluster_used[self._current] += len(slots)
-            self.taken[slots] = True
-            found += slots
-            self._next = slots[-1] + 1
-            if self._next >= end:
-                self._current = -1
-        self.nr_free -= len(found)
-        return found
-
-    def _next_cluster(self) -> bool:
-        """Go on to a free cluster, else to any with room."""
-        if self._free_clusters:
-            self._current = self._free_clusters.popleft()
-        else:
-            free = np.flatnonzero(~self.taken)
-            if not len(free):
-                return False
-            self._current = int(free[0]) // SWAPFILE_CLUSTER
-        self._next = self._current * SWAPFILE_CLUSTER
-        return True
-
-    def _alloc_slots(self, nr: int) -> list[int]:
-        """Take slots from the per-cpu cache, refilling it by batches (folio_alloc_swap)."""
-        slots: list[int] = []
-        cache = self._slots
-        while len(slots) < nr:
-            if not cache:
-                cache.extend(self._get_swap_pages(SWAP_SLOTS_CACHE_SIZE))
-                if not cache:
-                    break
-            slots.append(cache.popleft())
-        return slots
-
-    def _free_slots(self, slots: Sequence[int]) -> None:
-        """Queue unused slots; 64 go back to their clusters at once (free_swap_slot)."""
-        for slot in slots:
-            if len(self._slots_return) >= SWAP_SLOTS_CACHE_SIZE:
-                self._swapcache_free_entries()
-            self._slots_return.append(slot)
-
-    def _swapcache_free_entries(self) -> None:
-        slots, self._slots_return = self._slots_return, []
-        self.taken[slots] = False
-        self.nr_free += len(slots)
-        for slot in slots:
-            cluster = slot // SWAPFILE_CLUSTER
-            self._cluster_used[cluster] -= 1
-            if not self._cluster_used[cluster] and cluster != self._current:
-                self._free_clusters.append(cluster)
+        return self.slots.is_full()
 
     def duplicate(self, slots: PfnArray, versions: PfnArray) -> None:
         """Note that page tables now hold these slots, for content of these versions (swap_duplicate)."""
@@ -239,51 +143,27 @@ class SwapArea:
             self.count[slot] -= 1
             if not self.count[slot] and not self.cache[slot]:
                 unused.append(slot)
-        self._free_slots(unused)
+        self.slots.free(unused)
 
     # -- the swap cache and its tree ------------------------------------------------------------------------------
 
-    def _node_for(self, task: Task, slot: int, gfp: int) -> bool:
-        """Make sure there is a tree node for a slot: first out of whatever reserve is open, then with the mask."""
-        node = slot >> XA_CHUNK_SHIFT
-        if node in self._node_slab:
-            return True
-        slab = self.radix_nodes.try_alloc(task, GFP_NOWAIT | GFP_NOWARN)
-        if slab < 0:
-            slab = self.radix_nodes.try_alloc(task, gfp | GFP_NOWARN)
-            if slab < 0:
-                return False
-        self._node_slab[node] = slab
-        self._node_entries[node] = 0
-        return True
-
-    def _node_add(self, slot: int) -> None:
-        self._node_entries[slot >> XA_CHUNK_SHIFT] += 1
-
-    def _node_del(self, slot: int) -> None:
-        node = slot >> XA_CHUNK_SHIFT
-        self._node_entries[node] -= 1
-        if not self._node_entries[node]:
-            del self._node_entries[node]
-            self.radix_nodes.free(self._node_slab.pop(node))
-
     def add_to_swap(self, task: Task, pfns: PfnArray) -> int:
         """Give the first pages of ``pfns`` slots and put them in the swap cache (add_to_swap); return how many."""
-        slots = self._alloc_slots(len(pfns))
+        slots = self.slots.alloc(len(pfns))
         good = 0
         last_node = -1
         for slot in slots:
             node = slot >> XA_CHUNK_SHIFT
-            if node != last_node and not self._node_for(task, slot, GFP_HIGH | GFP_NOMEMALLOC):
+            if node != last_node and not self._tree.try_node_for(task, slot, GFP_HIGH | GFP_NOMEMALLOC):
                 break
             last_node = node
             if self.shadow[slot]:
                 self.shadow[slot] = 0
             else:
-                self._node_entries[node] += 1
+                self._tree.add(slot)
             good += 1
         if good < len(slots):
-            self._free_slots(slots[good:])
+            self.slots.free(slots[good:])
             slots = slots[:good]
         if good:
             chunk = pfns[:good]
@@ -311,7 +191,7 @@ class SwapArea:
         self.vmstat.nr_swapcached -= nr
         self.vmstat.nr_file_pages -= nr
         if not self.count[slots].all():
-            self._free_slots([slot for slot in slots.tolist() if not self.count[slot]])
+            self.slots.free([slot for slot in slots.tolist() if not self.count[slot]])
 
     def try_to_free_swap(self, pfn: int) -> bool:
         """Give up a page's slot if only the cache refers to it; the page is then dirty (folio_free_swap)."""
@@ -321,12 +201,12 @@ class SwapArea:
         if not flags & PG_SWAPCACHE or flags & PG_WRITEBACK or self.count[slot]:
             return False
         self.cache[slot] = 0
-        self._node_del(slot)
+        self._tree.delete(slot)
         frames.swap_of[pfn] = 0
         frames.flags_of[pfn] = flags & ~PG_SWAPCACHE | PG_DIRTY
         self.vmstat.nr_swapcached -= 1
         self.vmstat.nr_file_pages -= 1
-        self._free_slots([slot])
+        self.slots.free([slot])
         return True
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -447,10 +327,7 @@ class SwapArea:
         flags = self.frames.flags_of
         if flags[pfn] & PG_READAHEAD:
             flags[pfn] &= ~PG_READAHEAD
-            if self.rotational:
-                self._ra_hits += 1
-            else:
-                space.ra_hits = min(space.ra_hits + 1, SWAP_RA_HITS_MAX)
+            self.readahead.hit(space)
             self.vmstat.swap_ra_hit += 1
 
     async def folio_lock_or_retry(self, task: Task, pfn: int) -> None:
@@ -485,50 +362,15 @@ class SwapArea:
         if self.is_full() or (write and not frames.pins_of[pfn]):
             self.try_to_free_swap(pfn)
 
-    def _window(self, space: AddressSpace, vpn: int) -> tuple[int, int]:
-        """Return the pages ``[start, end)`` to read for a fault (swap_ra_info)."""
-        max_win = 1 << min(self.page_cluster, 5)
-        if max_win == 1:
-            return vpn, vpn + 1
-        previous = space.ra_addr
-        pages = _swapin_nr_pages(vpn, previous, hits=space.ra_hits, max_pages=max_win, previous_pages=space.ra_win)
-        space.ra_addr, space.ra_win, space.ra_hits = vpn, pages, 0
-        if pages == 1:
-            return vpn, vpn + 1
-        if vpn == previous + 1:
-            start, end = vpn, vpn + pages
-        elif vpn == previous - 1:
-            start, end = vpn - pages + 1, vpn + 1
-        else:
-            left = (pages - 1) // 2
-            start, end = vpn - left, vpn + pages - left
-        table = vpn // PTRS_PER_PTE * PTRS_PER_PTE
-        return max(start, table, 0), min(end, table + PTRS_PER_PTE, space.nr_pages)
-
-    def _slot_window(self, target: int) -> range:
-        """Return the slots to read for a fault: an aligned cluster around it (swapin_nr_pages)."""
-        max_pages = 1 << self.page_cluster
-        if max_pages == 1:
-            return range(target, target + 1)
-        hits, self._ra_hits = self._ra_hits, 0
-        pages = _swapin_nr_pages(target, self._ra_offset, hits=hits, max_pages=max_pages, previous_pages=self._ra_win)
-        if not hits:
-            self._ra_offset = target
-        self._ra_win = pages
-        mask = pages - 1
-        if not mask:
-            return range(target, target + 1)
-        return range(max(target & ~mask, 1), min((target | mask) + 1, len(self.count)))
-
     async def swapin_readahead(self, task: Task, space: AddressSpace, vpn: int, target: int) -> bool:
         """Start reading the window around a fault under one plug; False if no page could be had for the fault.
 
         The window is of virtual addresses, or of slots on a rotational device (swap_cluster_readahead).
         """
-        if self.rotational:
-            slots = list(self._slot_window(target))
+        if self.readahead.rotational:
+            slots = list(self.readahead.slot_window(target, len(self.count)))
         else:
-            start, end = self._window(space, vpn)
+            start, end = self.readahead.window(space, vpn)
             slots = [-entry - 1 for entry in space.pte[start:end].tolist() if entry < 0]
         plug = self.io.start_plug(task)
         ok = True
@@ -557,7 +399,7 @@ class SwapArea:
             # somebody else was faster while we slept
             self.pages.free_pages(pfn, 0)
             return int(self.cache[slot]) - 1
-        if not self._node_for(task, slot, GFP_NOWAIT):
+        if not self._tree.try_node_for(task, slot, GFP_NOWAIT):
             self.pages.free_pages(pfn, 0)
             return -1
         frames = self.frames
@@ -573,7 +415,7 @@ class SwapArea:
             self.shadow[slot] = 0
             self._workingset_refault(pfn, shadow - 2)
         else:
-            self._node_add(slot)
+            self._tree.add(slot)
         self.lruvec.folio_add_lru(pfn)
         task.charge_ns += self.costs.swapin_page
         return pfn
@@ -590,7 +432,7 @@ class SwapArea:
         lists = self.lruvec.lists
         distance = self.lruvec.nonresident_age - shadow // 2
         size = len(lists[ACTIVE_FILE]) + len(lists[INACTIVE_FILE])
-        if self.nr_free > 0:
+        if self.slots.nr_free > 0:
             size += len(lists[ACTIVE_ANON])
         if distance > size:
             return
@@ -631,7 +473,7 @@ class SwapArea:
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
         return (
-            self.nr_free,
+            self.slots.nr_free,
             self.nr_cleaned,
             self.nr_read,
             self.io.digest(),
@@ -639,13 +481,4 @@ class SwapArea:
 
     def nr_nodes(self) -> int:
         """Return the tree nodes in use."""
-        return len(self._node_slab)
-
-
-def _swapin_nr_pages(here: int, previous: int, *, hits: int, max_pages: int, previous_pages: int) -> int:
-    """Return how many pages to read: more after hits, no fewer than half of last time (__swapin_nr_pages)."""
-    if hits:
-        pages = max(4, 1 << (hits + 1).bit_length())
-    else:
-        pages = 2 if here in (previous + 1, previous - 1) else 1
-    return max(min(pages, max_pages), previous_pages // 2)
+        return len(self._tree)

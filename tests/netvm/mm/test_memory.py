@@ -306,7 +306,7 @@ def test_exit_gives_swap_back(make_host) -> None:
     _run(host, body)
     assert not host.swap.count.any()
     # what is left lies in the two slot caches
-    assert host.swap.nr_total - host.swap.nr_free <= 128
+    assert host.swap.slots.nr_total - host.swap.slots.nr_free <= 128
     assert host.owned("anon") == 0
 
 

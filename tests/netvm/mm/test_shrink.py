@@ -390,11 +390,11 @@ def test_activation_frees_a_slot_when_swap_is_short(make_host, full: bool) -> No
         assert (host.frames.swap[frames] > 0).all()
         space.bits[:] |= np.uint8(PTE_YOUNG)
         host.frames.flags[frames] |= np.uint16(PG_REFERENCED)
-        nr_free = host.swap.nr_free
+        nr_free = host.swap.slots.nr_free
         if full:
-            host.swap.nr_free = host.swap.nr_total // 2
+            host.swap.slots.nr_free = host.swap.slots.nr_total // 2
         await _scan(host, task)
-        host.swap.nr_free += nr_free - host.swap.nr_total // 2 if full else 0
+        host.swap.slots.nr_free += nr_free - host.swap.slots.nr_total // 2 if full else 0
         assert _list(host, ACTIVE_ANON) == frames
         assert (host.frames.swap[frames] == 0).tolist() == [full] * 32
         assert (host.frames.flags[frames] & PG_DIRTY != 0).tolist() == [full] * 32

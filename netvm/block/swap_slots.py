@@ -1,0 +1,116 @@
+"""Swap slots: the map of who uses them, and the clusters and caches they come from.
+
+Mirrors mm/swapfile.c (``get_swap_pages``, ``scan_swap_map_slots``) and mm/swap_slots.c of 6.1 for one device.
+
+Slots come in batches of 64 through a per-cpu cache; the allocator hands them out cluster by cluster (256 slots),
+sequentially within one, from a list that starts at a random column at swapon. A freed slot is not reusable until 64
+others were freed. So consecutive pages swapped out get consecutive slots, merge into requests, and can be read back by
+one readahead window.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netvm.runtime.seeds import Stream
+
+__all__ = ["SWAPFILE_CLUSTER", "SwapSlots"]
+
+SWAPFILE_CLUSTER: Final = 256
+SWAP_CLUSTER_COLS: Final = 64
+SWAP_SLOTS_CACHE_SIZE: Final = 64
+
+
+class SwapSlots:
+    """The slots of one swap device; slot 0 is its header."""
+
+    def __init__(self, nr_pages: int, *, random: Stream) -> None:
+        self.nr_total = nr_pages - 1
+        self.nr_free = self.nr_total
+        """nr_swap_pages: slots in neither cache nor use."""
+        self.count: npt.NDArray[np.uint8] = np.zeros(nr_pages, dtype=np.uint8)
+        """swap_map: references from page tables."""
+        self.taken: npt.NDArray[np.bool_] = np.zeros(nr_pages, dtype=np.bool_)
+        """Handed out of the allocator (in use, in the swap cache, or in one of the slot caches)."""
+        nr_clusters = -(-nr_pages // SWAPFILE_CLUSTER)
+        self._cluster_used = [0] * nr_clusters
+        self._cluster_used[0] = 1
+        self.taken[0] = True
+        self._free_clusters: deque[int] = deque()
+        column = random.below(SWAP_CLUSTER_COLS)
+        for j in range(SWAP_CLUSTER_COLS):
+            start = (column + j) % SWAP_CLUSTER_COLS
+            self._free_clusters += [c for c in range(start, nr_clusters, SWAP_CLUSTER_COLS) if c]
+        self._current = -1
+        self._next = 0
+        self._slots: deque[int] = deque()
+        self._slots_return: list[int] = []
+
+    def is_full(self) -> bool:
+        """Return vm_swap_full(): less than half is free."""
+        return self.nr_free * 2 < self.nr_total
+
+    def alloc(self, nr: int) -> list[int]:
+        """Take slots from the per-cpu cache, refilling it by batches (folio_alloc_swap)."""
+        slots: list[int] = []
+        cache = self._slots
+        while len(slots) < nr:
+            if not cache:
+                cache.extend(self._get_swap_pages(SWAP_SLOTS_CACHE_SIZE))
+                if not cache:
+                    break
+            slots.append(cache.popleft())
+        return slots
+
+    def free(self, slots: Sequence[int]) -> None:
+        """Queue unused slots; 64 go back to their clusters at once (free_swap_slot)."""
+        for slot in slots:
+            if len(self._slots_return) >= SWAP_SLOTS_CACHE_SIZE:
+                self._swapcache_free_entries()
+            self._slots_return.append(slot)
+
+    def _swapcache_free_entries(self) -> None:
+        slots, self._slots_return = self._slots_return, []
+        self.taken[slots] = False
+        self.nr_free += len(slots)
+        for slot in slots:
+            cluster = slot // SWAPFILE_CLUSTER
+            self._cluster_used[cluster] -= 1
+            if not self._cluster_used[cluster] and cluster != self._current:
+                self._free_clusters.append(cluster)
+
+    def _get_swap_pages(self, nr: int) -> list[int]:
+        """Take up to ``nr`` slots from the clusters (get_swap_pages, scan_swap_map_slots)."""
+        found: list[int] = []
+        while len(found) < nr and self.nr_free > len(found):
+            if self._current < 0 and not self._next_cluster():
+                break
+            end = min((self._current + 1) * SWAPFILE_CLUSTER, len(self.taken))
+            free = np.flatnonzero(~self.taken[self._next : end])[: nr - len(found)]
+            if not len(free):
+                self._current = -1
+                continue
+            slots = (free + self._next).tolist()
+            self._cluster_used[self._current] += len(slots)
+            self.taken[slots] = True
+            found += slots
+            self._next = slots[-1] + 1
+            if self._next >= end:
+                self._current = -1
+        self.nr_free -= len(found)
+        return found
+
+    def _next_cluster(self) -> bool:
+        """Go on to a free cluster, else to any with room."""
+        if self._free_clusters:
+            self._current = self._free_clusters.popleft()
+        else:
+            free = np.flatnonzero(~self.taken)
+            if not len(free):
+                return False
+            self._current = int(free[0]) // SWAPFILE_CLUSTER
+        self._next = self._current * SWAPFILE_CLUSTER
+        return True
