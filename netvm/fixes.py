@@ -55,6 +55,7 @@ class Fixes:
     watermark_boost: bool = True
     watermark_scale: bool = True
     min_reserve_ladder: bool = True
+    gfp_atomic_discarded: bool = True
     oom_reaper: bool = True
     oom_half_reserve: bool = True
     reclaim_throttle: bool = True
@@ -209,6 +210,14 @@ _TABLE = (
         summary="non-blocking __GFP_HIGH requests reach 3/8 of min by ALLOC_MIN_RESERVE and ALLOC_NON_BLOCK; before, "
         "ALLOC_HIGH and ALLOC_HARDER, and OOM victims took half",
         in_recorded=True,
+    ),
+    Fix(
+        name="gfp_atomic_discarded",
+        year=2023,
+        version="6.3",
+        source='NeilBrown, "mm: discard __GFP_ATOMIC", v3, 13 Jan 2023',
+        summary="every __GFP_HIGH request for one page is held to the min mark without its boost; before, only one "
+        "with __GFP_ATOMIC",
     ),
     Fix(
         name="oom_reaper",

@@ -136,14 +136,24 @@ class SwapArea:
         self.count[slots] += 1
         self.slot_version[slots] = versions
 
-    def swap_free(self, slots: Sequence[int]) -> None:
-        """Drop one reference to each slot; one that nothing refers to is freed."""
+    def free_swap_and_cache(self, slots: Sequence[int]) -> list[int]:
+        """Drop one reference to each slot; one that nothing refers to is freed, with its page in the swap cache.
+
+        Returns the pages that left the swap cache: nobody maps them. One that is locked or under writeback stays.
+        """
         unused = []
+        pages = []
         for slot in slots:
             self.count[slot] -= 1
-            if not self.count[slot] and not self.cache[slot]:
+            if self.count[slot]:
+                continue
+            pfn = int(self.cache[slot]) - 1
+            if pfn < 0:
                 unused.append(slot)
+            elif not self.frames.flags_of[pfn] & PG_LOCKED and self.try_to_free_swap(pfn):
+                pages.append(pfn)
         self.slots.free(unused)
+        return pages
 
     # -- the swap cache and its tree ------------------------------------------------------------------------------
 

@@ -288,13 +288,17 @@ class Buddy:
         order = self._del_block(zone, pfn)
         self.add_block(zone, pfn, order, migratetype, tail=True)
 
-    def _block_range(self, zone: Zone, pfn: int) -> tuple[int, int]:
-        start = pfn & -(1 << zone.pageblock_order)
-        return max(start, zone.start_pfn), min(start + (1 << zone.pageblock_order), zone.end_pfn)
-
     def _move_freepages_block(self, zone: Zone, pfn: int, migratetype: int) -> tuple[int, int]:
-        """Move all free blocks of a pageblock to a type's list tail; return pages moved and movable pages met."""
-        start, end = self._block_range(zone, pfn)
+        """Move all free blocks of a pageblock to a type's list tail; return pages moved and movable pages met.
+
+        A pageblock that the zone ends in is left alone, one it begins in is gone over from the page given.
+        """
+        start = pfn & -(1 << zone.pageblock_order)
+        end = start + (1 << zone.pageblock_order)
+        if start < zone.start_pfn:
+            start = pfn
+        if end > zone.end_pfn:
+            return 0, 0
         flags = self.frames.flags_of
         nr_free = nr_movable = 0
         while start < end:
@@ -458,9 +462,6 @@ class Buddy:
                     owner[pfn : pfn + size] = FREE
                 else:
                     frames.owner_of[pfn] = FREE
-                # MIGRATE_HIGHATOMIC came to the MOVABLE list; its block may have changed since
-                if migratetype == HIGHATOMIC:
-                    migratetype = zone.pageblock_type(pfn)
                 self.free_one_page(zone, pfn, order, migratetype)
                 count -= size
                 freed += size
@@ -497,9 +498,12 @@ class Buddy:
         zone.set_pageblock_type(pfn, HIGHATOMIC)
         self._move_freepages_block(zone, pfn, HIGHATOMIC)
 
-    def unreserve_highatomic_pageblock(self, zones: Iterable[Zone], migratetype: int, *, force: bool) -> bool:
-        """Give a HIGHATOMIC pageblock back to ordinary use; keep the last one unless forced. Whether pages moved."""
-        for zone in zones:
+    def unreserve_highatomic_pageblock(self, zones: Sequence[Zone], migratetype: int, *, force: bool) -> bool:
+        """Give a HIGHATOMIC pageblock of the highest zone that has one back to ordinary use; whether pages moved.
+
+        ``zones`` are the request's, lowest first. A zone's last one is kept unless forced.
+        """
+        for zone in reversed(zones):
             pageblock = 1 << zone.pageblock_order
             if not force and zone.nr_reserved_highatomic <= pageblock:
                 continue

@@ -61,6 +61,7 @@ __all__ = [
     "GfpScope",
     "current_gfp_context",
     "gfp_name",
+    "gfp_zone",
 ]
 
 GFP_HIGHMEM = 0x02
@@ -153,6 +154,18 @@ def gfp_name(gfp: int) -> str:
     if gfp:
         names.append(f"{gfp:#x}")
     return "|".join(names)
+
+
+_NORMAL = 2
+_MOVABLE = 3
+
+
+def gfp_zone(gfp: int) -> int:
+    """Return the index of the highest zone a mask may take from (gfp_zone): Movable if it may move, else Normal.
+
+    # MODEL: nobody asks for __GFP_DMA or __GFP_DMA32 memory.
+    """
+    return _MOVABLE if gfp & (GFP_HIGHMEM | GFP_MOVABLE) == GFP_HIGHMEM | GFP_MOVABLE else _NORMAL
 
 
 def current_gfp_context(task: Task, gfp: int) -> int:

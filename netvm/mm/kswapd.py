@@ -14,6 +14,7 @@ from typing import Final
 
 from netvm.mm.gfp import GFP_KERNEL, PF_KSWAPD, PF_KTHREAD, PF_MEMALLOC
 from netvm.mm.vmscan import DEF_PRIORITY, MAX_KSWAPD_FAILURES, SWAP_CLUSTER_MAX, ScanControl, Vmscan
+from netvm.mm.zone import ZONE_MOVABLE, Zone
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task
 from netvm.runtime.world import World
@@ -32,6 +33,8 @@ class Kswapd:
         self.vmscan = vmscan
         self.nr_sleeps = 0
         """Real sleeps, after a nap that found the node still balanced."""
+        self.highest = ZONE_MOVABLE
+        """Index of the highest zone this run is for (highest_zoneidx)."""
 
     def start(self, cpus: Cpus | None) -> Task:
         """Start the thread."""
@@ -45,6 +48,7 @@ class Kswapd:
         await self.kswapd_full_sleep(task)
         while True:
             alloc_order, vmscan.kswapd_order = vmscan.kswapd_order, 0
+            self.highest, vmscan.kswapd_highest = vmscan.kswapd_highest or self.highest, 0
             reclaim_order = await self.balance_pgdat(task, alloc_order)
             if reclaim_order == alloc_order:
                 # a run that kept its order may sleep for what was asked meanwhile, not for what it was woken for
@@ -57,7 +61,7 @@ class Kswapd:
         vmscan.pfmemalloc_wait.wake_all()
         if vmscan.node.kswapd_failures >= MAX_KSWAPD_FAILURES:
             return True
-        if vmscan.pgdat_balanced(order):
+        if vmscan.pgdat_balanced(order, highest=self.highest):
             vmscan.lruvec.congested = False
             vmscan.flags.dirty = False
             vmscan.flags.writeback = False
@@ -73,6 +77,7 @@ class Kswapd:
         woken = await vmscan.kswapd_wait.wait(task, timeout_ns=NAP_NS)
         if woken:
             vmscan.kswapd_order = max(vmscan.kswapd_order, reclaim_order)
+            vmscan.kswapd_highest = vmscan.kswapd_highest or self.highest
             vmscan.vmstat.kswapd_low_wmark_hit_quickly += 1
             return
         if not self._prepare_kswapd_sleep(reclaim_order):
@@ -89,7 +94,7 @@ class Kswapd:
         """Reclaim until a zone is above its high mark or nothing more can be had; return the order still wanted."""
         vmscan = self.vmscan
         vmscan.vmstat.pageoutrun += 1
-        zones = vmscan.node.zones
+        zones = self._zones()
         boosts = [zone.watermark_boost for zone in zones]
         nr_boost_reclaim = sum(boosts)
         boosted = nr_boost_reclaim
@@ -112,7 +117,7 @@ class Kswapd:
         while sc.priority >= 1:
             nr_reclaimed_before = sc.nr_reclaimed
             raise_priority = True
-            balanced = vmscan.pgdat_balanced(sc.order)
+            balanced = vmscan.pgdat_balanced(sc.order, highest=self.highest)
             if not balanced and nr_boost_reclaim:
                 # memory is needed now: forget the boost and start an ordinary run
                 nr_boost_reclaim = 0
@@ -141,6 +146,10 @@ class Kswapd:
                 sc.priority -= 1
         return False
 
+    def _zones(self) -> list[Zone]:
+        """The zones this run is for."""
+        return [zone for zone in self.vmscan.node.zones if zone.index <= self.highest]
+
     def _kswapd_age_node(self, task: Task) -> None:
         """Keep the inactive list supplied (kswapd_age_node)."""
         vmscan = self.vmscan
@@ -150,7 +159,7 @@ class Kswapd:
     async def _kswapd_shrink_node(self, task: Task, sc: ScanControl) -> bool:
         """One pass; return whether it scanned as much as it wanted to reclaim (kswapd_shrink_node)."""
         vmscan = self.vmscan
-        sc.nr_to_reclaim = sum(max(zone.high_wmark_pages(), SWAP_CLUSTER_MAX) for zone in vmscan.node.zones)
+        sc.nr_to_reclaim = sum(max(zone.high_wmark_pages(), SWAP_CLUSTER_MAX) for zone in self._zones())
         await vmscan.shrink_node(task, sc)
         if sc.order and sc.nr_reclaimed >= 2 << sc.order:
             sc.order = 0

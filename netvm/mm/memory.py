@@ -102,7 +102,10 @@ class Memory:
         assert space.nr_anon == 0
         assert space.nr_swap == 0
         self._release_pages(pfns)
-        self.swap.swap_free(slots.tolist())
+        uncached = self.swap.free_swap_and_cache(slots.tolist())
+        if uncached:
+            self.lruvec.lru_add_drain()
+            self._free_unused(np.array(uncached, dtype=np.intp))
 
     def _release_pages(self, pfns: PfnArray) -> None:
         """Free unmapped pages, except those that reclaim has isolated or the swap cache keeps."""
@@ -115,11 +118,13 @@ class Memory:
         cached = state & np.uint16(PG_SWAPCACHE) != 0
         for pfn in pfns[cached].tolist():
             self.swap.try_to_free_swap(pfn)
-        state = frames.flags[pfns]
-        keep = state & np.uint16(PG_SWAPCACHE) != 0
-        isolated = ~keep & (state & np.uint16(PG_LRU) == 0)
+        self._free_unused(pfns[frames.flags[pfns] & np.uint16(PG_SWAPCACHE) == 0])
+
+    def _free_unused(self, pfns: PfnArray) -> None:
+        """Free pages that neither a page table nor the swap cache holds; reclaim frees those it has isolated."""
+        isolated = self.frames.flags[pfns] & np.uint16(PG_LRU) == 0
         self.shrinker.nr_orphans += int(np.count_nonzero(isolated))
-        dead = pfns[~keep & ~isolated]
+        dead = pfns[~isolated]
         if len(dead):
             self.lruvec.forget_many(dead)
             self.shrinker.free_anon(dead)

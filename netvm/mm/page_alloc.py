@@ -34,6 +34,7 @@ from netvm.mm.gfp import (
     GFP_DIRECT_RECLAIM,
     GFP_FS,
     GFP_HIGH,
+    GFP_HIGHMEM,
     GFP_KSWAPD_RECLAIM,
     GFP_MEMALLOC,
     GFP_MOVABLE,
@@ -47,6 +48,7 @@ from netvm.mm.gfp import (
     PF_OOM_VICTIM,
     current_gfp_context,
     gfp_name,
+    gfp_zone,
 )
 from netvm.mm.ledger import FREE, PCP, Ledger
 from netvm.mm.ports import LogPort
@@ -56,6 +58,7 @@ from netvm.mm.zone import (
     PAGE_ALLOC_COSTLY_ORDER,
     RECLAIMABLE,
     UNMOVABLE,
+    ZONE_MOVABLE,
     Node,
     Zone,
 )
@@ -73,7 +76,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_RECLAIM_RETRIES", "PageAllocator"]
 
 MAX_RECLAIM_RETRIES: Final = 16
-_HIGHEST_ZONEIDX: Final = 3
 
 
 class PageAllocator:
@@ -158,13 +160,18 @@ class PageAllocator:
     # -- attempts -------------------------------------------------------------------------------------------------
 
     def get_page_from_freelist(self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int) -> int:
-        """Try each zone once, highest first; return a block's first frame or -1."""
+        """Try each zone the mask may use once, highest first; return a block's first frame or -1."""
         migratetype = self.migratetype(gfp)
+        highest = gfp_zone(gfp)
         for zone in reversed(self.node.zones):
-            if not alloc_flags & ALLOC_NO_WATERMARKS and not self._watermark_fast(zone, order, gfp, alloc_flags):
+            if zone.index > highest:
+                continue
+            if not alloc_flags & ALLOC_NO_WATERMARKS and not self._watermark_fast(
+                zone, order, gfp, alloc_flags, highest
+            ):
                 continue
             reserve = bool(alloc_flags & (ALLOC_NO_WATERMARKS | ALLOC_RESERVES)) and not zone.watermark_ok(
-                order, zone.min_wmark_pages(), _HIGHEST_ZONEIDX, 0, zone.nr_free
+                order, zone.min_wmark_pages(), highest, 0, zone.nr_free
             )
             cpu = task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0
             pfn = self.buddy.rmqueue(zone, cpu, order, migratetype, alloc_flags)
@@ -176,19 +183,21 @@ class PageAllocator:
             return pfn
         return -1
 
-    def _watermark_fast(self, zone: Zone, order: int, gfp: int, alloc_flags: int) -> bool:
+    def _watermark_fast(self, zone: Zone, order: int, gfp: int, alloc_flags: int, highest: int) -> bool:
         """Test an attempt's mark, cheaply for single pages (zone_watermark_fast)."""
         free = zone.nr_free
         mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK] + zone.watermark_boost
         if order == 0:
             unusable = zone.unusable_free(alloc_flags)
-            if free - min(free, unusable) > mark + zone.lowmem_reserve[_HIGHEST_ZONEIDX]:
+            if free - min(free, unusable) > mark + zone.lowmem_reserve[highest]:
                 return True
-        if zone.watermark_ok(order, mark, _HIGHEST_ZONEIDX, alloc_flags, free):
+        if zone.watermark_ok(order, mark, highest, alloc_flags, free):
             return True
-        # a true GFP_ATOMIC request for one page ignores the boost
-        if order == 0 and gfp & GFP_ATOMIC_BIT and zone.watermark_boost and not alloc_flags & ALLOC_WMARK_MASK:
-            return zone.watermark_ok(0, zone.watermark[ALLOC_WMARK_MIN], _HIGHEST_ZONEIDX, alloc_flags, free)
+        if order == 0 and zone.watermark_boost and not alloc_flags & ALLOC_WMARK_MASK:
+            # an urgent request for one page ignores the boost
+            urgent = alloc_flags & ALLOC_MIN_RESERVE if self.fixes.gfp_atomic_discarded else gfp & GFP_ATOMIC_BIT
+            if urgent:
+                return zone.watermark_ok(0, zone.watermark[ALLOC_WMARK_MIN], highest, alloc_flags, free)
         return False
 
     def _fast_path(self, task: Task, order: int, gfp: int, owner: int) -> int:
@@ -245,38 +254,48 @@ class PageAllocator:
         pfn, alloc_flags = self._first_slow_attempts(task, order, gfp, owner)
         no_progress_loops = 0
         while pfn < 0:
-            if not gfp & GFP_DIRECT_RECLAIM or task.flags & PF_MEMALLOC:
+            pfn, loops = await self._reclaim_round(task, order, gfp, alloc_flags, no_progress_loops, owner)
+            if pfn >= 0:
                 break
-            pfn, did_some_progress = await self.alloc_pages_direct_reclaim(task, order, gfp, alloc_flags, owner)
-            if pfn >= 0 or gfp & GFP_NORETRY or (order > PAGE_ALLOC_COSTLY_ORDER and not gfp & GFP_RETRY_MAYFAIL):
+            if loops >= 0:
+                no_progress_loops = loops
+            elif not gfp & GFP_NOFAIL:
                 break
-            no_progress_loops = 0 if did_some_progress and order <= PAGE_ALLOC_COSTLY_ORDER else no_progress_loops + 1
-            if not await self.should_reclaim_retry(task, order, alloc_flags, no_progress_loops, gfp):
-                pfn, oom_progress = await self.alloc_pages_may_oom(task, order, gfp, owner)
+            else:
+                # a request that must not fail dips into half of the reserve and goes on
+                pfn = self.get_page_from_freelist(task, order, gfp, ALLOC_MIN_RESERVE, owner)
                 if pfn >= 0:
                     break
-                if task.flags & PF_OOM_VICTIM and (alloc_flags & ALLOC_OOM or gfp & GFP_NOMEMALLOC):
-                    break
-                if not oom_progress:
-                    break
-                no_progress_loops = 0
+                self.world.retry_point(f"{task.comm}-{task.pid}: __GFP_NOFAIL")
+                await self._cond_resched(task)
             pfn, alloc_flags = self._retry_attempt(task, order, gfp, alloc_flags, owner)
         task.spins_at = ""
-        if pfn >= 0:
-            return pfn
-        if gfp & GFP_NOFAIL:
-            return await self._nofail(task, order, gfp, owner)
-        self.warn_alloc(task, order, gfp)
-        return -1
+        if pfn < 0:
+            self.warn_alloc(task, order, gfp)
+        return pfn
 
-    async def _nofail(self, task: Task, order: int, gfp: int, owner: int) -> int:
-        """A request that must not fail dips into half of the reserve and starts over."""
-        pfn = self.get_page_from_freelist(task, order, gfp, ALLOC_MIN_RESERVE, owner)
+    async def _reclaim_round(
+        self, task: Task, order: int, gfp: int, alloc_flags: int, no_progress_loops: int, owner: int
+    ) -> tuple[int, int]:
+        """Steps 6 to 14 of the slow path: reclaim, try, and say whether to go round again.
+
+        Returns a frame or -1, and the rounds without progress so far, or -1 if there shall be no other.
+        """
+        if not gfp & GFP_DIRECT_RECLAIM or task.flags & PF_MEMALLOC:
+            return -1, -1
+        pfn, did_some_progress = await self.alloc_pages_direct_reclaim(task, order, gfp, alloc_flags, owner)
+        if pfn >= 0 or gfp & GFP_NORETRY or (order > PAGE_ALLOC_COSTLY_ORDER and not gfp & GFP_RETRY_MAYFAIL):
+            return pfn, -1
+        loops = 0 if did_some_progress and order <= PAGE_ALLOC_COSTLY_ORDER else no_progress_loops + 1
+        if await self.should_reclaim_retry(task, order, alloc_flags, loops, gfp):
+            return -1, loops
+        pfn, oom_progress = await self.alloc_pages_may_oom(task, order, gfp, owner)
         if pfn >= 0:
-            return pfn
-        self.world.retry_point(f"{task.comm}-{task.pid}: __GFP_NOFAIL")
-        await self._cond_resched(task)
-        return await self.alloc_pages_slowpath(task, order, gfp, owner)
+            return pfn, -1
+        whole = ALLOC_OOM if self.fixes.oom_half_reserve else ALLOC_NO_WATERMARKS
+        if task.flags & PF_OOM_VICTIM and (alloc_flags & whole or gfp & GFP_NOMEMALLOC):
+            return -1, -1
+        return -1, 0 if oom_progress else -1
 
     async def alloc_pages_direct_reclaim(
         self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int
@@ -288,7 +307,7 @@ class PageAllocator:
         pfn = self.get_page_from_freelist(task, order, gfp, alloc_flags, owner)
         if pfn < 0:
             # pages may sit in the high-order atomic reserve or on per-cpu lists
-            self.buddy.unreserve_highatomic_pageblock(self.node.zones, self.migratetype(gfp), force=False)
+            self._unreserve_highatomic(gfp, force=False)
             self.buddy.drain_all_pages(self.node.zones)
             pfn = self.get_page_from_freelist(task, order, gfp, alloc_flags, owner)
         return pfn, progress
@@ -297,26 +316,37 @@ class PageAllocator:
         self, task: Task, order: int, alloc_flags: int, no_progress_loops: int, gfp: int
     ) -> bool:
         """Whether another round of direct reclaim is worth it; sleeps a jiffy in a workqueue worker."""
-        if no_progress_loops > MAX_RECLAIM_RETRIES:
-            return self.buddy.unreserve_highatomic_pageblock(self.node.zones, self.migratetype(gfp), force=True)
         worth = False
-        for zone in self.node.zones:
-            available = self.vmscan.zone_reclaimable_pages(zone) + zone.nr_free
-            if zone.watermark_ok(order, zone.min_wmark_pages(), _HIGHEST_ZONEIDX, alloc_flags, available):
-                worth = True
-                break
-        if not worth:
-            return self.buddy.unreserve_highatomic_pageblock(self.node.zones, self.migratetype(gfp), force=True)
-        site = f"{task.comm}-{task.pid}: should_reclaim_retry"
-        if task.flags & PF_WQ_WORKER:
-            # a sleep of one jiffy, so that the pool sees that this worker does not run
-            await self.world.sleep_on(task, self.memory, timeout_ns=JIFFY_NS)
-        else:
-            task.spins_at = site
-            task.resource = self.memory
-            self.world.retry_point(site)
-            await self._cond_resched(task)
-        return True
+        if no_progress_loops <= MAX_RECLAIM_RETRIES:
+            highest = gfp_zone(gfp)
+            for zone in reversed(self.node.zones):
+                available = self.vmscan.zone_reclaimable_pages(zone) + zone.nr_free
+                if zone.index <= highest and zone.watermark_ok(
+                    order, zone.min_wmark_pages(), highest, alloc_flags, available
+                ):
+                    worth = True
+                    break
+            if task.flags & PF_WQ_WORKER:
+                # a sleep of one jiffy, whatever was found, so that the pool sees that this worker does not run
+                await self.world.sleep_on(task, self.memory, timeout_ns=JIFFY_NS)
+            else:
+                if worth:
+                    self._spin(task, "should_reclaim_retry")
+                await self._cond_resched(task)
+        return worth or self._unreserve_highatomic(gfp, force=True)
+
+    def _spin(self, task: Task, where: str) -> None:
+        """Note that a task goes round without sleeping."""
+        site = f"{task.comm}-{task.pid}: {where}"
+        task.spins_at = site
+        task.resource = self.memory
+        self.world.retry_point(site)
+
+    def _unreserve_highatomic(self, gfp: int, *, force: bool) -> bool:
+        """Give a HIGHATOMIC pageblock of the request's zones back; whether pages moved."""
+        highest = gfp_zone(gfp)
+        zones = [zone for zone in self.node.zones if zone.index <= highest]
+        return self.buddy.unreserve_highatomic_pageblock(zones, self.migratetype(gfp), force=force)
 
     async def alloc_pages_may_oom(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, bool]:
         """Last attempt at the high mark, then the OOM killer; return frame and whether that was progress."""
@@ -332,16 +362,13 @@ class PageAllocator:
             killed = self.oom.out_of_memory(task, gfp, order)
             if killed and gfp & GFP_NOFAIL:
                 pfn = self.get_page_from_freelist(task, order, gfp, ALLOC_NO_WATERMARKS, owner)
-            if killed and not gfp & GFP_FS:
-                # nobody was killed: a request that may not enter the file system goes round again
-                site = f"{task.comm}-{task.pid}: out_of_memory without __GFP_FS"
-                task.spins_at = site
-                task.resource = self.memory
-                self.world.retry_point(site)
-                await self._cond_resched(task)
-            return pfn, killed
         finally:
             self.oom.unlock()
+        if killed and not gfp & GFP_FS:
+            # nobody was killed: a request that may not enter the file system goes round again
+            self._spin(task, "out_of_memory without __GFP_FS")
+            await self._cond_resched(task)
+        return pfn, killed
 
     # -- blocks for programs that touch much ----------------------------------------------------------------------
 
@@ -352,14 +379,15 @@ class PageAllocator:
         zone by the fast path, and where that fails down to its min mark by the slow path's first attempt, which wakes
         kswapd. Watermarks are checked once for all of them.
         """
-        zone = self.node.zones[-1]
+        highest = gfp_zone(gfp)
+        zone = next(zone for zone in reversed(self.node.zones) if zone.index <= highest)
         pcp = zone.pcp[task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0]
         batch = pcp.batch
-        kept = zone.watermark_boost + zone.lowmem_reserve[_HIGHEST_ZONEIDX] + zone.unusable_free(0) + 1
+        kept = zone.watermark_boost + zone.lowmem_reserve[highest] + zone.unusable_free(0) + 1
         spare = zone.nr_free - zone.watermark[ALLOC_WMARK_LOW] - kept
         if spare < batch:
             spare = zone.nr_free - zone.watermark[ALLOC_WMARK_MIN] - kept
-            if spare < batch or len(self.node.zones) > 1:
+            if spare < batch or zone is not self.node.zones[0]:
                 return []
             # the slow path of each of them: kswapd is awake after the first
             self.wake_all_kswapds(gfp, 0)
@@ -420,8 +448,8 @@ class PageAllocator:
         """Wake kswapd for every zone the request could use (wake_all_kswapds)."""
         self.vmscan.wakeup_kswapd(gfp, order)
 
-    def _boosted(self, _zone: Zone) -> None:
-        self.vmscan.wakeup_kswapd(0, 0)
+    def _boosted(self, zone: Zone) -> None:
+        self.vmscan.wakeup_kswapd(GFP_HIGHMEM | GFP_MOVABLE if zone.index == ZONE_MOVABLE else 0, 0)
 
     def warn_alloc(self, task: Task, order: int, gfp: int) -> None:
         """Report a failure (warn_alloc): counted always, logged once for each kind of request."""

@@ -84,8 +84,8 @@ class SwapPort(Protocol):
         """Bring a swapped page back and map it; False if it could not be read (SIGBUS) or memory ran out."""
         ...
 
-    def swap_free(self, slots: Sequence[int]) -> None:
-        """Drop a page table's reference to each slot (swap_free)."""
+    def free_swap_and_cache(self, slots: Sequence[int]) -> list[int]:
+        """Drop a page table's reference to each slot; return unmapped pages that left the swap cache with theirs."""
         ...
 
     def digest(self) -> tuple[Any, ...]:

@@ -28,12 +28,13 @@ from netvm.mm.gfp import (
     PF_LOCAL_THROTTLE,
     PF_MEMALLOC,
     GfpScope,
+    gfp_zone,
 )
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import PlugPort, SwapPort
 from netvm.mm.shrink import Shrinker
-from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, ZONE_NORMAL, Node, Zone
+from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.wait import WaitQueue
@@ -148,6 +149,8 @@ class Vmscan:
         self.kswapd: Task | None = None
         self.kswapd_wait = WaitQueue(world, Resource("memory", "kswapd_wait", external=True))
         self.kswapd_order = 0
+        self.kswapd_highest = 0
+        """Highest zone index somebody asked for since kswapd looked (kswapd_highest_zoneidx); 0 for nobody."""
         reserve = Resource("memory", "pfmemalloc_wait: free above half of min", self._providers_of_reserve)
         self.pfmemalloc_wait = WaitQueue(world, reserve)
         self.throttles = Throttles()
@@ -163,20 +166,27 @@ class Vmscan:
 
     # -- waking kswapd --------------------------------------------------------------------------------------------
 
-    def wakeup_kswapd(self, gfp: int, order: int) -> None:  # noqa: ARG002  the tracepoint prints the mask
-        """Wake kswapd if it sleeps and there is work (wakeup_kswapd)."""
+    def wakeup_kswapd(self, gfp: int, order: int) -> None:
+        """Wake kswapd if it sleeps and there is work in the zones this mask may use (wakeup_kswapd)."""
+        highest = gfp_zone(gfp)
         self.kswapd_order = max(self.kswapd_order, order)
+        self.kswapd_highest = max(self.kswapd_highest, highest)
         if not len(self.kswapd_wait):
             return
         hopeless = self.node.kswapd_failures >= MAX_KSWAPD_FAILURES
-        boosted = any(zone.watermark_boost for zone in self.node.zones)
-        if hopeless or (self.pgdat_balanced(order) and not boosted):
+        boosted = any(zone.watermark_boost for zone in self.node.zones if zone.index <= highest)
+        if hopeless or (self.pgdat_balanced(order, highest=highest) and not boosted):
             return
         self.kswapd_wait.wake_one()
 
-    def pgdat_balanced(self, order: int) -> bool:
-        """Whether some zone is above its high mark for this order (pgdat_balanced)."""
-        return any(zone.watermark_ok(order, zone.high_wmark_pages(), 3, 0, zone.nr_free) for zone in self.node.zones)
+    def pgdat_balanced(self, order: int, *, highest: int = ZONE_MOVABLE) -> bool:
+        """Whether some zone up to this one is above its high mark for this order (pgdat_balanced)."""
+        for zone in self.node.zones:
+            if zone.index > highest:
+                break
+            if zone.watermark_ok(order, zone.high_wmark_pages(), highest, 0, zone.nr_free):
+                return True
+        return False
 
     # -- what there is to reclaim ---------------------------------------------------------------------------------
 

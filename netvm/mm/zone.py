@@ -38,6 +38,8 @@ __all__ = [
     "RECLAIMABLE",
     "UNMOVABLE",
     "ZONE_INDEX",
+    "ZONE_MOVABLE",
+    "ZONE_NORMAL",
     "Node",
     "PerCpuPages",
     "Zone",
@@ -60,6 +62,7 @@ NR_MIGRATETYPES: Final = 4
 
 ZONE_INDEX: Final = {"DMA": 0, "DMA32": 1, "Normal": 2, "Movable": 3}
 ZONE_NORMAL: Final = 2
+ZONE_MOVABLE: Final = 3
 
 EXTFRAG_THRESHOLD: Final = 500
 """vm.extfrag_threshold."""

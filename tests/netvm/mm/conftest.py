@@ -90,9 +90,10 @@ class Swapless:
     async def swap_write_unplug(self, task: Task, plug: object) -> None:
         """Nothing was collected."""
 
-    def swap_free(self, slots: Sequence[int]) -> None:
+    def free_swap_and_cache(self, slots: Sequence[int]) -> list[int]:
         """No page table holds a slot."""
         assert not len(slots)
+        return []
 
     def digest(self) -> tuple[Any, ...]:
         """Nothing changes."""

@@ -734,7 +734,6 @@ def test_a_run_stops_at_the_end_of_its_block(make_host) -> None:
 # -- where the model differs -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="move_freepages_block moves nothing where the zone ends inside the pageblock")
 def test_a_pageblock_cut_off_by_the_end_of_the_zone_is_not_claimed(make_host) -> None:
     """move_freepages_block returns 0 if the zone does not span the pageblock's end: one block moves, the type stays."""
     host = make_host(zones=(("DMA32", 1024 + 48),), free=0, pageblock_order=6)
@@ -745,9 +744,6 @@ def test_a_pageblock_cut_off_by_the_end_of_the_zone_is_not_claimed(make_host) ->
     assert host.zone.pageblock_type(P + 1024) == MOVABLE
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the recorded type of a page on a per-cpu list is its type, whatever its block is"
-)
 def test_a_highatomic_page_goes_home_although_its_block_was_given_up(make_host) -> None:
     """free_pcppages_bulk uses the type recorded when the page was freed, not its pageblock's of now."""
     host = make_host(free=0, batch=2)
@@ -762,7 +758,6 @@ def test_a_highatomic_page_goes_home_although_its_block_was_given_up(make_host) 
     assert host.free_blocks() == {(1, HIGHATOMIC): [P]}
 
 
-@pytest.mark.xfail(strict=True, reason="zones are gone over as in a zonelist, the highest first")
 def test_the_reserve_of_the_highest_zone_is_given_up_first(make_host) -> None:
     """unreserve_highatomic_pageblock walks the zonelist: Normal before DMA32."""
     host = make_host(zones=(("DMA32", 512), ("Normal", 512)), free=512)

@@ -362,7 +362,6 @@ def test_exit_while_pages_are_isolated(make_host) -> None:
     assert not host.swap.count.any()
 
 
-@pytest.mark.xfail(strict=True, reason="swap cache pages that nobody maps stay until reclaim meets them")
 def test_exit_frees_cached_pages_of_its_slots(make_host) -> None:
     """free_swap_and_cache: the last reference to a slot takes its clean, unmapped swap cache page along."""
     host = make_host(swap_pages=1024)

@@ -198,7 +198,6 @@ def test_floors_under_a_boost(make_host, gfp: int, order: int, floor: int) -> No
         assert (_request(host, gfp | GFP_NORETRY, order=order) >= 0) == gets
 
 
-@pytest.mark.xfail(strict=True, reason="the exception is tied to the bit of GFP_ATOMIC for every preset")
 def test_since_6_3_every_high_request_ignores_the_boost(make_host) -> None:
     """With __GFP_ATOMIC gone, an order-0 request with __GFP_HIGH at the min mark is re-tested without the boost."""
     host = make_host(zones=(("DMA32", 4096),), free=700, marks=MARKS, kernel="6.18")
@@ -363,7 +362,6 @@ def test_zones_are_tried_from_the_highest(make_host) -> None:
     assert script.log[:2] == ["wake"] * 2
 
 
-@pytest.mark.xfail(strict=True, reason="every request walks all zones")
 def test_kernel_memory_does_not_come_from_the_movable_zone(make_host) -> None:
     """gfp_zone: only __GFP_HIGHMEM | __GFP_MOVABLE reaches ZONE_MOVABLE."""
     host = make_host(zones=(("Normal", 512), ("Movable", 512)), free=500)
@@ -600,7 +598,6 @@ def test_a_worker_sleeps_between_retries(make_host) -> None:
         assert host.world.now_ns == slept_ns
 
 
-@pytest.mark.xfail(strict=True, reason="a worker that sees no hope goes to the killer without its jiffy")
 def test_a_worker_sleeps_before_it_gives_up(make_host) -> None:
     """should_reclaim_retry: the sleep comes after the zones were looked at, whatever was found."""
     host = make_host(free=10, marks=MARKS)
@@ -659,9 +656,6 @@ def test_a_victim_kept_from_its_reserve_gives_up(make_host) -> None:
     assert script.log.count("oom") == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="without oom_half_reserve only ALLOC_OOM counts as having tried", raises=AssertionError
-)
 def test_a_victim_with_the_whole_reserve_gave_up_too(make_host) -> None:
     """Before 4.14: a TIF_MEMDIE task whose attempt had NO_WATERMARKS and found nothing fails."""
     host = make_host(free=0, marks=MARKS, switches={"oom_half_reserve": False})
@@ -674,7 +668,6 @@ def test_a_victim_with_the_whole_reserve_gave_up_too(make_host) -> None:
     assert _request(host, GFP_KERNEL, flags=PF_OOM_VICTIM) == -1
 
 
-@pytest.mark.xfail(strict=True, reason="the lock is held while a NOIO request gives way")
 def test_the_lock_is_not_held_while_giving_way(make_host) -> None:
     """__alloc_pages_may_oom unlocks before the slow path's cond_resched: others may look at once."""
     host = make_host(free=10, marks=MARKS, cpus=1)
@@ -735,7 +728,6 @@ def test_nofail_of_pf_memalloc_waits_without_reclaiming(make_host) -> None:
     assert script.nr_reclaims == 0
 
 
-@pytest.mark.xfail(strict=True, reason="each round is a deeper call", raises=RecursionError)
 def test_nofail_has_patience(make_host) -> None:
     """A request that must not fail may go round any number of times."""
     host = make_host(free=0, marks=MARKS)
