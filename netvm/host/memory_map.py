@@ -195,7 +195,7 @@ class MemoryMap:
                     f"machine.zones ({zone.name}): free blocks do not fit in {zone.present} present pages; "
                     f"the first that does not is of order {order}"
                 )
-            self.buddy.add_block(zone, start, order, MOVABLE, tail=True)
+            self.buddy.pageblocks.add_block(zone, start, order, MOVABLE, tail=True)
             cursor = min(cursor, start)
         for migratetype, orders in special:
             cursor &= -pageblock
@@ -209,7 +209,7 @@ class MemoryMap:
                 end = (end - (1 << order)) & -(1 << order)
                 if end < zone.start_pfn:
                     break
-                self.buddy.add_block(zone, end, order, migratetype, tail=True)
+                self.buddy.pageblocks.add_block(zone, end, order, migratetype, tail=True)
             cursor = block
         self._boot_cursor.append((zone.start_pfn, max(zone.start_pfn, cursor & -8)))
 

@@ -1,13 +1,9 @@
-"""The buddy allocator: free lists by order and migrate type, fallback, and the per-cpu lists on top.
+"""The buddy allocator: blocks are split and merged, with per-cpu lists on top.
 
-Mirrors mm/page_alloc.c of 6.1: ``rmqueue``, ``__rmqueue_smallest``, ``expand``, ``__rmqueue_fallback``,
-``steal_suitable_fallback``, ``boost_watermark``, ``__free_one_page``, ``free_unref_page``, ``free_pcppages_bulk``,
-``reserve_highatomic_pageblock`` and ``unreserve_highatomic_pageblock``. Lists keep the kernel's order (head for hot
-pages, tail where a merge is likely), because which block is taken decides which pageblock is stolen, and that decides
-when the watermarks are boosted.
-
-A free list is an OrderedDict of block heads: both ends and any middle element in constant time. Only the head frame
-of a free block says what it is (PG_BUDDY, its order, the migrate type of its list).
+Mirrors mm/page_alloc.c of 6.1: ``rmqueue``, ``__rmqueue_smallest``, ``expand``, ``__free_one_page``,
+``free_unref_page`` and ``free_pcppages_bulk``. Lists keep the kernel's order (head for hot pages, tail where a merge is
+likely), because which block is taken decides which pageblock is stolen, and that decides when the watermarks are
+boosted: :mod:`netvm.mm.pageblock`, which has the free lists.
 
 Nothing here decides whether an allocation is allowed: :mod:`netvm.mm.page_alloc` does.
 """
@@ -16,34 +12,25 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from netvm.fixes import Fixes
-from netvm.mm.frames import PG_BUDDY, PG_LRU, PG_PCP, PG_PFMEMALLOC, PG_RESERVE, Frames
-from netvm.mm.gfp import ALLOC_HIGHATOMIC, ALLOC_KSWAPD, ALLOC_NON_BLOCK, ALLOC_OOM, ALLOC_WMARK_HIGH
+from netvm.mm.frames import PG_BUDDY, PG_PCP, PG_PFMEMALLOC, PG_RESERVE, Frames
+from netvm.mm.gfp import ALLOC_HIGHATOMIC, ALLOC_NON_BLOCK, ALLOC_OOM
 from netvm.mm.ledger import FREE, PCP, Ledger
+from netvm.mm.pageblock import Pageblocks
 from netvm.mm.zone import (
     HIGHATOMIC,
     MAX_ORDER,
     MOVABLE,
     NR_PCPTYPES,
     PAGE_ALLOC_COSTLY_ORDER,
-    RECLAIMABLE,
-    UNMOVABLE,
     PerCpuPages,
     Zone,
 )
 from netvm.trace.vmstat import VmStat
 
-__all__ = ["FALLBACKS", "Buddy"]
-
-FALLBACKS: Final = {
-    UNMOVABLE: (RECLAIMABLE, MOVABLE),
-    MOVABLE: (RECLAIMABLE, UNMOVABLE),
-    RECLAIMABLE: (UNMOVABLE, MOVABLE),
-}
-"""Whom a migrate type may steal from, in order. HIGHATOMIC is in nobody's list."""
+__all__ = ["Buddy"]
 
 _ORDER_MASK: Final = 0x0F
 _TYPE_SHIFT: Final = 4
-_CLEAR_ON_ALLOC: Final = 0
 
 
 class Buddy:
@@ -53,34 +40,11 @@ class Buddy:
         self.frames = frames
         self.ledger = ledger
         self.vmstat = vmstat
-        self.fixes = fixes
-        self.boost_factor = boost_factor if fixes.watermark_boost else 0
+        self.pageblocks = Pageblocks(frames, fixes, boost_factor=boost_factor)
         self.boosted: Callable[[Zone], None] | None = None
         """Called by rmqueue when a steal has boosted the zone: kswapd is to be woken."""
 
-    # -- single blocks in and out of a list -----------------------------------------------------------------------
-
-    def add_block(self, zone: Zone, pfn: int, order: int, migratetype: int, *, tail: bool = False) -> None:
-        """Put a free block on a list, at its head unless ``tail``; the caller counts it."""
-        free_list = zone.free_lists[order][migratetype]
-        free_list[pfn] = None
-        if not tail:
-            free_list.move_to_end(pfn, last=False)
-        self.frames.flags_of[pfn] = PG_BUDDY
-        self.frames.block_of[pfn] = order | migratetype << _TYPE_SHIFT
-        if migratetype == HIGHATOMIC:
-            zone.nr_highatomic_free += 1 << order
-
-    def _del_block(self, zone: Zone, pfn: int) -> int:
-        """Take a free block off its list and return its order."""
-        block = self.frames.block_of[pfn]
-        order = block & _ORDER_MASK
-        migratetype = block >> _TYPE_SHIFT
-        del zone.free_lists[order][migratetype][pfn]
-        self.frames.flags_of[pfn] = 0
-        if migratetype == HIGHATOMIC:
-            zone.nr_highatomic_free -= 1 << order
-        return order
+    # -- taking ---------------------------------------------------------------------------------------------------
 
     def _expand(self, zone: Zone, pfn: int, low: int, high: int, migratetype: int) -> None:
         """Give the upper halves of a block back until it has the order asked for (expand)."""
@@ -98,8 +62,6 @@ class Buddy:
             block[half] = high | migratetype << _TYPE_SHIFT
             if migratetype == HIGHATOMIC:
                 zone.nr_highatomic_free += size
-
-    # -- taking ---------------------------------------------------------------------------------------------------
 
     def _rmqueue_smallest(self, zone: Zone, order: int, migratetype: int) -> int:
         """Take the head of the smallest list that fits, split it, return the block or -1."""
@@ -120,7 +82,7 @@ class Buddy:
         """Own type, then fallback and once more (__rmqueue)."""
         while True:
             pfn = self._rmqueue_smallest(zone, order, migratetype)
-            if pfn >= 0 or not self._rmqueue_fallback(zone, order, migratetype, alloc_flags):
+            if pfn >= 0 or not self.pageblocks.rmqueue_fallback(zone, order, migratetype, alloc_flags):
                 return pfn
 
     def take_run(self, zone: Zone, nr_pages: int, migratetype: int) -> range | None:
@@ -144,7 +106,7 @@ class Buddy:
             end = pfn + size
             while rest < end:
                 low = (rest & -rest).bit_length() - 1
-                self.add_block(zone, rest, low, migratetype)
+                self.pageblocks.add_block(zone, rest, low, migratetype)
                 rest += 1 << low
             return range(pfn, pfn + nr_pages)
         return None
@@ -218,112 +180,6 @@ class Buddy:
             zone.nr_free -= 1 << order
             self.ledger.counts[FREE] -= 1 << order
         return pfn
-
-    # -- fallback -------------------------------------------------------------------------------------------------
-
-    def _rmqueue_fallback(self, zone: Zone, order: int, start_type: int, alloc_flags: int) -> bool:
-        """Move a block of another type to ``start_type``'s list (__rmqueue_fallback); whether one was found."""
-        for current in range(MAX_ORDER, order - 1, -1):
-            fallback = self._find_suitable_fallback(zone, current, start_type)
-            if fallback < 0:
-                continue
-            can_steal = self._can_steal(zone, current, start_type)
-            if not can_steal and start_type == MOVABLE and current > order:
-                for smaller in range(order, MAX_ORDER + 1):
-                    fallback = self._find_suitable_fallback(zone, smaller, start_type)
-                    if fallback >= 0:
-                        current = smaller
-                        break
-            pfn = next(iter(zone.free_lists[current][fallback]))
-            self._steal_suitable_fallback(zone, pfn, current, start_type, alloc_flags, can_steal=can_steal)
-            return True
-        return False
-
-    @staticmethod
-    def _find_suitable_fallback(zone: Zone, order: int, start_type: int) -> int:
-        lists = zone.free_lists[order]
-        for fallback in FALLBACKS[start_type]:
-            if lists[fallback]:
-                return fallback
-        return -1
-
-    @staticmethod
-    def _can_steal(zone: Zone, order: int, start_type: int) -> bool:
-        """Whether the whole pageblock may be claimed (can_steal_fallback)."""
-        return order >= zone.pageblock_order or order >= zone.pageblock_order // 2 or start_type != MOVABLE
-
-    def _steal_suitable_fallback(
-        self, zone: Zone, pfn: int, order: int, start_type: int, alloc_flags: int, *, can_steal: bool
-    ) -> None:
-        """Move a block, or all free blocks of its pageblock, to ``start_type`` (steal_suitable_fallback)."""
-        old_type = zone.pageblock_type(pfn)
-        if old_type == HIGHATOMIC:
-            self._move_block(zone, pfn, start_type)
-            return
-        if order >= zone.pageblock_order:
-            for block in range(pfn, pfn + (1 << order), 1 << zone.pageblock_order):
-                zone.set_pageblock_type(block, start_type)
-            self._move_block(zone, pfn, start_type)
-            return
-        if self.boost_watermark(zone) and alloc_flags & ALLOC_KSWAPD:
-            zone.wmark_boosted_flag = True
-        if not can_steal:
-            self._move_block(zone, pfn, start_type)
-            return
-        nr_free, nr_movable = self._move_freepages_block(zone, pfn, start_type)
-        if start_type == MOVABLE:
-            nr_alike = nr_movable
-        elif old_type == MOVABLE:
-            nr_alike = (1 << zone.pageblock_order) - (nr_free + nr_movable)
-        else:
-            nr_alike = 0
-        if not nr_free:
-            self._move_block(zone, pfn, start_type)
-            return
-        if nr_free + nr_alike >= 1 << (zone.pageblock_order - 1):
-            zone.set_pageblock_type(pfn, start_type)
-
-    def _move_block(self, zone: Zone, pfn: int, migratetype: int) -> None:
-        """Move one free block to the tail of another type's list."""
-        order = self._del_block(zone, pfn)
-        self.add_block(zone, pfn, order, migratetype, tail=True)
-
-    def _move_freepages_block(self, zone: Zone, pfn: int, migratetype: int) -> tuple[int, int]:
-        """Move all free blocks of a pageblock to a type's list tail; return pages moved and movable pages met.
-
-        A pageblock that the zone ends in is left alone, one it begins in is gone over from the page given.
-        """
-        start = pfn & -(1 << zone.pageblock_order)
-        end = start + (1 << zone.pageblock_order)
-        if start < zone.start_pfn:
-            start = pfn
-        if end > zone.end_pfn:
-            return 0, 0
-        flags = self.frames.flags_of
-        nr_free = nr_movable = 0
-        while start < end:
-            if flags[start] & PG_BUDDY:
-                order = self._del_block(zone, start)
-                self.add_block(zone, start, order, migratetype, tail=True)
-                nr_free += 1 << order
-                start += 1 << order
-                continue
-            if flags[start] & PG_LRU:
-                nr_movable += 1
-            start += 1
-        return nr_free, nr_movable
-
-    def boost_watermark(self, zone: Zone) -> bool:
-        """Raise the zone's boost by a pageblock, up to its maximum (boost_watermark); whether boosting is in force."""
-        pageblock = 1 << zone.pageblock_order
-        if not self.boost_factor or zone.managed < 4 * pageblock:
-            return False
-        max_boost = zone.watermark[ALLOC_WMARK_HIGH] * self.boost_factor // 10000
-        if not max_boost:
-            return False
-        max_boost = max(pageblock, max_boost)
-        zone.watermark_boost = min(zone.watermark_boost + pageblock, max_boost)
-        return True
 
     # -- giving back ----------------------------------------------------------------------------------------------
 
@@ -478,46 +334,6 @@ class Buddy:
             for pcp in zone.pcp:
                 while pcp.count:
                     self._free_pcppages_bulk(zone, pcp, min(pcp.count, pcp.batch << 5), 0)
-
-    # -- the high-order atomic reserve ----------------------------------------------------------------------------
-
-    def reserve_highatomic_pageblock(self, zone: Zone, pfn: int) -> None:
-        """Turn the pageblock of a high-order atomic allocation into a HIGHATOMIC one, within the cap."""
-        if not self.fixes.highatomic_reserve:
-            return
-        pageblock = 1 << zone.pageblock_order
-        if self.fixes.highatomic_exact_cap:
-            if zone.managed // 100 < pageblock:
-                return
-            limit = -(-(zone.managed // 100) // pageblock) * pageblock
-        else:
-            limit = zone.managed // 100 + pageblock
-        if zone.nr_reserved_highatomic >= limit or zone.pageblock_type(pfn) == HIGHATOMIC:
-            return
-        zone.nr_reserved_highatomic += pageblock
-        zone.set_pageblock_type(pfn, HIGHATOMIC)
-        self._move_freepages_block(zone, pfn, HIGHATOMIC)
-
-    def unreserve_highatomic_pageblock(self, zones: Sequence[Zone], migratetype: int, *, force: bool) -> bool:
-        """Give a HIGHATOMIC pageblock of the highest zone that has one back to ordinary use; whether pages moved.
-
-        ``zones`` are the request's, lowest first. A zone's last one is kept unless forced.
-        """
-        for zone in reversed(zones):
-            pageblock = 1 << zone.pageblock_order
-            if not force and zone.nr_reserved_highatomic <= pageblock:
-                continue
-            for lists in zone.free_lists:
-                if not lists[HIGHATOMIC]:
-                    continue
-                pfn = next(iter(lists[HIGHATOMIC]))
-                if zone.pageblock_type(pfn) == HIGHATOMIC:
-                    zone.nr_reserved_highatomic -= min(pageblock, zone.nr_reserved_highatomic)
-                zone.set_pageblock_type(pfn, migratetype)
-                nr_free, _ = self._move_freepages_block(zone, pfn, migratetype)
-                if nr_free:
-                    return True
-        return False
 
     # -- handing out ----------------------------------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ class PageAllocator:
                 continue
             self.buddy.own(pfn, order, owner, pfmemalloc=bool(alloc_flags & ALLOC_NO_WATERMARKS), reserve=reserve)
             if alloc_flags & ALLOC_HIGHATOMIC:
-                self.buddy.reserve_highatomic_pageblock(zone, pfn)
+                self.buddy.pageblocks.reserve_highatomic_pageblock(zone, pfn)
             return pfn
         return -1
 
@@ -346,7 +346,7 @@ class PageAllocator:
         """Give a HIGHATOMIC pageblock of the request's zones back; whether pages moved."""
         highest = gfp_zone(gfp)
         zones = [zone for zone in self.node.zones if zone.index <= highest]
-        return self.buddy.unreserve_highatomic_pageblock(zones, self.migratetype(gfp), force=force)
+        return self.buddy.pageblocks.unreserve_highatomic_pageblock(zones, self.migratetype(gfp), force=force)
 
     async def alloc_pages_may_oom(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, bool]:
         """Last attempt at the high mark, then the OOM killer; return frame and whether that was progress."""

@@ -346,7 +346,7 @@ class MiniHost:
         zone = zone or self.zone
         size = 1 << order
         assert (self.frames.owner[pfn : pfn + size] == self.owner_boot).all()
-        self.buddy.add_block(zone, pfn, order, migratetype, tail=True)
+        self.buddy.pageblocks.add_block(zone, pfn, order, migratetype, tail=True)
         zone.nr_free += size
         self.frames.owner[pfn : pfn + size] = FREE
         self.ledger.counts[FREE] += size

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from netvm.mm.buddy import FALLBACKS
 from netvm.mm.gfp import ALLOC_HIGHATOMIC, ALLOC_KSWAPD, ALLOC_NON_BLOCK, ALLOC_OOM
+from netvm.mm.pageblock import FALLBACKS
 from netvm.mm.zone import HIGHATOMIC, MAX_ORDER, MOVABLE, NR_MIGRATETYPES, NR_PCPTYPES, RECLAIMABLE, UNMOVABLE
 
 P = 1024
@@ -64,7 +64,7 @@ def _machine(make_host):
             assert not any(frames & set(range(p, p + (1 << o))) for p, o in self.held.items())
             self.held[pfn] = order
             if flags & ALLOC_HIGHATOMIC:
-                self.host.buddy.reserve_highatomic_pageblock(self.host.zone, pfn)
+                self.host.buddy.pageblocks.reserve_highatomic_pageblock(self.host.zone, pfn)
 
         @rule(order=st.integers(0, 1), kind=TYPES, nr=st.integers(2, 40))
         def take_many(self, order, kind, nr):
@@ -113,7 +113,7 @@ def _machine(make_host):
             """Give a HIGHATOMIC pageblock up, if there is one to give."""
             zone = self.host.zone
             before = zone.nr_reserved_highatomic
-            moved = self.host.buddy.unreserve_highatomic_pageblock(self.host.node.zones, kind, force=force)
+            moved = self.host.buddy.pageblocks.unreserve_highatomic_pageblock(self.host.node.zones, kind, force=force)
             assert not (moved and not force and before <= 32)
             given_up = before - zone.nr_reserved_highatomic
             assert given_up in (0, 32) or (given_up == 64 and NR_FRAMES // 32 in self.reserved), "one, but for the last"
@@ -130,7 +130,7 @@ def _machine(make_host):
 
         @invariant()
         def the_reserve_is_what_pageblocks_say(self):
-            """The counter is the HIGHATOMIC pageblocks, within the cap; only what is or was one has pages on their list."""
+            """The counter is the HIGHATOMIC pageblocks, within the cap; what is on their list is from one, or was."""
             zone = self.host.zone
             types = [zone.pageblock_type(pfn) for pfn in range(P, P + NR_FRAMES, 32)]
             assert zone.nr_reserved_highatomic == 32 * types.count(HIGHATOMIC) <= NR_FRAMES // 100 + 32 + 31
@@ -149,7 +149,7 @@ def _machine(make_host):
             for pfn, order in self.held.items():
                 host.pages.free_pages(pfn, order)
             host.buddy.drain_all_pages(host.node.zones)
-            while host.buddy.unreserve_highatomic_pageblock(host.node.zones, MOVABLE, force=True):
+            while host.buddy.pageblocks.unreserve_highatomic_pageblock(host.node.zones, MOVABLE, force=True):
                 pass
             assert host.zone.nr_free == NR_FRAMES
 

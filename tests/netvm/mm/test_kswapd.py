@@ -441,7 +441,7 @@ def test_a_boost_raised_during_a_run_survives_it(make_host) -> None:
         async def shrink_node(task, sc, host=host, passes=passes):
             passes.append(sc.priority)
             if len(passes) == 3:
-                host.buddy.boost_watermark(host.zone)
+                host.buddy.pageblocks.boost_watermark(host.zone)
 
         host.vmscan.shrink_node = shrink_node
         _balance(host)

@@ -540,7 +540,7 @@ def _with_reserved_blocks(make_host, nr_blocks: int):
     for i in range(nr_blocks):
         pfn = P + 2048 + 32 * i
         host.put(pfn, 5)
-        host.buddy.reserve_highatomic_pageblock(host.zone, pfn)
+        host.buddy.pageblocks.reserve_highatomic_pageblock(host.zone, pfn)
     assert host.zone.nr_reserved_highatomic == 32 * nr_blocks
     return host
 
@@ -787,7 +787,7 @@ def _worn(make_host, steps, *, batch: int, boost: int, nr_reserved: int):
                 host.pages.free_pages(pfn, block)
             del held[:nr:2]
     if nr_reserved:
-        host.buddy.reserve_highatomic_pageblock(host.zone, P + 512)
+        host.buddy.pageblocks.reserve_highatomic_pageblock(host.zone, P + 512)
     host.zone.watermark_boost = boost
     return host
 
