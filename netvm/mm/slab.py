@@ -196,7 +196,6 @@ class SlabCache:
             if pfn >= 0:
                 return self._add_slab(pfn, spec.min_order)
         elif not gfp & GFP_NOWARN:
-            # the same order again could not do better: nothing happens in between
             self.pages.warn_alloc(task, spec.order, gfp)
         return -1
 
@@ -206,10 +205,10 @@ class SlabCache:
         if found >= 0:
             return found
         spec = self.spec
-        # an order that is the smallest already is tried twice: without retrying, then as asked
-        pfn = await self.pages.alloc_pages(task, spec.order, self._first_mask(gfp), self.owner)
-        if pfn >= 0:
-            return self._add_slab(pfn, spec.order)
+        if spec.order > spec.min_order:
+            pfn = self.pages.try_alloc_pages(task, spec.order, self._first_mask(gfp) & ~GFP_DIRECT_RECLAIM, self.owner)
+            if pfn >= 0:
+                return self._add_slab(pfn, spec.order)
         reclaimable = GFP_RECLAIMABLE if spec.reclaimable else 0
         pfn = await self.pages.alloc_pages(task, spec.min_order, gfp | reclaimable, self.owner)
         return self._add_slab(pfn, spec.min_order) if pfn >= 0 else -1
