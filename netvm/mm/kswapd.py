@@ -13,7 +13,8 @@ hopeless and kswapd sleeps until a direct reclaimer succeeds.
 from typing import Final
 
 from netvm.mm.gfp import GFP_KERNEL, PF_KSWAPD, PF_KTHREAD, PF_MEMALLOC
-from netvm.mm.vmscan import DEF_PRIORITY, MAX_KSWAPD_FAILURES, SWAP_CLUSTER_MAX, ScanControl, Vmscan
+from netvm.mm.scan_control import DEF_PRIORITY, SWAP_CLUSTER_MAX, ScanControl, inactive_is_low
+from netvm.mm.vmscan import MAX_KSWAPD_FAILURES, Vmscan
 from netvm.mm.zone import ZONE_MOVABLE, Zone
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task
@@ -153,7 +154,7 @@ class Kswapd:
     def _kswapd_age_node(self, task: Task) -> None:
         """Keep the inactive list supplied (kswapd_age_node)."""
         vmscan = self.vmscan
-        if vmscan.swap.nr_total_slots() > 0 and vmscan.inactive_is_low(file=False):
+        if vmscan.swap.nr_total_slots() > 0 and inactive_is_low(vmscan.lruvec, file=False):
             vmscan.shrinker.shrink_active_list(task, SWAP_CLUSTER_MAX)
 
     async def _kswapd_shrink_node(self, task: Task, sc: ScanControl) -> bool:

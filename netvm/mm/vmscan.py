@@ -1,9 +1,9 @@
 """Page reclaim: how much is scanned, in what order, and by whom.
 
 Mirrors mm/vmscan.c of 6.1 above the level of single pages: direct reclaim (``try_to_free_pages``,
-``do_try_to_free_pages``), ``shrink_node``, ``shrink_lruvec``, ``get_scan_count``, and the waits in it:
-``throttle_direct_reclaim``, ``reclaim_throttle``, ``too_many_isolated``. What happens to the pages of a batch is
-:mod:`netvm.mm.shrink`; kswapd is :mod:`netvm.mm.kswapd`.
+``do_try_to_free_pages``), ``shrink_node``, ``shrink_lruvec``, and the waits in it: ``throttle_direct_reclaim``,
+``reclaim_throttle``, ``too_many_isolated``. How much of each list is scanned is :mod:`netvm.mm.scan_control`, what
+happens to the pages of a batch :mod:`netvm.mm.shrink`; kswapd is :mod:`netvm.mm.kswapd`.
 
 A reclaim goes over priorities 12 to 0; at each it scans ``size >> priority`` of the lists in batches of 32, and stops
 when 32 pages have been reclaimed, which is looked at only between priorities (and between batches, except in the
@@ -18,7 +18,6 @@ from typing import Final
 
 from netvm.fixes import Fixes
 from netvm.mm.gfp import (
-    ALLOC_WMARK_HIGH,
     ALLOC_WMARK_MIN,
     GFP_FS,
     GFP_IO,
@@ -33,6 +32,15 @@ from netvm.mm.gfp import (
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import PlugPort, SwapPort
+from netvm.mm.scan_control import (
+    DEACTIVATE_ANON,
+    DEACTIVATE_FILE,
+    DEF_PRIORITY,
+    SWAP_CLUSTER_MAX,
+    ScanControl,
+    adjust_targets,
+    inactive_is_low,
+)
 from netvm.mm.shrink import Shrinker
 from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
 from netvm.runtime.costs import CpuCosts
@@ -43,10 +51,8 @@ from netvm.trace.latency import LatencyRecorder
 from netvm.trace.vmstat import VmStat
 from netvm.units import JIFFY_NS, NS_PER_S
 
-__all__ = ["DEF_PRIORITY", "MAX_KSWAPD_FAILURES", "SWAP_CLUSTER_MAX", "ScanControl", "Vmscan"]
+__all__ = ["MAX_KSWAPD_FAILURES", "Vmscan"]
 
-SWAP_CLUSTER_MAX: Final = 32
-DEF_PRIORITY: Final = 12
 MAX_KSWAPD_FAILURES: Final = 16
 
 THROTTLE_TIMEOUT_NS: Final = {
@@ -57,45 +63,6 @@ THROTTLE_TIMEOUT_NS: Final = {
 }
 CONGESTION_WAIT_NS: Final = NS_PER_S // 10
 """What every throttle slept before 5.16, whatever happened meanwhile."""
-
-DEACTIVATE_ANON: Final = 1
-DEACTIVATE_FILE: Final = 2
-
-
-@dataclass(slots=True, kw_only=True)
-class ScanControl:
-    """What one reclaim wants and may do (``struct scan_control``), and what it has found so far."""
-
-    gfp: int
-    order: int
-    nr_to_reclaim: int = SWAP_CLUSTER_MAX
-    priority: int = DEF_PRIORITY
-    may_writepage: bool = True
-    may_unmap: bool = True
-    may_swap: bool = True
-    kswapd: bool = False
-    force_deactivate: bool = False
-    nr_scanned: int = 0
-    nr_reclaimed: int = 0
-    skipped_deactivate: bool = False
-    may_deactivate: int = 0
-    cache_trim_mode: bool = False
-    file_is_tiny: bool = False
-    anon_cost: int = 0
-    file_cost: int = 0
-    # sc->nr: what this round met
-    nr_taken: int = 0
-    nr_file_taken: int = 0
-    nr_writeback: int = 0
-    nr_immediate: int = 0
-    nr_dirty: int = 0
-    nr_unqueued_dirty: int = 0
-    nr_congested: int = 0
-
-    def clear_round(self) -> None:
-        """Zero what the last round met."""
-        self.nr_taken = self.nr_file_taken = self.nr_writeback = self.nr_immediate = 0
-        self.nr_dirty = self.nr_unqueued_dirty = self.nr_congested = 0
 
 
 @dataclass(slots=True)
@@ -300,7 +267,7 @@ class Vmscan:
         while True:
             before = sc.nr_reclaimed
             sc.clear_round()
-            self._prepare_scan_count(sc)
+            sc.prepare_scan_count(self.node, self.lruvec, self.vmstat)
             task.charge_ns += self.costs.reclaim_pass
             await self.shrink_lruvec(task, sc)
             if sc.kswapd:
@@ -337,66 +304,14 @@ class Vmscan:
             inactive += len(self.lruvec.lists[INACTIVE_ANON])
         return inactive > 2 << sc.order
 
-    def inactive_is_low(self, *, file: bool) -> bool:
-        """Whether the inactive list is small beside the active one (inactive_is_low)."""
-        lists = self.lruvec.lists
-        inactive = len(lists[INACTIVE_FILE if file else INACTIVE_ANON])
-        active = len(lists[ACTIVE_FILE if file else ACTIVE_ANON])
-        gib = (inactive + active) >> 18
-        ratio = int((10 * gib) ** 0.5) if gib else 1
-        return inactive * ratio < active
-
-    def _prepare_scan_count(self, sc: ScanControl) -> None:
-        lruvec = self.lruvec
-        vmstat = self.vmstat
-        sc.anon_cost = lruvec.anon_cost
-        sc.file_cost = lruvec.file_cost
-        sc.may_deactivate = 0
-        if sc.force_deactivate:
-            sc.may_deactivate = DEACTIVATE_ANON | DEACTIVATE_FILE
-        else:
-            if vmstat.workingset_activate_anon != lruvec.refaults_anon or self.inactive_is_low(file=False):
-                sc.may_deactivate |= DEACTIVATE_ANON
-            if vmstat.workingset_activate_file != lruvec.refaults_file or self.inactive_is_low(file=True):
-                sc.may_deactivate |= DEACTIVATE_FILE
-        inactive_file = len(lruvec.lists[INACTIVE_FILE])
-        sc.cache_trim_mode = bool(inactive_file >> sc.priority) and not sc.may_deactivate & DEACTIVATE_FILE
-        file = inactive_file + len(lruvec.lists[ACTIVE_FILE])
-        high = sum(zone.wmark_pages(ALLOC_WMARK_HIGH) for zone in self.node.zones)
-        sc.file_is_tiny = (
-            file + self.node.nr_free <= high
-            and not sc.may_deactivate & DEACTIVATE_ANON
-            and bool(len(lruvec.lists[INACTIVE_ANON]) >> sc.priority)
-        )
-
     def snapshot_refaults(self) -> None:
         """Remember how many refaults were activated up to now, to see those that follow (snapshot_refaults)."""
         self.lruvec.refaults_anon = self.vmstat.workingset_activate_anon
         self.lruvec.refaults_file = self.vmstat.workingset_activate_file
 
-    def get_scan_count(self, sc: ScanControl) -> list[int]:
-        """Return how many pages of each evictable list to scan (get_scan_count)."""
-        sizes = [len(lru) >> sc.priority for lru in self.lruvec.lists[:4]]
-        if not sc.may_swap or self.swap.nr_free_slots() <= 0:
-            return [0, 0, sizes[2], sizes[3]]
-        if not sc.priority and self.swappiness:
-            return sizes
-        if sc.file_is_tiny:
-            return [sizes[0], sizes[1], 0, 0]
-        if sc.cache_trim_mode:
-            return [0, 0, sizes[2], sizes[3]]
-        total = sc.anon_cost + sc.file_cost
-        anon = total + sc.anon_cost
-        file = total + sc.file_cost
-        total = anon + file
-        ap = self.swappiness * (total + 1) // (anon + 1)
-        fp = (200 - self.swappiness) * (total + 1) // (file + 1)
-        share = ap + fp
-        return [sizes[0] * ap // share, sizes[1] * ap // share, sizes[2] * fp // share, sizes[3] * fp // share]
-
     async def shrink_lruvec(self, task: Task, sc: ScanControl) -> None:
         """Scan the lists in batches of 32 under one plug (shrink_lruvec)."""
-        nr = self.get_scan_count(sc)
+        nr = sc.get_scan_count(self.lruvec, nr_swap_pages=self.swap.nr_free_slots(), swappiness=self.swappiness)
         targets = list(nr)
         nr_to_reclaim = sc.nr_to_reclaim
         nr_reclaimed = 0
@@ -411,34 +326,12 @@ class Vmscan:
             await self._cond_resched(task)
             if nr_reclaimed < nr_to_reclaim or proportional:
                 continue
-            if not self._adjust_targets(nr, targets):
+            if not adjust_targets(nr, targets):
                 break
         plug.finish()
         sc.nr_reclaimed += nr_reclaimed
-        if self.swap.nr_total_slots() > 0 and self.inactive_is_low(file=False):
+        if self.swap.nr_total_slots() > 0 and inactive_is_low(self.lruvec, file=False):
             self.shrinker.shrink_active_list(task, SWAP_CLUSTER_MAX)
-
-    @staticmethod
-    def _adjust_targets(nr: list[int], targets: list[int]) -> bool:
-        """Enough is reclaimed: stop the smaller type, scale the other; False if one has nothing left."""
-        nr_file = nr[INACTIVE_FILE] + nr[ACTIVE_FILE]
-        nr_anon = nr[INACTIVE_ANON] + nr[ACTIVE_ANON]
-        if not nr_file or not nr_anon:
-            return False
-        if nr_file > nr_anon:
-            target = targets[INACTIVE_ANON] + targets[ACTIVE_ANON] + 1
-            percentage = nr_anon * 100 // target
-            stop, other = (INACTIVE_ANON, ACTIVE_ANON), (INACTIVE_FILE, ACTIVE_FILE)
-        else:
-            target = targets[INACTIVE_FILE] + targets[ACTIVE_FILE] + 1
-            percentage = nr_file * 100 // target
-            stop, other = (INACTIVE_FILE, ACTIVE_FILE), (INACTIVE_ANON, ACTIVE_ANON)
-        for lru in stop:
-            nr[lru] = 0
-        for lru in other:
-            scanned = targets[lru] - nr[lru]
-            nr[lru] = max(0, targets[lru] * (100 - percentage) // 100 - scanned)
-        return True
 
     async def shrink_list(self, task: Task, lru: int, nr_to_scan: int, sc: ScanControl, plug: PlugPort) -> int:
         """Scan one batch of one list; return pages reclaimed (shrink_list)."""

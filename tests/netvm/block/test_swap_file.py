@@ -7,7 +7,7 @@ import pytest
 from netvm.block.blk_mq import Request
 from netvm.block.swap_file import SIO_POOL_SIZE, SWAP_CLUSTER_MAX, FileSwapIo, SwapFilePlug, SwapFileSystem
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
-from netvm.mm.vmscan import ScanControl
+from netvm.mm.scan_control import ScanControl
 from netvm.runtime.task import Provider, Task
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from netvm.block.swap_io import BlockSwapIo
 from netvm.mm.frames import PG_WRITEBACK
 from netvm.mm.gfp import GFP_KERNEL
-from netvm.mm.vmscan import ScanControl
+from netvm.mm.scan_control import ScanControl
 
 
 async def _swap_out(host, task, nr: int):

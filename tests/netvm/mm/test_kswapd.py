@@ -9,7 +9,7 @@ import pytest
 from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, PF_KSWAPD, PF_KTHREAD, PF_MEMALLOC
 from netvm.mm.kswapd import NAP_NS
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_FILE
-from netvm.mm.vmscan import SWAP_CLUSTER_MAX, ScanControl
+from netvm.mm.scan_control import SWAP_CLUSTER_MAX, ScanControl
 from netvm.units import NS_PER_MS, NS_PER_S
 
 P = 1024

@@ -10,7 +10,7 @@ from netvm.mm.frames import PG_LRU, PG_RESERVE, PG_SWAPBACKED, PG_SWAPCACHE
 from netvm.mm.gfp import GFP_KERNEL, PF_MEMALLOC, PF_OOM_VICTIM
 from netvm.mm.lru import INACTIVE_ANON
 from netvm.mm.memory import GFP_ANON
-from netvm.mm.vmscan import SWAP_CLUSTER_MAX, ScanControl
+from netvm.mm.scan_control import SWAP_CLUSTER_MAX, ScanControl
 from netvm.trace.latency import TouchRecorder
 from netvm.units import NS_PER_S
 

@@ -23,7 +23,7 @@ from netvm.mm.frames import (
 )
 from netvm.mm.gfp import GFP_IO, GFP_KERNEL, GFP_NOFS, GFP_NOIO
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON
-from netvm.mm.vmscan import ScanControl
+from netvm.mm.scan_control import ScanControl
 from netvm.units import NS_PER_MS, NS_PER_S
 
 

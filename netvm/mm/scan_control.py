@@ -1,0 +1,141 @@
+"""What one reclaim wants, and how much of each list it scans at a priority.
+
+Mirrors ``struct scan_control``, ``prepare_scan_count``, ``get_scan_count`` and ``inactive_is_low`` (mm/vmscan.c of
+6.1). At each priority a list's share is its size shifted right by it. How anonymous and file pages share the work is
+decided by swappiness and by what reclaiming either has cost lately, unless something is plain before: no swap space,
+the last priority, hardly any file pages, or plenty of idle ones.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from netvm.mm.gfp import ALLOC_WMARK_HIGH
+from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
+from netvm.mm.zone import Node
+from netvm.trace.vmstat import VmStat
+
+__all__ = [
+    "DEACTIVATE_ANON",
+    "DEACTIVATE_FILE",
+    "DEF_PRIORITY",
+    "SWAP_CLUSTER_MAX",
+    "ScanControl",
+    "adjust_targets",
+    "inactive_is_low",
+]
+
+SWAP_CLUSTER_MAX: Final = 32
+DEF_PRIORITY: Final = 12
+
+DEACTIVATE_ANON: Final = 1
+DEACTIVATE_FILE: Final = 2
+
+
+@dataclass(slots=True, kw_only=True)
+class ScanControl:
+    """What one reclaim wants and may do (``struct scan_control``), and what it has found so far."""
+
+    gfp: int
+    order: int
+    nr_to_reclaim: int = SWAP_CLUSTER_MAX
+    priority: int = DEF_PRIORITY
+    may_writepage: bool = True
+    may_unmap: bool = True
+    may_swap: bool = True
+    kswapd: bool = False
+    force_deactivate: bool = False
+    nr_scanned: int = 0
+    nr_reclaimed: int = 0
+    skipped_deactivate: bool = False
+    may_deactivate: int = 0
+    cache_trim_mode: bool = False
+    file_is_tiny: bool = False
+    anon_cost: int = 0
+    file_cost: int = 0
+    # sc->nr: what this round met
+    nr_taken: int = 0
+    nr_file_taken: int = 0
+    nr_writeback: int = 0
+    nr_immediate: int = 0
+    nr_dirty: int = 0
+    nr_unqueued_dirty: int = 0
+    nr_congested: int = 0
+
+    def clear_round(self) -> None:
+        """Zero what the last round met."""
+        self.nr_taken = self.nr_file_taken = self.nr_writeback = self.nr_immediate = 0
+        self.nr_dirty = self.nr_unqueued_dirty = self.nr_congested = 0
+
+    def prepare_scan_count(self, node: Node, lruvec: Lruvec, vmstat: VmStat) -> None:
+        """Look at the node as it is now: costs, what to deactivate, whether files are few or many."""
+        self.anon_cost = lruvec.anon_cost
+        self.file_cost = lruvec.file_cost
+        self.may_deactivate = 0
+        if self.force_deactivate:
+            self.may_deactivate = DEACTIVATE_ANON | DEACTIVATE_FILE
+        else:
+            if vmstat.workingset_activate_anon != lruvec.refaults_anon or inactive_is_low(lruvec, file=False):
+                self.may_deactivate |= DEACTIVATE_ANON
+            if vmstat.workingset_activate_file != lruvec.refaults_file or inactive_is_low(lruvec, file=True):
+                self.may_deactivate |= DEACTIVATE_FILE
+        inactive_file = len(lruvec.lists[INACTIVE_FILE])
+        self.cache_trim_mode = bool(inactive_file >> self.priority) and not self.may_deactivate & DEACTIVATE_FILE
+        file = inactive_file + len(lruvec.lists[ACTIVE_FILE])
+        high = sum(zone.wmark_pages(ALLOC_WMARK_HIGH) for zone in node.zones)
+        self.file_is_tiny = (
+            file + node.nr_free <= high
+            and not self.may_deactivate & DEACTIVATE_ANON
+            and bool(len(lruvec.lists[INACTIVE_ANON]) >> self.priority)
+        )
+
+    def get_scan_count(self, lruvec: Lruvec, *, nr_swap_pages: int, swappiness: int) -> list[int]:
+        """Return how many pages of each evictable list to scan (get_scan_count)."""
+        sizes = [len(lru) >> self.priority for lru in lruvec.lists[:4]]
+        if not self.may_swap or nr_swap_pages <= 0:
+            return [0, 0, sizes[2], sizes[3]]
+        if not self.priority and swappiness:
+            return sizes
+        if self.file_is_tiny:
+            return [sizes[0], sizes[1], 0, 0]
+        if self.cache_trim_mode:
+            return [0, 0, sizes[2], sizes[3]]
+        total = self.anon_cost + self.file_cost
+        anon = total + self.anon_cost
+        file = total + self.file_cost
+        total = anon + file
+        ap = swappiness * (total + 1) // (anon + 1)
+        fp = (200 - swappiness) * (total + 1) // (file + 1)
+        share = ap + fp
+        return [sizes[0] * ap // share, sizes[1] * ap // share, sizes[2] * fp // share, sizes[3] * fp // share]
+
+
+def inactive_is_low(lruvec: Lruvec, *, file: bool) -> bool:
+    """Whether the inactive list is small beside the active one (inactive_is_low)."""
+    lists = lruvec.lists
+    inactive = len(lists[INACTIVE_FILE if file else INACTIVE_ANON])
+    active = len(lists[ACTIVE_FILE if file else ACTIVE_ANON])
+    gib = (inactive + active) >> 18
+    ratio = int((10 * gib) ** 0.5) if gib else 1
+    return inactive * ratio < active
+
+
+def adjust_targets(nr: list[int], targets: list[int]) -> bool:
+    """Enough is reclaimed: stop the smaller type, scale the other; False if one has nothing left."""
+    nr_file = nr[INACTIVE_FILE] + nr[ACTIVE_FILE]
+    nr_anon = nr[INACTIVE_ANON] + nr[ACTIVE_ANON]
+    if not nr_file or not nr_anon:
+        return False
+    if nr_file > nr_anon:
+        target = targets[INACTIVE_ANON] + targets[ACTIVE_ANON] + 1
+        percentage = nr_anon * 100 // target
+        stop, other = (INACTIVE_ANON, ACTIVE_ANON), (INACTIVE_FILE, ACTIVE_FILE)
+    else:
+        target = targets[INACTIVE_FILE] + targets[ACTIVE_FILE] + 1
+        percentage = nr_file * 100 // target
+        stop, other = (INACTIVE_FILE, ACTIVE_FILE), (INACTIVE_ANON, ACTIVE_ANON)
+    for lru in stop:
+        nr[lru] = 0
+    for lru in other:
+        scanned = targets[lru] - nr[lru]
+        nr[lru] = max(0, targets[lru] * (100 - percentage) // 100 - scanned)
+    return True
