@@ -36,6 +36,7 @@ _VERBS: Final = {
     "run": _Verb("netvm.cli.run", "run scenarios and say whether the host survives, and why"),
     "replay": _Verb("netvm.cli.replay", "run a recorded result again and compare"),
     "import-run": _Verb("netvm.cli.import_run", "write the scenario of a run recorded on a real machine"),
+    "profile": _Verb("netvm.cli.profile", "read a trace, real or emulated: who waited for memory, for what, how long"),
     "schema": _Verb("netvm.cli.schema", "print the JSON Schema of scenario files, for editors"),
 }
 

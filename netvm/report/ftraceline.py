@@ -1,0 +1,293 @@
+"""One line of ftrace text at a time: the careful reader, and what it teaches the fast one.
+
+:class:`Layout` is where the columns of the left part stand, :class:`Variant` which keys an event's fields have and in
+which order. Both are learned from a line. A line of its own shape is read here alone.
+
+A kernel may print a field more or under another name than the table of tracepoints says; a renamed one is found under
+its old name, a new one is left out, and a missing one is an error unless kernels are known that do not print it.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from netvm.trace.records import RecordArray, Recorded
+from netvm.trace.tracepoints import BY_NAME, OTHER, TRACEPOINTS, Tracepoint
+
+__all__ = ["FTRACE_PREFIX", "Layout", "LineReader", "Variant"]
+
+FTRACE_PREFIX: Final = re.compile(
+    r"(?P<comm>.*?)-(?P<pid>\d+) +(?:\( *[\d-]+\) +)?\[(?P<cpu>\d+)\] +(?:(?P<flags>[^\s\d:][^\s:]{3,5}|[.\w]{4,6}) +)?"
+    r"(?P<second>\d+)\.(?P<fraction>\d{6,9}): +(?P<event>[A-Za-z_]\w*):(?P<rest>.*)"
+)
+_KEY: Final = re.compile(r"(?<![^\s])(\w+)=(\S*)")
+_LOST: Final = re.compile(r"\s*CPU:?\s*(\d+) \[(?:LOST (\d+) EVENTS|(\d+) EVENTS DROPPED)\]")
+_PERF_LOST: Final = re.compile(r".*PERF_RECORD_LOST(?:_SAMPLES)?:? lost (\d+)")
+_WRITTEN: Final = re.compile(r"#\s*entries-in-buffer/entries-written: (\d+)/(\d+)")
+_NO_EVENT: Final = re.compile(r"\s*(?:=> |<stack trace>|cpus=\d+$|CPU \d+ is empty$|version = \d|trace\.dat|\s*$)")
+_VALUE: Final = {"d": r"(-?\d+)", "x": r"(0x[0-9a-fA-F]+|\d+)", "p": r"(\S+)", "s": r"(.*?)"}
+_CONVERSION: Final = re.compile(r"%#?-?\d*(?:l|ll|h)?([dusxp])")
+
+_RENAMED: Final = {"wb_setpoint": "bdi_setpoint", "wb_dirty": "bdi_dirty", "highest_zoneidx": "classzone"}
+_OPTIONAL: Final = frozenset(
+    {"nr_congested", "nr_activate_anon", "nr_activate_file", "nr_unmap_fail", "cgroup_ino", "thresh", "written"}
+)
+"""Fields that some kernels do not print."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Columns of the left part of a line."""
+
+    dash: int
+    cpu: int
+    cpu_end: int
+    flags: int
+    flags_end: int
+    second: int
+    dot: int
+    colon: int
+    event: int
+
+    @property
+    def fraction_ns(self) -> int:
+        """Nanoseconds of one unit of the last digit of the time."""
+        return int(10 ** (9 - (self.colon - self.dot - 1)))
+
+    @property
+    def marks(self) -> tuple[tuple[int, int], ...]:
+        """Column and character of every separator."""
+        return (
+            (self.dash, ord("-")),
+            (self.cpu - 1, ord("[")),
+            (self.cpu_end, ord("]")),
+            (self.second - 1, ord(" ")),
+            (self.dot, ord(".")),
+            (self.colon, ord(":")),
+            (self.event - 1, ord(" ")),
+        )
+
+
+class Variant:
+    """The fields of an event as one kernel prints them."""
+
+    __slots__ = (
+        "decimal_places",
+        "decimals",
+        "head",
+        "head_place",
+        "key_lengths",
+        "key_masks",
+        "key_words",
+        "keys",
+        "kinds",
+        "others",
+        "places",
+    )
+
+    def __init__(
+        self,
+        keys: tuple[bytes, ...],
+        places: tuple[int, ...],
+        kinds: tuple[str, ...],
+        *,
+        head: bytes | None,
+        head_place: int,
+    ) -> None:
+        self.keys = keys
+        """Each with the separator before it."""
+        self.places = places
+        """Index of the argument, -1 for a field that is left out."""
+        self.kinds = kinds
+        self.head = head
+        """What stands before a first field that has no key."""
+        self.head_place = head_place
+        self.decimals = [column for column, kind in enumerate(kinds) if kind == "d"]
+        self.decimal_places = [places[column] for column in self.decimals]
+        self.others = [column for column, kind in enumerate(kinds) if kind in tuple("sxp")]
+        last = [key[-8:] for key in keys]
+        self.key_words = np.array([int.from_bytes(key, "little") << (8 - len(key)) * 8 for key in last], np.uint64)
+        self.key_masks = np.array([-1 % 2**64 & (-1 << (8 - len(key)) * 8) for key in last], np.uint64)
+        self.key_lengths = np.array([len(key) for key in keys[1:]], dtype=np.int64)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Variant) and (self.keys, self.head) == (other.keys, other.head)
+
+    def __hash__(self) -> int:
+        return hash((self.keys, self.head))
+
+
+class LineReader:
+    """Reads lines one by one."""
+
+    def __init__(
+        self, recorded: Recorded, *, keep_payload: bool = False, prefix: re.Pattern[str] = FTRACE_PREFIX
+    ) -> None:
+        self.recorded = recorded
+        self.prefix = prefix
+        self._keep_payload = keep_payload
+        self._patterns: dict[int, re.Pattern[str]] = {}
+
+    def comment(self, line: str) -> None:
+        """Look at a line of the header: it says how much was overwritten before it was read."""
+        written = _WRITTEN.match(line)
+        if written:
+            self.recorded.losses.lose(-1, max(0, int(written[2]) - int(written[1])))
+
+    def layout(self, line: str) -> Layout | None:
+        """Return the columns of a line, if it is one of an event and pure ASCII up to there."""
+        found = FTRACE_PREFIX.match(line)
+        if found is None or not line[: found.start("event")].isascii():
+            return None
+        flags, flags_end = found.span("flags") if found["flags"] else (found.start("second"), found.start("second"))
+        return Layout(
+            dash=found.start("pid") - 1,
+            cpu=found.start("cpu"),
+            cpu_end=found.end("cpu"),
+            flags=flags,
+            flags_end=flags_end,
+            second=found.start("second"),
+            dot=found.end("second"),
+            colon=found.end("fraction"),
+            event=found.start("event"),
+        )
+
+    def event(self, name: str) -> tuple[int, int]:
+        """Return the number of a tracepoint, and its name's where the table does not know it."""
+        point = BY_NAME.get(name)
+        return (OTHER, self.recorded.names.intern(name)) if point is None else (point.number, -1)
+
+    def variant(self, event: int, payload: str) -> Variant | None:
+        """Return how a line's fields are laid out, if they are all there."""
+        if not payload.isascii() or payload.endswith(" "):
+            return None
+        point = TRACEPOINTS[event]
+        places = {field.name: index for index, field in enumerate(point.fields)}
+        found = list(_KEY.finditer(payload))
+        if not found or payload.count("=") != len(found):
+            return None
+        names = [_RENAMED.get(match[1], match[1]) for match in found]
+        head, head_field = _head(point, payload, found[0].start())
+        have = {*names, *([head_field] if head_field else [])}
+        if not _complete(point, have):
+            return None
+        for before, after in itertools.pairwise(found):
+            if before.end() + 1 != after.start():
+                return None
+        index = [places.get(name, -1) for name in names]
+        return Variant(
+            keys=tuple(_with_separator(payload, match) for match in found),
+            places=tuple(index),
+            kinds=tuple(point.fields[place].kind if place >= 0 else "" for place in index),
+            head=head,
+            head_place=places.get(head_field, 0),
+        )
+
+    def read(self, line: str, record: RecordArray) -> bool:
+        """Read a whole line into ``record``; False, and counted, if it is no event."""
+        losses = self.recorded.losses
+        found = self.prefix.match(line)
+        if found is None:
+            if not self._note(line):
+                losses.skip(line)
+            return False
+        record["time_ns"] = int(found["second"]) * 1_000_000_000 + int(found["fraction"].ljust(9, "0"))
+        record["cpu"] = min(int(found["cpu"]), 65535)
+        record["task"] = self.recorded.tasks.intern(found["comm"].strip(), int(found["pid"]))
+        record["flags"] = self.recorded.names.intern(found.groupdict().get("flags") or "")
+        event, name = self.event(found["event"])
+        record["event"] = event
+        if event == OTHER:
+            record["args"][0] = name
+            record["args"][1] = self.recorded.names.intern(found["rest"].strip()) if self._keep_payload else -1
+            return True
+        if self.fields(event, found["rest"], record["args"]):
+            return True
+        losses.skip(line)
+        return False
+
+    def fields(self, event: int, payload: str, args: RecordArray) -> bool:
+        """Read the fields of a known event into ``args``; False if they are malformed (not counted here)."""
+        point = TRACEPOINTS[event]
+        found = self._pattern(point).fullmatch(payload.strip())
+        if found is not None:
+            pairs = list(enumerate(found.groups()))
+        else:
+            places = {field.name: index for index, field in enumerate(point.fields)}
+            values = {_RENAMED.get(key, key): value for key, value in _KEY.findall(payload)}
+            if not _complete(point, set(values)):
+                return False
+            pairs = [(places[key], value) for key, value in values.items() if key in places]
+        for place, text in pairs:
+            value = self._value(point.fields[place].kind, text)
+            if value is None:
+                return False
+            args[place] = value
+        return True
+
+    def _value(self, kind: str, text: str) -> int | None:
+        if kind == "s":
+            return self.recorded.names.intern(text.strip())
+        if kind == "p" and text.startswith("("):
+            return -1
+        try:
+            value = int(text, 16) if kind == "p" else int(text, 0 if text.startswith("0x") else 10)
+        except ValueError:
+            return None
+        if kind == "p":
+            return value - 2**64 if value >= 2**63 else value
+        return max(-(2**63), min(value, 2**63 - 1))
+
+    def _pattern(self, point: Tracepoint) -> re.Pattern[str]:
+        pattern = self._patterns.get(point.number)
+        if pattern is None:
+            pieces = _CONVERSION.split(point.format)
+            text = "".join(_VALUE.get(p, _VALUE["d"]) if i % 2 else re.escape(p) for i, p in enumerate(pieces))
+            pattern = self._patterns[point.number] = re.compile(text)
+        return pattern
+
+    def _note(self, line: str) -> bool:
+        """Whether a line is known to be no event; what it says about losses is counted."""
+        lost = _LOST.match(line)
+        if lost:
+            self.recorded.losses.lose(int(lost[1]), int(lost[2] or lost[3]))
+            return True
+        lost = _PERF_LOST.match(line)
+        if lost:
+            self.recorded.losses.lose(-1, int(lost[1]))
+            return True
+        if line.startswith("#"):
+            self.comment(line)
+            return True
+        return _NO_EVENT.match(line) is not None
+
+
+def _complete(point: Tracepoint, have: set[str]) -> bool:
+    """Whether every field is there that has to be; the last one has to, or the line is cut off."""
+    last = point.fields[-1].name
+    if last not in have and not (last in _OPTIONAL and point.fields[-2].name in have):
+        return False
+    return all(field.name in have or field.name in _OPTIONAL for field in point.fields)
+
+
+def _head(point: Tracepoint, payload: str, first_key: int) -> tuple[bytes | None, str]:
+    """Return what stands before a first field without a key, and that field's name."""
+    before = point.format.partition("%")[0]
+    if before.endswith("=") or not before:
+        return None, ""
+    text = payload[:first_key]
+    at = text.find(before.strip())
+    if at < 0:
+        return None, ""
+    return text[: at + len(before.strip()) + 1].encode()[-8:], point.fields[0].name
+
+
+def _with_separator(payload: str, match: re.Match[str]) -> bytes:
+    """Return a key with what stands before it: a space, or a colon and a space after a head."""
+    start = match.start()
+    if start > 1 and payload[start - 2] == ":":
+        return payload[start - 2 : match.end(1)].encode()
+    return payload[max(start - 1, 0) : match.end(1)].encode()

@@ -1,0 +1,120 @@
+"""A trace as the user names it: a file, plain or compressed, in one of the formats that can be read.
+
+:func:`open_trace` looks at the first bytes, never at the name: gzip, zstd, netvm's own file, ``perf script`` text,
+ftrace text. What comes out is one stream of records in order of time (:mod:`netvm.report.reorder`), a batch at a time,
+so that a trace of any size needs the memory of a few batches.
+"""
+
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import IO, Final
+
+from netvm.errors import UsageError
+from netvm.report.ftrace import FtraceReader
+from netvm.report.ftraceline import FTRACE_PREFIX
+from netvm.report.perf_script import PERF_PREFIX, read_perf_script
+from netvm.report.reorder import in_order
+from netvm.trace.records import RecordArray, Recorded
+
+__all__ = ["PIECE_BYTES", "open_trace"]
+
+PIECE_BYTES: Final = 1 << 18
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_FOREIGN: Final = {
+    b"\x17\x08Dtracing": "a trace.dat; netvm reads what `trace-cmd report` prints of it",
+    b"PERFILE2": "a perf.data; netvm reads what `perf script` prints of it",
+}
+"""First bytes of formats that another tool turns into text."""
+
+
+@contextmanager
+def open_trace(path: Path, *, keep_payload: bool = False) -> Iterator[tuple[Recorded, Iterator[RecordArray]]]:
+    """Open a trace; yield what its records refer to, and the records in order of time.
+
+    ``-`` is standard input. With ``keep_payload`` also the text of events that the table of tracepoints does not know
+    is kept. Raises UsageError if the file cannot be read or is in no format that can.
+    """
+    recorded = Recorded()
+    with _opened(path) as file:
+        pieces = _pieces_of(file, path, recorded)
+        yield recorded, in_order(_read(pieces, path, recorded, keep_payload=keep_payload), recorded.losses)
+
+
+def _read(pieces: Iterator[bytes], path: Path, recorded: Recorded, *, keep_payload: bool) -> Iterator[RecordArray]:
+    """Generate the records of a stream whose format its beginning tells."""
+    head = next(pieces, b"")
+    whole = chain([head], pieces)
+    for magic, remedy in _FOREIGN.items():
+        if head.startswith(magic):
+            raise UsageError(f"{path}: {remedy}")
+    lines = [line for line in head.decode("utf-8", "replace").split("\n")[:1000] if line.strip()]
+    if not lines or head.startswith(b"# tracer:") or any(FTRACE_PREFIX.match(line) for line in lines):
+        recorded.source = "ftrace"
+        yield from FtraceReader(recorded, keep_payload=keep_payload).batches(whole)
+    elif any(PERF_PREFIX.match(line) for line in lines):
+        recorded.source = "perf"
+        yield from read_perf_script(whole, recorded, keep_payload=keep_payload)
+    elif all(line.startswith("#") for line in lines):
+        recorded.source = "ftrace"
+        yield from FtraceReader(recorded).batches(whole)
+    else:
+        raise UsageError(
+            f"{path}: no event in its first lines; must be ftrace text, what `trace-cmd report` or `perf script` "
+            f"prints, or a recording of netvm's; it begins {lines[0][:60]!r}"
+        )
+
+
+def _pieces_of(file: IO[bytes], path: Path, recorded: Recorded) -> Iterator[bytes]:
+    """Generate the content of an open file, unpacked. A file that ends too early is noted, not refused."""
+    assert isinstance(file, io.BufferedReader)
+    head = file.peek(4)[:4]
+    if head.startswith(_GZIP):
+        stream: IO[bytes] | gzip.GzipFile = gzip.open(file)  # noqa: SIM115  closed with the file below it
+    elif head == _ZSTD:
+        stream = _zstd(file)
+    else:
+        stream = file
+    while True:
+        try:
+            piece = stream.read(PIECE_BYTES)
+        except EOFError:
+            recorded.losses.truncated = True
+            return
+        except (gzip.BadGzipFile, zlib.error) as error:
+            recorded.losses.truncated = True
+            recorded.losses.skip(f"damaged from here on: {error}")
+            return
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if not piece:
+            return
+        yield piece
+
+
+def _zstd(file: IO[bytes]) -> IO[bytes]:
+    try:
+        import zstandard  # noqa: PLC0415  only who reads .zst needs it
+    except ImportError as error:
+        raise UsageError("a zstd trace needs the package zstandard: pip install 'netvm[zstd]'") from error
+    stream: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return stream
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    if str(path) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        yield file

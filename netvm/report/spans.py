@@ -1,0 +1,324 @@
+"""Waits: events that begin and end, paired into spans.
+
+A :class:`SpanBuilder` goes over records in order and hands every wait it can pair to a sink: direct reclaim of a task,
+kswapd's time awake, a throttle (the kernel's event comes at its end and says how long it was), a round of writeback, a
+stalled allocation, a swap-in, a wait for a mempool or for the reserve, a request to the storage.
+
+What is inside a span is added up while it is open: pages scanned and reclaimed, and the *links* of its time, that is
+how long the task spent in what, as far as its own events show it. A span whose end never comes is unfinished; an end
+without a beginning (the recording began too late, or lost it) is counted as an orphan. After lost events the open
+spans of that CPU are not to be trusted: a second beginning of the same task drops the first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from netvm.trace.records import RecordArray, Recorded
+from netvm.trace.tracepoints import BY_NAME, TRACEPOINTS
+
+__all__ = ["KINDS", "Link", "Span", "SpanBuilder"]
+
+KINDS: Final = (
+    "direct_reclaim",
+    "memcg_reclaim",
+    "node_reclaim",
+    "kswapd",
+    "throttle",
+    "dirty_throttle",
+    "writeback",
+    "alloc_stall",
+    "swapin",
+    "mempool",
+    "pfmemalloc",
+    "request",
+)
+
+_BEGINS: Final = {
+    "mm_vmscan_direct_reclaim_begin": "direct_reclaim",
+    "mm_vmscan_memcg_reclaim_begin": "memcg_reclaim",
+    "mm_vmscan_memcg_softlimit_reclaim_begin": "memcg_reclaim",
+    "mm_vmscan_node_reclaim_begin": "node_reclaim",
+    "alloc_stall_begin": "alloc_stall",
+    "swapin_begin": "swapin",
+    "mempool_wait_begin": "mempool",
+    "pfmemalloc_wait_begin": "pfmemalloc",
+    "writeback_start": "writeback",
+}
+_ENDS: Final = {
+    "mm_vmscan_direct_reclaim_end": "direct_reclaim",
+    "mm_vmscan_memcg_reclaim_end": "memcg_reclaim",
+    "mm_vmscan_memcg_softlimit_reclaim_end": "memcg_reclaim",
+    "mm_vmscan_node_reclaim_end": "node_reclaim",
+    "alloc_stall_end": "alloc_stall",
+    "swapin_end": "swapin",
+    "mempool_wait_end": "mempool",
+    "pfmemalloc_wait_end": "pfmemalloc",
+    "writeback_written": "writeback",
+}
+_BEGIN_OF: Final = {BY_NAME[name].number: kind for name, kind in _BEGINS.items()}
+_END_OF: Final = {BY_NAME[name].number: kind for name, kind in _ENDS.items()}
+_OWN_LINKS: Final = {
+    "alloc_stall": "allocating",
+    "swapin": "waiting for the page to be read",
+    "pfmemalloc": "throttled: the reserve is half used",
+}
+_RECLAIMS: Final = frozenset({"direct_reclaim", "memcg_reclaim", "node_reclaim"})
+
+_WAKE = BY_NAME["mm_vmscan_kswapd_wake"].number
+_SLEEP = BY_NAME["mm_vmscan_kswapd_sleep"].number
+_WAKEUP = BY_NAME["mm_vmscan_wakeup_kswapd"].number
+_SHRINK = BY_NAME["mm_vmscan_lru_shrink_inactive"].number
+_THROTTLED = BY_NAME["mm_vmscan_throttled"].number
+_DIRTY = BY_NAME["balance_dirty_pages"].number
+_ISSUE = BY_NAME["request_issue"].number
+_COMPLETE = BY_NAME["request_complete"].number
+_RQ_ISSUE = BY_NAME["block_rq_issue"].number
+_RQ_COMPLETE = BY_NAME["block_rq_complete"].number
+
+_WATCHED: Final = np.zeros(len(TRACEPOINTS), dtype=np.bool_)
+_WATCHED[
+    [*_BEGIN_OF, *_END_OF, _WAKE, _SLEEP, _SHRINK, _THROTTLED, _DIRTY, _ISSUE, _COMPLETE, _RQ_ISSUE, _RQ_COMPLETE]
+] = True
+
+
+@dataclass(slots=True)
+class Link:
+    """What a task did during part of a span."""
+
+    total_ns: int = 0
+    count: int = 0
+    pages: int = 0
+
+
+@dataclass(slots=True)
+class Span:
+    """One wait: whose, from when to when, why."""
+
+    kind: str
+    task: int
+    begin_ns: int
+    cause: str
+    end_ns: int = -1
+    order: int = 0
+    cpu: int = 0
+    nr_scanned: int = 0
+    nr_reclaimed: int = 0
+    last_ns: int = 0
+    """When the task's last event inside the span was."""
+    links: dict[str, Link] = field(default_factory=dict)
+
+    @property
+    def duration_ns(self) -> int:
+        """How long it was."""
+        return self.end_ns - self.begin_ns
+
+    def spend(self, name: str, until_ns: int, pages: int = 0) -> None:
+        """Put the time since the task's last event on a link."""
+        link = self.links.get(name)
+        if link is None:
+            link = self.links[name] = Link()
+        link.total_ns += until_ns - self.last_ns
+        link.count += 1
+        link.pages += pages
+        self.last_ns = until_ns
+
+    def take(self, inner: "Span") -> None:
+        """Make a wait inside this one part of it."""
+        for name, link in inner.links.items():
+            mine = self.links.setdefault(name, Link())
+            mine.total_ns += link.total_ns
+            mine.count += link.count
+            mine.pages += link.pages
+        self.nr_scanned += inner.nr_scanned
+        self.nr_reclaimed += inner.nr_reclaimed
+        self.last_ns = inner.end_ns
+
+
+def _own_link(span: Span) -> str:
+    """Return what a task does in a wait when nothing else shows."""
+    if span.kind in _RECLAIMS:
+        return "scanning"
+    return f"mempool: {span.cause}" if span.kind == "mempool" else _OWN_LINKS.get(span.kind, span.kind)
+
+
+class SpanBuilder:
+    """Pairs the events of one recording."""
+
+    def __init__(self, recorded: Recorded, sink: Callable[[Span], None]) -> None:
+        self.recorded = recorded
+        self._sink = sink
+        self._open: dict[tuple[str, int], Span] = {}
+        # invariant: the open waits of a task but kswapd's own, outermost first
+        self._stacks: dict[int, list[Span]] = {}
+        self._requests: dict[tuple[int, int], Span] = {}
+        self.orphans: dict[str, int] = {}
+        """Ends without a beginning, by kind."""
+        self.dropped: dict[str, int] = {}
+        """Beginnings that were followed by another of the same task."""
+        self.kswapd_runs: list[tuple[int, int]] = []
+        """From a wake to the last event before the next wake or sleep, nanoseconds: what kswapd was really at work."""
+        self.nr_wakes = 0
+        self.last_wake_to_sleep_ns = 0
+        self._last_wake: dict[int, int] = {}
+
+    def add(self, records: RecordArray) -> None:
+        """Go over a batch."""
+        rows = records[_WATCHED[records["event"]]]
+        if not len(rows):
+            return
+        columns: tuple[list[int], ...] = tuple(rows[name].tolist() for name in ("time_ns", "event", "task", "cpu"))
+        args: list[list[int]] = rows["args"].tolist()
+        for time_ns, event, task, cpu, arg in zip(*columns, args, strict=True):
+            kind = _BEGIN_OF.get(event)
+            if kind is not None:
+                self._begin(kind, event, time_ns, task, cpu, arg)
+                continue
+            kind = _END_OF.get(event)
+            if kind is not None:
+                self._end(kind, time_ns, task, arg)
+            elif event == _SHRINK:
+                self._shrink(time_ns, task, arg)
+            else:
+                self._other(event, time_ns, task, cpu, arg)
+
+    def unfinished(self) -> list[Span]:
+        """Return the spans that are still open, oldest first."""
+        return sorted([*self._open.values(), *self._requests.values()], key=lambda span: span.begin_ns)
+
+    def _begin(self, kind: str, event: int, time_ns: int, task: int, cpu: int, arg: list[int]) -> None:
+        key = kind, task
+        stack = self._stacks.setdefault(task, [])
+        before = self._open.get(key)
+        if before is not None:
+            self.dropped[kind] = self.dropped.get(kind, 0) + 1
+            stack.remove(before)
+        names = self.recorded.names
+        order = 0
+        if kind in _RECLAIMS or kind == "alloc_stall":
+            at = TRACEPOINTS[event].index("gfp_flags")
+            order, cause = arg[at - 1], names[arg[at]]
+        elif kind == "writeback":
+            cause = names[arg[6]]
+        elif kind == "mempool":
+            cause = names[arg[0]]
+        else:
+            cause = kind
+        if stack:
+            stack[-1].spend(_own_link(stack[-1]), time_ns)
+        span = self._open[key] = Span(kind, task, time_ns, cause, order=order, cpu=cpu, last_ns=time_ns)
+        stack.append(span)
+
+    def _end(self, kind: str, time_ns: int, task: int, arg: list[int]) -> None:
+        span = self._open.pop((kind, task), None)
+        if span is None:
+            self.orphans[kind] = self.orphans.get(kind, 0) + 1
+            return
+        stack = self._stacks[task]
+        stack.remove(span)
+        span.end_ns = max(time_ns, span.begin_ns)
+        if kind in _RECLAIMS:
+            span.nr_reclaimed = arg[0]
+        span.spend(_own_link(span), span.end_ns)
+        if stack:
+            stack[-1].take(span)
+        self._sink(span)
+
+    def _reclaim_of(self, task: int) -> Span | None:
+        """Return the wait a task is in, innermost, if it can have links."""
+        stack = self._stacks.get(task)
+        return stack[-1] if stack else None
+
+    def _shrink(self, time_ns: int, task: int, arg: list[int]) -> None:
+        span = self._reclaim_of(task)
+        if span is not None:
+            span.nr_scanned += arg[1]
+            name = "scanning, pages under writeback" if arg[4] else "scanning, dirty pages" if arg[3] else "scanning"
+            span.spend(name, time_ns, arg[1])
+            return
+        awake = self._open.get(("kswapd", task))
+        if awake is not None:
+            awake.nr_scanned += arg[1]
+            awake.nr_reclaimed += arg[2]
+            awake.last_ns = time_ns
+
+    def _other(self, event: int, time_ns: int, task: int, cpu: int, arg: list[int]) -> None:
+        if event == _WAKE:
+            self._wake(time_ns, task, cpu, arg)
+        elif event == _SLEEP:
+            self._sleep(time_ns, task)
+        elif event == _THROTTLED:
+            self._slept("throttle", self.recorded.names[arg[3]], time_ns, task, cpu, arg[2] * 1000)
+        elif event == _DIRTY:
+            if arg[11] > 0:
+                # the event comes before the pause: pause is what the task is about to sleep, in milliseconds
+                span = Span("dirty_throttle", task, time_ns, self.recorded.names[arg[0]], cpu=cpu, last_ns=time_ns)
+                span.end_ns = time_ns + arg[11] * 1_000_000
+                self._sink(span)
+        elif event in (_ISSUE, _RQ_ISSUE):
+            key = (0, arg[0]) if event == _ISSUE else (arg[0] + 1, arg[3])
+            self._requests[key] = Span(
+                "request",
+                task,
+                time_ns,
+                self.recorded.names[arg[1]],
+                cpu=cpu,
+                last_ns=time_ns,
+                nr_scanned=arg[3] if event == _ISSUE else arg[2] >> 12,
+            )
+        else:
+            key = (0, arg[0]) if event == _COMPLETE else (arg[0] + 1, arg[2])
+            request = self._requests.pop(key, None)
+            if request is None:
+                self.orphans["request"] = self.orphans.get("request", 0) + 1
+                return
+            request.end_ns = time_ns
+            self._sink(request)
+
+    def _slept(self, kind: str, cause: str, time_ns: int, task: int, cpu: int, slept_ns: int) -> None:
+        """A sleep that is told when it is over."""
+        span = Span(kind, task, time_ns - slept_ns, cause, cpu=cpu, last_ns=time_ns)
+        span.end_ns = time_ns
+        outer = self._reclaim_of(task)
+        if outer is not None:
+            woke_ns = max(outer.last_ns, time_ns - slept_ns)
+            if woke_ns > outer.last_ns:
+                outer.spend("scanning", woke_ns)
+            outer.spend(f"throttled: {cause}", time_ns)
+        awake = self._open.get(("kswapd", task))
+        if awake is not None:
+            awake.last_ns = time_ns
+        self._sink(span)
+
+    def _wake(self, time_ns: int, task: int, cpu: int, arg: list[int]) -> None:
+        self.nr_wakes += 1
+        self._close_run(task)
+        self._last_wake[task] = time_ns
+        span = self._open.get(("kswapd", task))
+        if span is None:
+            self._open["kswapd", task] = Span(
+                "kswapd", task, time_ns, f"order={arg[1]}", order=arg[1], cpu=cpu, last_ns=time_ns
+            )
+        else:
+            span.last_ns = time_ns
+
+    def _close_run(self, task: int) -> None:
+        """A run of balance_pgdat is over: remember when kswapd was at work."""
+        woke_ns = self._last_wake.pop(task, None)
+        span = self._open.get(("kswapd", task))
+        if woke_ns is not None and span is not None and span.last_ns > woke_ns:
+            self.kswapd_runs.append((woke_ns, span.last_ns))
+
+    def _sleep(self, time_ns: int, task: int) -> None:
+        woke_ns = self._last_wake.get(task)
+        self._close_run(task)
+        span = self._open.pop(("kswapd", task), None)
+        if span is None:
+            self.orphans["kswapd"] = self.orphans.get("kswapd", 0) + 1
+            return
+        if woke_ns is not None:
+            self.last_wake_to_sleep_ns += time_ns - woke_ns
+        span.end_ns = time_ns
+        self._sink(span)
