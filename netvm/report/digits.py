@@ -20,6 +20,7 @@ PAD: Final = 64
 
 _U64 = np.uint64
 _ZEROS: Final = _U64(0x3030303030303030)
+_SPACES: Final = _U64(0x2020202020202020)
 _ABOVE_9: Final = _U64(0x7676767676767676)
 _HIGH_BITS: Final = _U64(0x8080808080808080)
 _PAIRS: Final = _U64(0x000000FF000000FF)
@@ -72,6 +73,13 @@ class Chunk:
         suffix = suffix[-8:]
         want = _U64(int.from_bytes(suffix, "little") << (8 - len(suffix)) * 8)
         found: Mask = (self.words[end - 8] & _KEEP_LAST[len(suffix)]) == want
+        return found
+
+    def blank(self, start: Offsets, end: Offsets) -> Mask:
+        """Say of each span of up to eight bytes whether it is all spaces."""
+        length = end - start
+        kept = _KEEP_LAST[np.minimum(length, 8)]
+        found: Mask = ((self.words[end - 8] ^ _SPACES) & kept == 0) & (length > 0)
         return found
 
     def naturals(self, start: Offsets, end: Offsets) -> tuple[npt.NDArray[np.int64], Mask]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.report.digits import PAD, Chunk, Mask, Offsets
-from netvm.report.ftraceline import Layout, LineReader, Variant
+from netvm.report.ftraceline import FLAGS, Layout, LineReader, Variant
 from netvm.trace.records import RECORD, RecordArray, Recorded
 from netvm.trace.tracepoints import OTHER
 
@@ -145,6 +145,10 @@ class FtraceReader:
             value, good = chunk.naturals(start, np.maximum(end, start))
             values.append(value)
             fits &= good
+        fits &= chunk.blank(base + layout.cpu_end + 1, base + layout.flags)
+        if layout.flags_end < layout.second:
+            fits &= chunk.blank(base + layout.flags_end, base + layout.second)
+        fits &= chunk.blank(np.minimum(pid_end, base + layout.cpu - 1), base + layout.cpu - 1)
         mine = rows[fits]
         if not len(mine):
             return fits
@@ -155,8 +159,10 @@ class FtraceReader:
         part["time_ns"] = second * 1_000_000_000 + fraction * layout.fraction_ns
         part["cpu"] = cpu
         part["task"] = self._task_numbers(chunk, at, at + layout.dash, pid)
-        part["flags"] = self._known(chunk, at + layout.flags, at + layout.flags_end, self._flags)
+        flags = self._flag_numbers(chunk, at + layout.flags, at + layout.flags_end)
+        part["flags"] = np.maximum(flags, 0)
         good = self._read_events(chunk, at + layout.event, ends[mine], part, equals)
+        good &= flags >= 0
         if not whole:
             records[mine] = part
         done[mine] = good
@@ -170,6 +176,15 @@ class FtraceReader:
             return self.recorded.tasks.intern(chunk.text(int(start[row]), int(end[row])).strip(), int(pid[row]))
 
         return _numbered(keys, self._tasks, intern)
+
+    def _flag_numbers(self, chunk: Chunk, start: Offsets, end: Offsets) -> Offsets:
+        """Return the numbers of the columns of irqs-off, need-resched and so on; -1 for what is none."""
+
+        def intern(row: int) -> int:
+            text = chunk.text(int(start[row]), int(end[row]))
+            return self.recorded.names.intern(text) if FLAGS.fullmatch(text) else -1
+
+        return _numbered(chunk.hashes(start, end), self._flags, intern)
 
     def _known(self, chunk: Chunk, start: Offsets, end: Offsets, known: dict[int, int]) -> Offsets:
         """Return the numbers of some strings."""
@@ -257,7 +272,9 @@ class FtraceReader:
     ) -> tuple[npt.NDArray[np.int64], Mask]:
         """Return the arguments of lines with the same keys, and which lines really have them."""
         args = np.zeros((len(at), RECORD["args"].shape[0]), dtype=np.int64)
-        fits = ((chunk.words[at - 8] & variant.key_masks) == variant.key_words).all(axis=1)
+        fits = np.ones(len(at), dtype=np.bool_)
+        for before, columns, masks, words in variant.key_parts:
+            fits &= ((chunk.words[at[:, columns] - before] & masks) == words).all(axis=1)
         begins = at + 1
         stops = np.empty_like(begins)
         stops[:, :-1] = at[:, 1:] - variant.key_lengths
@@ -278,7 +295,10 @@ class FtraceReader:
                     chunk, begin, end, pointer=variant.kinds[column] == "p"
                 )
                 fits &= good
-        if variant.head is not None:
+        if variant.head is None:
+            first = at[:, 0] - len(variant.keys[0])
+            fits &= (first == start) | chunk.blank(start, first)
+        else:
             begin = start + len(variant.head)
             end = at[:, 0] - len(variant.keys[0])
             fits &= chunk.ends_with(begin, variant.head) & (end > begin)

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import BY_NAME, OTHER, TRACEPOINTS, Tracepoint
 
-__all__ = ["FTRACE_PREFIX", "Layout", "LineReader", "Variant"]
+__all__ = ["FLAGS", "FTRACE_PREFIX", "Layout", "LineReader", "Variant"]
 
 FTRACE_PREFIX: Final = re.compile(
-    r"(?P<comm>.*?)-(?P<pid>\d+) +(?:\( *[\d-]+\) +)?\[(?P<cpu>\d+)\] +(?:(?P<flags>[^\s\d:][^\s:]{3,5}|[.\w]{4,6}) +)?"
+    r"(?P<comm>.*?)-(?P<pid>\d+) +(?:\( *[\d-]+\) +)?\[(?P<cpu>\d+)\] +(?:(?P<flags>[.\w#]{4,6}) +)?"
     r"(?P<second>\d+)\.(?P<fraction>\d{6,9}): +(?P<event>[A-Za-z_]\w*):(?P<rest>.*)"
 )
+FLAGS: Final = re.compile(r"[.\w#]{4,6}|", re.ASCII)
 _KEY: Final = re.compile(r"(?<![^\s])(\w+)=(\S*)")
 _LOST: Final = re.compile(r"\s*CPU:?\s*(\d+) \[(?:LOST (\d+) EVENTS|(\d+) EVENTS DROPPED)\]")
 _PERF_LOST: Final = re.compile(r".*PERF_RECORD_LOST(?:_SAMPLES)?:? lost (\d+)")
@@ -36,6 +38,9 @@ _OPTIONAL: Final = frozenset(
     {"nr_congested", "nr_activate_anon", "nr_activate_file", "nr_unmap_fail", "cgroup_ino", "thresh", "written"}
 )
 """Fields that some kernels do not print."""
+
+
+Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +85,7 @@ class Variant:
         "head",
         "head_place",
         "key_lengths",
-        "key_masks",
-        "key_words",
+        "key_parts",
         "keys",
         "kinds",
         "others",
@@ -108,9 +112,9 @@ class Variant:
         self.decimals = [column for column, kind in enumerate(kinds) if kind == "d"]
         self.decimal_places = [places[column] for column in self.decimals]
         self.others = [column for column, kind in enumerate(kinds) if kind in tuple("sxp")]
-        last = [key[-8:] for key in keys]
-        self.key_words = np.array([int.from_bytes(key, "little") << (8 - len(key)) * 8 for key in last], np.uint64)
-        self.key_masks = np.array([-1 % 2**64 & (-1 << (8 - len(key)) * 8) for key in last], np.uint64)
+        self.key_parts = [_key_part(keys, part) for part in range(-(-max(map(len, keys)) // 8))]
+        """For each eight bytes of the keys, last ones first: how far before the equals sign they begin, the columns
+        whose keys are so long, the masks and the words."""
         self.key_lengths = np.array([len(key) for key in keys[1:]], dtype=np.int64)
 
     def __eq__(self, other: object) -> bool:
@@ -263,6 +267,15 @@ class LineReader:
             self.comment(line)
             return True
         return _NO_EVENT.match(line) is not None
+
+
+def _key_part(keys: tuple[bytes, ...], part: int) -> tuple[int, list[int], Words, Words]:
+    """Return one word of each key that is long enough to have it."""
+    columns = [column for column, key in enumerate(keys) if len(key) > 8 * part]
+    pieces = [keys[column][-8 * (part + 1) : -8 * part or None] for column in columns]
+    words = [int.from_bytes(piece, "little") << (8 - len(piece)) * 8 for piece in pieces]
+    masks = [-1 % 2**64 & (-1 << (8 - len(piece)) * 8) for piece in pieces]
+    return 8 * (part + 1), columns, np.array(masks, np.uint64), np.array(words, np.uint64)
 
 
 def _complete(point: Tracepoint, have: set[str]) -> bool:

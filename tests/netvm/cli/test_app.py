@@ -49,9 +49,9 @@ def test_version(netvm: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "no verb given; must be one of list, run, replay, import-run, schema; see `netvm --help`"),
+        ([], f"no verb given; must be one of {_KNOWN}; see `netvm --help`"),
         (["rnu"], "unknown verb 'rnu'; did you mean run?"),
-        (["xyzzy"], "unknown verb 'xyzzy'; must be one of list, run, replay, import-run, schema"),
+        (["xyzzy"], f"unknown verb 'xyzzy'; must be one of {_KNOWN}"),
         (["--hlep"], "unknown option '--hlep'; did you mean --help?"),
         (["run"], "run: missing NAME|FILE|FOLDER; see `netvm run --help`"),
         (["run", "a.toml", "--sed", "3"], "run: unknown option --sed; did you mean --seed?"),
