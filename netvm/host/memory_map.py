@@ -47,6 +47,8 @@ RESERVED_SHARE: Final = 0.19
 """Share of RAM that the recorded kernel's image and boot-time tables take (not managed)."""
 BOOT_HELD_PAGES: Final = 7640
 """Managed pages that the recorded machine's programs, slab and ring hold at the start."""
+NORMAL_HELD_PAGES: Final = 2048
+"""Managed pages above 4 GiB in use at the start: two pageblocks of kernel objects, and the edges of the zone."""
 BIOS_HOLE_PAGES: Final = 97
 """640 KiB to 1 MiB: spanned by the lowest zone and not present."""
 
@@ -66,15 +68,19 @@ class _ZonePlan:
 
 
 def default_zones(ram_mib: int, reserved_pages: int | None) -> list[tuple[str, int, int, int]]:
-    """Return ``(name, present, managed, free)`` of the zones of a machine that does not list its own."""
+    """Return ``(name, present, managed, free)`` of the zones of a machine that does not list its own.
+
+    One page in 64 holds the ``struct page``s of its zone (memmap) and is not managed.
+    """
     total = ram_mib * PAGES_PER_MIB
-    reserved = min(int(total * RESERVED_SHARE), 4700 + total // 64) if reserved_pages is None else reserved_pages
-    held = min(BOOT_HELD_PAGES, total // 3)
     low = min(total, DMA32_END_MIB * PAGES_PER_MIB)
+    reserved = min(int(low * RESERVED_SHARE), 4700 + low // 64) if reserved_pages is None else reserved_pages
+    held = min(BOOT_HELD_PAGES, low // 3)
     zones = [("DMA32", low, max(low - reserved, 1), max(low - reserved - held, 0))]
     if total > low:
         high = total - low
-        zones.append(("Normal", high, high, high))
+        managed = high - high // 64
+        zones.append(("Normal", high, managed, max(managed - NORMAL_HELD_PAGES, 0)))
     return zones
 
 
@@ -97,6 +103,18 @@ def _plans(machine: Any) -> list[_ZonePlan]:
     ]
 
 
+def _spans(plans: list[_ZonePlan]) -> list[range]:
+    """Return the frames each zone spans: the lowest from frame 1 on, the others from a largest block's boundary."""
+    spans: list[range] = []
+    for plan in plans:
+        if spans:
+            start = -(-spans[-1].stop >> MAX_ORDER) << MAX_ORDER
+            spans.append(range(start, start + plan.present))
+        else:
+            spans.append(range(1, 1 + plan.present + BIOS_HOLE_PAGES))
+    return spans
+
+
 def _free_of(zone: Any) -> int:
     if zone.buddyinfo:
         return sum(int(count) << order for order, count in enumerate(zone.buddyinfo))
@@ -115,7 +133,7 @@ class MemoryMap:
         self.owner_boot = ledger.owner("boot")
         plans = _plans(options.machine)
         # frame 0 is never managed, and neither is the BIOS's hole below 1 MiB
-        self.frames = Frames(1 + BIOS_HOLE_PAGES + sum(plan.present for plan in plans))
+        self.frames = Frames(_spans(plans)[-1].stop)
         self.buddy = Buddy(self.frames, ledger, vmstat, fixes, boost_factor=options.vm.watermark_boost_factor)
         self._boot_cursor: list[tuple[int, int]] = []
         """Runs of frames that boot holds, from which rings and slabs are set aside."""
@@ -123,21 +141,18 @@ class MemoryMap:
 
     def _lay_out(self, plans: list[_ZonePlan]) -> list[Zone]:
         """Lay out the zones, their free blocks and marks."""
-        zones = []
-        start = 1
-        for plan in plans:
-            hole = BIOS_HOLE_PAGES if start == 1 else 0
-            zone = Zone(
+        zones = [
+            Zone(
                 name=plan.name,
-                start_pfn=start,
-                spanned=plan.present + hole,
+                start_pfn=span.start,
+                spanned=len(span),
                 present=plan.present,
                 managed=plan.managed,
                 pageblock_order=self.options.kernel.pageblock_order,
                 fixes=self.fixes,
             )
-            start += plan.present + hole
-            zones.append(zone)
+            for plan, span in zip(plans, _spans(plans), strict=True)
+        ]
         vm = self.options.vm
         mfk = vm.min_free_kbytes or calculate_min_free_kbytes(sum(z.managed for z in zones))
         setup_watermarks(zones, min_free_kbytes=mfk, scale_factor=vm.watermark_scale_factor, fixes=self.fixes)
@@ -172,13 +187,18 @@ class MemoryMap:
         assert zone.nr_free == free, f"zone {zone.name}: placed {zone.nr_free} of {free} free pages"
         self.ledger.counts[FREE] += free
         self.ledger.counts[self.owner_boot] -= free
-        self.frames.owner[zone.start_pfn : zone.end_pfn] = self.owner_boot
-        for lists in zone.free_lists:
-            for free_list in lists:
-                for pfn in free_list:
-                    self.frames.owner[pfn : pfn + (1 << (self.frames.block_of[pfn] & 0x0F))] = FREE
+        self._own_what_is_not_free(zone)
         if plan.pcp_pages:
             self._fill_pcp(zone, plan.pcp_pages)
+
+    def _own_what_is_not_free(self, zone: Zone) -> None:
+        """Give boot the frames between the free blocks; those of free blocks are FREE, which is zero, already."""
+        owner = self.frames.owner
+        end = zone.start_pfn
+        for pfn in sorted(pfn for lists in zone.free_lists for free_list in lists for pfn in free_list):
+            owner[end:pfn] = self.owner_boot
+            end = pfn + (1 << (self.frames.block_of[pfn] & 0x0F))
+        owner[end : zone.end_pfn] = self.owner_boot
 
     def _place(self, zone: Zone, blocks: list[int]) -> None:
         """Place free blocks from the top of the zone down, so that no two free buddies touch."""
