@@ -126,7 +126,7 @@ class Buddy:
             if self.boosted is not None:
                 self.boosted(zone)
         if pfn >= 0:
-            self.vmstat.pgalloc[zone.name.lower()] += 1 << order
+            self.vmstat.pgalloc[zone.vmstat_name] += 1 << order
         return pfn
 
     def _rmqueue_pcplist(self, zone: Zone, cpu: int, order: int, migratetype: int, alloc_flags: int) -> int:
@@ -257,12 +257,27 @@ class Buddy:
         """
         self.vmstat.pgfree += len(pfns)
         zone_list = list(zones)
-        zone = zone_list[-1]
-        single = len(zone_list) == 1
-        for pfn in pfns:
-            if not single:
+        if len(zone_list) > 1:
+            for pfn in pfns:
                 zone = next(z for z in zone_list if pfn < z.end_pfn)
-            self._free_unref_page_commit(zone, cpu, pfn, 0)
+                self._free_unref_page_commit(zone, cpu, pfn, 0)
+            return
+        zone = zone_list[0]
+        pcp = zone.pcp[cpu]
+        high = min(pcp.batch << 2, pcp.high) if zone.reclaim_active else pcp.high
+        pageblocks, shift, first = zone.pageblocks, zone.pageblock_order, zone.start_pfn >> zone.pageblock_order
+        flags_of, block_of, counts = self.frames.flags_of, self.frames.block_of, self.ledger.counts
+        # the same as _free_unref_page_commit for each: this is where all reclaimed memory passes
+        for pfn in pfns:
+            migratetype = pageblocks[(pfn >> shift) - first]
+            pindex = migratetype if migratetype < NR_PCPTYPES else MOVABLE
+            flags_of[pfn] = PG_PCP
+            block_of[pfn] = migratetype
+            pcp.lists[pindex].appendleft(pfn)
+            pcp.count += 1
+            counts[PCP] += 1
+            if pcp.count >= high:
+                self._free_pcppages_bulk(zone, pcp, self._nr_pcp_free(pcp, high, free_high=False), pindex)
 
     def _free_unref_page_commit(self, zone: Zone, cpu: int, pfn: int, order: int) -> None:
         pcp = zone.pcp[cpu]

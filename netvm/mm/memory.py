@@ -181,6 +181,8 @@ class Memory:
 
     def _touch_mapped(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
         """Touch mapped pages up to the first that is not; return how many."""
+        if limit == 1:
+            return self._touch_one(task, space, vpn, write=write)
         entries = space.pte[vpn : vpn + limit]
         gaps = np.flatnonzero(entries <= 0)
         nr = int(gaps[0]) if len(gaps) else len(entries)
@@ -198,6 +200,24 @@ class Memory:
         bits |= np.uint8(PTE_YOUNG | PTE_WRITE | PTE_DIRTY)
         self.write_versions(space, vpn, nr)
         return nr
+
+    def _touch_one(self, task: Task, space: AddressSpace, vpn: int, *, write: bool) -> int:
+        """Touch one page if it is mapped: what comes back from swap comes page by page."""
+        if space.pte_of[vpn] <= 0:
+            return 0
+        bits = space.bits_of[vpn]
+        task.charge_ns += self.costs.touch
+        if not write:
+            space.bits_of[vpn] = bits | PTE_YOUNG
+            return 1
+        if not bits & PTE_WRITE:
+            self.vmstat.pgfault += 1
+            self.vmstat.pgreuse += 1
+            task.charge_ns += self.costs.fault_wp
+        space.bits_of[vpn] = bits | PTE_YOUNG | PTE_WRITE | PTE_DIRTY
+        space.version_of[vpn] = self._next_version
+        self._next_version += 1
+        return 1
 
     def write_versions(self, space: AddressSpace, vpn: int, nr_pages: int) -> None:
         """Give pages new content."""

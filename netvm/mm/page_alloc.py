@@ -76,6 +76,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_RECLAIM_RETRIES", "PageAllocator"]
 
 MAX_RECLAIM_RETRIES: Final = 16
+_PLENTY: Final = 4096
+"""Pages above a mark: so far from it single requests and a block of them are treated alike."""
 
 
 class PageAllocator:
@@ -375,19 +377,24 @@ class PageAllocator:
     def try_alloc_run(self, task: Task, nr_pages: int, gfp: int, owner: int) -> list[int]:
         """Take up to ``nr_pages`` single pages that need neither reclaim nor a fallback; maybe none.
 
-        The same frames in the same order as that many calls of ``__alloc_pages``: down to the low mark of the highest
-        zone by the fast path, and where that fails down to its min mark by the slow path's first attempt, which wakes
-        kswapd. Watermarks are checked once for all of them.
+        The same frames in the same order as that many calls of ``__alloc_pages``: by the fast path down to the low mark
+        of the highest zone, then out of a lower one that has plenty, and on a host of one zone down to its min mark by
+        the slow path's first attempt, which wakes kswapd. Watermarks are checked once for all of them.
         """
         highest = gfp_zone(gfp)
-        zone = next(zone for zone in reversed(self.node.zones) if zone.index <= highest)
+        zones = [zone for zone in self.node.zones if zone.index <= highest]
+        for zone in reversed(zones):
+            kept = zone.watermark_boost + zone.lowmem_reserve[highest] + zone.unusable_free(0) + 1
+            spare = zone.nr_free - zone.watermark[ALLOC_WMARK_LOW] - kept
+            if spare >= 0:
+                break
+        if zone is not zones[-1] and spare < _PLENTY:
+            return []
         pcp = zone.pcp[task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0]
         batch = pcp.batch
-        kept = zone.watermark_boost + zone.lowmem_reserve[highest] + zone.unusable_free(0) + 1
-        spare = zone.nr_free - zone.watermark[ALLOC_WMARK_LOW] - kept
         if spare < batch:
             spare = zone.nr_free - zone.watermark[ALLOC_WMARK_MIN] - kept
-            if spare < batch or zone is not self.node.zones[0]:
+            if spare < batch or len(zones) > 1:
                 return []
             # the slow path of each of them: kswapd is awake after the first
             self.wake_all_kswapds(gfp, 0)
@@ -425,7 +432,7 @@ class PageAllocator:
         counts[FREE] -= taken
         counts[PCP] += len(left) - from_pcp
         counts[owner] += len(pages)
-        self.vmstat.pgalloc[zone.name.lower()] += len(pages)
+        self.vmstat.pgalloc[zone.vmstat_name] += len(pages)
         return pages
 
     # -- freeing --------------------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ class Zone:
         "reclaim_active",
         "reserve_ladder",
         "start_pfn",
+        "vmstat_name",
         "watermark",
         "watermark_boost",
         "wmark_boosted_flag",
@@ -126,6 +127,8 @@ class Zone:
         assert 0 < managed <= present
         assert spanned is None or spanned >= present
         self.name = name
+        self.vmstat_name = name.lower()
+        """As in the keys of /proc/vmstat."""
         self.index = ZONE_INDEX[name]
         self.start_pfn = start_pfn
         self.end_pfn = start_pfn + (present if spanned is None else spanned)

@@ -230,23 +230,32 @@ class Nic:
             skb = self._copied_skb(packet.nr_frames)
             if skb is not None or self.model.high_order_atomic:
                 return skb
-        first: Skb | None = None
-        for left in range(packet.nr_frames, 0, -1):
+        first = self._frame_skb()
+        if first is None:
+            return None
+        self._pending_frames -= 1
+        others = packet.nr_frames - 1
+        if others and not self.model.high_order_atomic:
+            if self.skbs.has_napi_head(self.softirq):
+                self._gro_buffers(first, others)
+            else:
+                self._drop_frames(others)
+            return first
+        for left in range(others, 0, -1):
             skb = self._frame_skb()
             if skb is None:
-                if first is not None:
-                    # GRO has handed part of the burst on; the rest is lost
-                    for _ in range(left):
-                        self._buffers.popleft().put()
-                    self._pending_frames -= left
-                    self.netstat.add("rx_dropped", left)
+                self._drop_frames(left)
                 break
             self._pending_frames -= 1
-            if first is None:
-                first = skb
-            else:
-                self._gro(first, skb)
+            self._gro(first, skb)
         return first
+
+    def _drop_frames(self, nr_frames: int) -> None:
+        """Lose the rest of a burst: GRO has handed its first part on."""
+        for _ in range(nr_frames):
+            self._buffers.popleft().put()
+        self._pending_frames -= nr_frames
+        self.netstat.add("rx_dropped", nr_frames)
 
     def _copied_skb(self, nr_frames: int) -> Skb | None:
         """Make a packet of each small frame and return the last: the others are pure acknowledgements before it."""
@@ -278,6 +287,17 @@ class Nic:
             self._buffers.popleft()
         return skb
 
+    def _gro_buffers(self, first: Skb, nr_frames: int) -> None:
+        """Let the buffers of a burst's other frames travel on in the first one's packet.
+
+        Each frame's own head goes back to the NAPI cache it came from before the next one takes it out again.
+        """
+        buffers = [self._buffers.popleft() for _ in range(nr_frames)]
+        self._pending_frames -= nr_frames
+        first.frags += buffers
+        first.truesize += nr_frames * (self.model.buffer_bytes + SK_BUFF_BYTES)
+        first.pfmemalloc = first.pfmemalloc or any(buffer.pfmemalloc for buffer in buffers)
+
     def _gro(self, first: Skb, skb: Skb) -> None:
         """Let a frame of the same burst travel on in the first one's packet (napi_gro_receive)."""
         first.frags += skb.frags
@@ -291,12 +311,12 @@ class Nic:
         missing = self.ring - self.occupancy
         if missing <= 0 or (self.model.high_order_atomic and missing <= VIRTIO_REFILL_BELOW):
             return
-        for _ in range(missing):
+        while missing:
             if not self._frag_left and not self._new_block(GFP_ATOMIC):
                 self.netstat.add("rx_alloc_failed")
                 self._arm_retry()
                 return
-            self._add_buffer()
+            missing -= self._add_buffers(missing)
 
     def _new_block(self, gfp: int) -> bool:
         frag = self.skbs.try_page_frag(
@@ -313,11 +333,15 @@ class Nic:
         self._frag = frag
         self._frag_left = frag.size_bytes // self.model.buffer_bytes
 
-    def _add_buffer(self) -> None:
-        assert self._frag is not None
-        self._frag.get()
-        self._frag_left -= 1
-        self._buffers.append(self._frag)
+    def _add_buffers(self, nr: int) -> int:
+        """Cut up to ``nr`` buffers from the current block; return how many it had."""
+        frag = self._frag
+        assert frag is not None
+        nr = min(nr, self._frag_left)
+        frag.refs += nr
+        self._frag_left -= nr
+        self._buffers.extend([frag] * nr)
+        return nr
 
     # -- retrying a refill ----------------------------------------------------------------------------------------
 
@@ -349,7 +373,7 @@ class Nic:
                 if frag is None:
                     break
                 self._take_block(frag)
-            self._add_buffer()
+            self._add_buffers(1)
         if self._pending:
             self.poll()
         if not self._buffers and not self._retry_armed:

@@ -234,23 +234,28 @@ class SkbAllocator:
 
     def napi_skb_cache_get(self, task: Task) -> int:
         """Take a head from the NAPI cache, refilling it by 16 with plain GFP_ATOMIC; -1 if there is none."""
+        return self._napi_cache.pop() if self.has_napi_head(task) else -1
+
+    def has_napi_head(self, task: Task) -> bool:
+        """Whether a head can be taken from the NAPI cache, which is refilled for it if need be."""
         cache = self._napi_cache
-        if not cache:
-            gfp = GFP_ATOMIC
-            if self.pages.fixes.rx_head_memalloc:
-                gfp = self.rx_gfp()
-            for _ in range(NAPI_SKB_CACHE_BULK):
-                head = self.head_cache.try_alloc(task, gfp)
-                if head < 0:
-                    break
-                cache.append(head)
-            if len(cache) < NAPI_SKB_CACHE_BULK:
-                # kmem_cache_alloc_bulk gives all or nothing
-                for head in cache:
-                    self.head_cache.free(head)
-                cache.clear()
-                return -1
-        return cache.pop()
+        if cache:
+            return True
+        gfp = GFP_ATOMIC
+        if self.pages.fixes.rx_head_memalloc:
+            gfp = self.rx_gfp()
+        for _ in range(NAPI_SKB_CACHE_BULK):
+            head = self.head_cache.try_alloc(task, gfp)
+            if head < 0:
+                break
+            cache.append(head)
+        if len(cache) == NAPI_SKB_CACHE_BULK:
+            return True
+        # kmem_cache_alloc_bulk gives all or nothing
+        for head in cache:
+            self.head_cache.free(head)
+        cache.clear()
+        return False
 
     def napi_alloc_skb(self, task: Task) -> Skb | None:
         """Allocate a small receive packet: a 1 KiB slice of a page, and a head."""

@@ -828,6 +828,30 @@ def test_a_run_is_not_shy(make_host) -> None:
     assert host.owned("test") == 500
 
 
+def test_a_run_goes_on_in_a_lower_zone_that_has_plenty(make_host) -> None:
+    """With the highest zone at its low mark a run comes from the one below, as single requests do."""
+
+    def low_host():
+        return make_host(zones=(("DMA32", 8192), ("Normal", 2048)), free=140, marks=(100, 140, 180), batch=7)
+
+    many, single = low_host(), low_host()
+    frames = many.pages.try_alloc_run(many.task(), 300, GFP_ANON, many.owner_test)
+    assert len(frames) == 300
+    assert all(pfn < many.zone.start_pfn for pfn in frames)
+
+    async def one_by_one(task):
+        return [await single.pages.alloc_pages(task, 0, GFP_ANON, single.owner_test) for _ in frames]
+
+    assert single.run(one_by_one) == frames
+    assert many.vmstat.pgalloc == single.vmstat.pgalloc
+
+
+def test_a_run_leaves_a_lower_zone_that_is_short_to_single_requests(make_host) -> None:
+    """Near the marks of the zone below each page is asked for by itself."""
+    host = make_host(zones=(("DMA", 4096), ("DMA32", 2048)), free=140, marks=(100, 140, 180), batch=7)
+    assert host.pages.try_alloc_run(host.task(), 300, GFP_ANON, host.owner_test) == []
+
+
 def test_a_run_takes_nothing_at_the_min_mark(make_host) -> None:
     """Where a single request would have to reclaim there is no run."""
     host = make_host(free=1000, marks=MARKS)
