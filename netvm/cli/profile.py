@@ -55,11 +55,29 @@ def read_profile(path: Path) -> "Profile":
     from netvm.report.profile import Profiler
     from netvm.report.source import open_trace
 
+    saved = _saved_profile(path)
+    if saved is not None:
+        return saved
     with open_trace(path) as (recorded, batches):
         profiler = Profiler(recorded)
         for batch in batches:
             profiler.add(batch)
     return profiler.profile()
+
+
+def _saved_profile(path: Path) -> "Profile | None":
+    """Return the profile in a file of `netvm profile --json`; None if it is not one."""
+    import msgspec
+
+    from netvm.report.profile import Profile
+
+    try:
+        with path.open("rb") as file:
+            if file.read(1) != b"{":
+                return None
+        return msgspec.json.decode(path.read_bytes(), type=Profile)
+    except (msgspec.MsgspecError, OSError):
+        return None
 
 
 def _events(arguments: argparse.Namespace) -> None:
