@@ -61,6 +61,8 @@ class Fixes:
     reclaim_throttle: bool = True
     mempool_nomemalloc: bool = True
     noio_isolation_limit: bool = True
+    less_throttle: bool = True
+    local_throttle: bool = True
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True
@@ -253,6 +255,20 @@ _TABLE = (
         version="3.9",
         source='"mm: Avoid possible deadlock caused by too_many_isolated()", NeilBrown and Wu Fengguang, 2010',
         summary="reclaimers that may not do IO have a higher isolation limit, so they never wait for those that may",
+    ),
+    Fix(
+        name="less_throttle",
+        year=2005,
+        version="2.6.12",
+        source="PF_LESS_THROTTLE (nfsd, the loop driver), mm/page-writeback.c; replaced by PF_LOCAL_THROTTLE",
+        summary="a server or lower layer on this host may dirty a quarter more than its clients before it is held back",
+    ),
+    Fix(
+        name="local_throttle",
+        year=2020,
+        version="5.7",
+        source='a37b0715ddf3 "mm/writeback: replace PF_LESS_THROTTLE with PF_LOCAL_THROTTLE", NeilBrown',
+        summary="a server or lower layer on this host is held back for the dirt of its own device only",
     ),
     Fix(
         name="io_flusher_servers",

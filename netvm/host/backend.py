@@ -8,22 +8,32 @@ under the entry point group ``netvm.storage_backends``. The host gives it a :cla
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from netvm.block.blk_mq import BlockDriver, RequestQueue
 from netvm.errors import UsageError
+from netvm.fixes import Fixes
+from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import LogPort
+from netvm.mm.slab import SlabCaches
+from netvm.mm.vmscan import Vmscan
 from netvm.net.stack import NetStack
 from netvm.net.wire import LinkDirection
+from netvm.pagecache.filemap import PageCache
+from netvm.pagecache.flusher import Flusher
+from netvm.pagecache.ports import FileSystem
+from netvm.pagecache.readahead import FileReader
+from netvm.pagecache.throttle import DirtyThrottle
+from netvm.runtime.costs import CpuCosts
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task
 from netvm.runtime.workqueue import Workqueue
 from netvm.runtime.world import World
 
-__all__ = ["Backend", "BackendContext", "LinkPair", "load_backend"]
+__all__ = ["Backend", "BackendContext", "FileBackend", "LinkPair", "MountContext", "load_backend"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +103,33 @@ class Backend(Protocol):
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountContext:
+    """What a host offers a file system that is mounted on it."""
+
+    world: World
+    cpus: Cpus | None
+    cache: PageCache
+    reader: FileReader
+    throttle: DirtyThrottle
+    flusher: Flusher
+    pages: PageAllocator
+    slabs: SlabCaches
+    vmscan: Vmscan
+    fixes: Fixes
+    costs: CpuCosts
+    log: LogPort
+
+
+@runtime_checkable
+class FileBackend(Protocol):
+    """A backend that is a file server, not a device: it keeps files by itself (``[storage] role = "fs"``)."""
+
+    def mount(self, context: MountContext) -> FileSystem:
+        """Make the client's side of the file system; the server is up after :meth:`Backend.start`."""
         ...
 
 

@@ -15,8 +15,9 @@ from netvm.block.swap import SwapArea
 from netvm.block.swap_io import BlockSwapIo
 from netvm.fixes import preset
 from netvm.host.backend import Backend, BackendContext, LinkPair, load_backend
+from netvm.host.files import make_files, swap_pages
 from netvm.host.machine import Host
-from netvm.host.memory_map import PAGES_PER_MIB, MemoryMap, zone_report
+from netvm.host.memory_map import MemoryMap, zone_report
 from netvm.host.network import connect_nic, make_stack
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG
 from netvm.mm.frames import PG_SWAPBACKED
@@ -111,16 +112,20 @@ class _Boot:
         bios = self._bios(bio_cache, queue, pages.softirq)
         swap = self._swap(pages, lruvec, slabs, bios, queue)
         vmscan = self._vmscan(pages, lruvec, swap)
-        oom = OomKiller(self.world, vmscan=vmscan, fixes=self.fixes, log=self.log)
-        memory = Memory(
-            self.world,
+        files = make_files(
+            self.options,
+            backend,
             pages=pages,
             lruvec=lruvec,
-            shrinker=vmscan.shrinker,
-            swap=swap,
-            vmstat=self.vmstat,
-            costs=self.costs,
+            slabs=slabs,
+            vmscan=vmscan,
+            queue=queue,
+            bios=bios,
+            unbound=workers.pools[2],
+            cpus=self.cpus,
         )
+        oom = OomKiller(self.world, vmscan=vmscan, fixes=self.fixes, log=self.log)
+        memory = self._memory(pages, lruvec, vmscan, swap)
         oom.unmap = memory.unmap_all
         host = Host(
             world=self.world,
@@ -153,12 +158,28 @@ class _Boot:
             kswapd=Kswapd(self.world, vmscan),
             oom=oom,
             memory=memory,
+            files=files,
             softirq=pages.softirq,
         )
+        self._finish(host)
+        return host
+
+    def _finish(self, host: Host) -> None:
+        """See to what needs the whole host."""
         _set_memory_providers(host)
         self._boot_anon(host)
-        host.boot_zones = [zone_report(zone, self.options) for zone in pages.node.zones]
-        return host
+        host.boot_zones = [zone_report(zone, self.options) for zone in host.node.zones]
+
+    def _memory(self, pages: PageAllocator, lruvec: Lruvec, vmscan: Vmscan, swap: SwapArea) -> Memory:
+        return Memory(
+            self.world,
+            pages=pages,
+            lruvec=lruvec,
+            shrinker=vmscan.shrinker,
+            swap=swap,
+            vmstat=self.vmstat,
+            costs=self.costs,
+        )
 
     def _page_allocator(self) -> PageAllocator:
         softirq = Task(world=self.world, number=0, comm="swapper/0", pid=0, cpus=self.cpus, flags=0, nice=0)
@@ -217,7 +238,7 @@ class _Boot:
     ) -> SwapArea:
         return SwapArea(
             self.world,
-            nr_pages=self.options.storage.size_mib * PAGES_PER_MIB,
+            nr_pages=swap_pages(self.options.storage),
             io=BlockSwapIo(queue, bios),
             frames=self.memory_map.frames,
             pages=pages,
@@ -339,6 +360,6 @@ def start_threads(host: Host) -> None:
     host.creator.start(PF_KTHREAD)
     for pool in host.pools:
         pool.start()
-    for queue in (host.kblockd, host.events, host.unbound):
+    for queue in (host.kblockd, host.events, host.unbound, host.files.writeback):
         queue.start()
     host.kswapd.start(host.cpus)

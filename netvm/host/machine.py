@@ -12,6 +12,7 @@ from netvm.block.blk_mq import RequestQueue
 from netvm.block.swap import SwapArea
 from netvm.fixes import Fixes
 from netvm.host.backend import Backend, LinkPair
+from netvm.host.files import Files
 from netvm.mm.buddy import Buddy
 from netvm.mm.frames import Frames
 from netvm.mm.kswapd import Kswapd
@@ -70,6 +71,7 @@ class Host:
     kswapd: Kswapd
     oom: OomKiller
     memory: Memory
+    files: Files
     softirq: Task
     boot_zones: list[dict[str, Any]] = field(default_factory=list)
     """Marks of the zones as at boot, for the report."""
@@ -95,6 +97,7 @@ class Host:
             slabs,
             tuple(self.ledger.counts),
             self.vmstat.nr_writeback,
+            self.files.digest(),
             self.vmstat.nr_swapcached,
             self.node.kswapd_failures >= 16,
             self.swap.digest(),
@@ -106,4 +109,5 @@ class Host:
 
     def progress(self) -> int:
         """Return a number that grows whenever something got done: pages cleaned, read, or mapped."""
-        return self.swap.nr_cleaned + self.swap.nr_read + self.vmstat.pgfault + self.vmstat.oom_kill
+        done = self.swap.nr_cleaned + self.swap.nr_read + self.vmstat.pgfault + self.vmstat.oom_kill
+        return done + self.files.progress()

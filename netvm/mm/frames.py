@@ -98,9 +98,9 @@ class Frames:
         self.owner: npt.NDArray[np.uint16] = np.zeros(nr_frames, dtype=np.uint16)
         """Who holds the page (:mod:`netvm.mm.ledger`); 0 is free."""
         self.mapping: npt.NDArray[np.int32] = np.zeros(nr_frames, dtype=np.int32)
-        """Id of the address space that maps an anonymous page, 0 for none."""
+        """Id of the address space that maps an anonymous page; of a file page the negative id of its file; 0: none."""
         self.index: npt.NDArray[np.int32] = np.zeros(nr_frames, dtype=np.int32)
-        """Virtual page number in that address space."""
+        """Virtual page number in that address space, or page number in the file, + 1."""
         self.swap: npt.NDArray[np.int32] = np.zeros(nr_frames, dtype=np.int32)
         """Swap slot + 1 of a page in the swap cache (``page->private``)."""
         self.lru_slot: npt.NDArray[np.uint32] = np.zeros(nr_frames, dtype=np.uint32)

@@ -95,7 +95,7 @@ def check_mappings(shrinker: Shrinker, frames: Frames) -> None:
         assert len(space.swapped()) == space.nr_swap, f"{space.comm}: swap entries and nr_swap differ"
         assert (frames.mapping[pfns] == space.id).all(), f"{space.comm}: a mapped frame belongs to somebody else"
         assert (frames.index[pfns] == vpns + 1).all(), f"{space.comm}: a frame has another index than its PTE"
-    mapped = int(np.count_nonzero(frames.mapping))
+    mapped = int(np.count_nonzero(frames.mapping > 0))
     claimed = sum(space.nr_anon for space in shrinker.spaces.values())
     assert mapped == claimed, f"{mapped} frames say that somebody maps them, {claimed} are in page tables"
     _check_reclaimable(shrinker, frames)
@@ -106,7 +106,7 @@ def check_mappings(shrinker: Shrinker, frames: Frames) -> None:
 def _check_reclaimable(shrinker: Shrinker, frames: Frames) -> None:
     """Reclaim can find each page of a program: on a list, in the ``lru_add`` batch, or isolated by somebody."""
     lruvec = shrinker.lruvec
-    in_use = (frames.mapping != 0) | (frames.flags & np.uint16(PG_SWAPCACHE) != 0)
+    in_use = (frames.mapping > 0) | (frames.flags & np.uint16(PG_SWAPCACHE) != 0)
     listed = frames.flags & np.uint16(PG_LRU) != 0
     off_lists = np.flatnonzero(in_use & ~listed).tolist()
     isolated = set(off_lists) - set(lruvec.batched)

@@ -17,7 +17,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from netvm.mm.frames import PG_ACTIVE, PG_DIRTY, PG_LOCKED, PG_LRU, PG_UNEVICTABLE, Frames, PfnArray
+from netvm.mm.frames import (
+    PG_ACTIVE,
+    PG_DIRTY,
+    PG_LOCKED,
+    PG_LRU,
+    PG_REFERENCED,
+    PG_UNEVICTABLE,
+    Frames,
+    PfnArray,
+)
 from netvm.trace.vmstat import VmStat
 
 __all__ = [
@@ -197,12 +206,15 @@ class Lruvec:
         self._add_batch: list[int] = []
         self._rotate_batch: list[int] = []
 
-    def lru_of(self, pfn: int, *, file: bool = False) -> int:
-        """Return which list a page belongs on."""
+    def lru_of(self, pfn: int) -> int:
+        """Return which list a page belongs on (folio_lru_list): by what backs it, and whether it is active.
+
+        A page of a file carries the negative id of its address space.
+        """
         flags = self.frames.flags_of[pfn]
         if flags & PG_UNEVICTABLE:
             return UNEVICTABLE_LIST
-        return (2 if file else 0) + (1 if flags & PG_ACTIVE else 0)
+        return (2 if self.frames.mapping_of[pfn] < 0 else 0) + (1 if flags & PG_ACTIVE else 0)
 
     def folio_add_lru(self, pfn: int) -> None:
         """Put a new page in the ``lru_add`` batch; a full batch is flushed."""
@@ -211,8 +223,8 @@ class Lruvec:
         if len(batch) >= PAGEVEC_SIZE:
             self._flush_add()
 
-    def add_many(self, pfns: PfnArray) -> None:
-        """Put new inactive pages in the batch in order, flushing as it fills."""
+    def add_many(self, pfns: PfnArray, *, file: bool = False) -> None:
+        """Put new inactive pages of one type in the batch in order, flushing as it fills."""
         batch = self._add_batch
         nr = len(pfns)
         if len(batch) + nr < PAGEVEC_SIZE:
@@ -223,7 +235,7 @@ class Lruvec:
             self._flush_add()
         head = pfns[:flushed]
         self.frames.flags[head] |= PG_LRU
-        self.lists[INACTIVE_ANON].add_head(head)
+        self.lists[INACTIVE_FILE if file else INACTIVE_ANON].add_head(head)
         self._add_batch.extend(pfns[flushed:].tolist())
 
     def _flush_add(self) -> None:
@@ -260,24 +272,40 @@ class Lruvec:
         pages = self._rotate_batch
         self._rotate_batch = []
         flags = self.frames.flags_of
-        moved: list[int] = []
-        active: list[int] = []
-        for pfn in pages:
-            state = flags[pfn]
-            # isolated, freed or unevictable meanwhile: leave it alone
-            if state & PG_LRU and not state & PG_UNEVICTABLE:
-                (active if state & PG_ACTIVE else moved).append(pfn)
-        if active:
-            self.lists[ACTIVE_ANON].remove_many(np.array(active, dtype=np.intp))
-            for pfn in active:
+        # isolated, freed or unevictable meanwhile: leave it alone
+        moved = [pfn for pfn in pages if flags[pfn] & PG_LRU and not flags[pfn] & PG_UNEVICTABLE]
+        for inactive in (INACTIVE_ANON, INACTIVE_FILE):
+            mine = [pfn for pfn in moved if self.lru_of(pfn) & ~1 == inactive]
+            if not mine:
+                continue
+            for lru in (inactive, inactive + 1):
+                here = [pfn for pfn in mine if self.lru_of(pfn) == lru]
+                if here:
+                    self.lists[lru].remove_many(np.array(here, dtype=np.intp))
+            for pfn in mine:
                 flags[pfn] &= ~PG_ACTIVE
-        if moved:
-            self.lists[INACTIVE_ANON].remove_many(np.array(moved, dtype=np.intp))
-        if active:
-            moved = [pfn for pfn in pages if flags[pfn] & PG_LRU and not flags[pfn] & PG_UNEVICTABLE]
-        if moved:
-            self.lists[INACTIVE_ANON].add_tail(np.array(moved, dtype=np.intp))
-            self.vmstat.pgrotated += len(moved)
+            self.lists[inactive].add_tail(np.array(mine, dtype=np.intp))
+            self.vmstat.pgrotated += len(mine)
+
+    def mark_accessed(self, pfns: list[int]) -> None:
+        """Note that pages were read: twice while inactive and they are active (folio_mark_accessed).
+
+        # MODEL: a page is moved at once, as on one CPU; activation of a page in the ``lru_add`` batch waits for it.
+        """
+        flags = self.frames.flags_of
+        for pfn in pfns:
+            state = flags[pfn]
+            if not state & PG_REFERENCED:
+                flags[pfn] = state | PG_REFERENCED
+            elif not state & (PG_ACTIVE | PG_UNEVICTABLE):
+                if state & PG_LRU:
+                    self.lists[self.lru_of(pfn)].remove(pfn)
+                    flags[pfn] = state & ~PG_REFERENCED | PG_ACTIVE
+                    self.lists[self.lru_of(pfn)].add_head(np.array([pfn], dtype=np.intp))
+                    self.vmstat.pgactivate += 1
+                else:
+                    flags[pfn] = state & ~PG_REFERENCED | PG_ACTIVE
+                self.nonresident_age += 1
 
     def lru_add_drain(self) -> None:
         """Flush both batches (lru_add_drain)."""
@@ -301,9 +329,11 @@ class Lruvec:
         """Take pages that are freed off their lists (munmap, exit)."""
         self.lru_add_drain()
         state = self.frames.flags[pfns]
-        on_lru = state & PG_LRU != 0
-        for lru, active in ((INACTIVE_ANON, 0), (ACTIVE_ANON, PG_ACTIVE)):
-            here = pfns[on_lru & (state & PG_ACTIVE == active)]
+        kind = np.where(self.frames.mapping[pfns] < 0, 2, 0) + (state & PG_ACTIVE != 0)
+        kind[state & PG_UNEVICTABLE != 0] = UNEVICTABLE_LIST
+        kind[state & PG_LRU == 0] = -1
+        for lru in range(len(self.lists)):
+            here = pfns[kind == lru]
             if len(here):
                 self.lists[lru].remove_many(here)
         self.frames.flags[pfns] &= ~np.uint16(PG_LRU)

@@ -1,4 +1,4 @@
-"""What reclaim asks of the rooms above it: the swap side of the kernel, and logging.
+"""What reclaim asks of the rooms above it: swap, the page cache, and logging.
 
 The kernel calls upward here: reclaim writes a page to swap, asks for free slots, forgets a swap cache page. The lower
 room declares the protocol, :mod:`netvm.block.swap` implements it and :mod:`netvm.host.boot` plugs it in.
@@ -7,13 +7,16 @@ room declares the protocol, :mod:`netvm.block.swap` implements it and :mod:`netv
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from netvm.mm.frames import PfnArray
 from netvm.runtime.task import Task
 
 if TYPE_CHECKING:
     from netvm.mm.address_space import AddressSpace
 
-__all__ = ["LogPort", "PlugPort", "SwapPort"]
+__all__ = ["FilePort", "LogPort", "PlugPort", "SwapPort"]
 
 LogPort = Callable[..., None]
 """``log(event, **facts)``: what an operator reads (boot, OOM kill, allocation failure)."""
@@ -24,6 +27,38 @@ class PlugPort(Protocol):
 
     def finish(self) -> None:
         """Submit what is left in it (blk_finish_plug)."""
+        ...
+
+
+class FilePort(Protocol):
+    """The page cache as reclaim sees it; every frame given to it is a file page."""
+
+    def take_young(self, pfns: PfnArray) -> npt.NDArray[np.bool_]:
+        """Test and clear the young bits of the PTEs that map these pages; return which were young."""
+        ...
+
+    def unmap(self, pfns: PfnArray) -> None:
+        """Remove the PTEs that map these pages (try_to_unmap); a dirty PTE dirties its page."""
+        ...
+
+    def dirty_writeback(self, pfns: PfnArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Return which pages count as dirty, and which as under writeback (folio_check_dirty_writeback)."""
+        ...
+
+    async def release_folios(self, task: Task, pfns: PfnArray, gfp: int) -> npt.NDArray[np.bool_]:
+        """Have file systems give up their private data of clean pages; return which can go (filemap_release_folio)."""
+        ...
+
+    def remove_mapping(self, pfns: PfnArray) -> None:
+        """Take clean, unmapped pages out of their files, leaving shadows (__remove_mapping)."""
+        ...
+
+    async def writepage(self, task: Task, pfn: int) -> bool:
+        """Write one dirty page for kswapd; return whether it is under way."""
+        ...
+
+    def wakeup_flusher_threads(self, reason: str) -> None:
+        """Have the flushers write what is dirty."""
         ...
 
 

@@ -9,8 +9,7 @@ A reclaim goes over priorities 12 to 0; at each it scans ``size >> priority`` of
 when 32 pages have been reclaimed, which is looked at only between priorities (and between batches, except in the
 first pass of a direct reclaimer). So a direct reclaim frees some 39 pages, never fewer than 32.
 
-# MODEL: one node, no memory groups, classic LRU lists; slab shrinkers have nothing to shrink until the page cache
-# comes.
+# MODEL: one node, no memory groups, classic LRU lists.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from netvm.mm.gfp import (
 )
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
 from netvm.mm.page_alloc import PageAllocator
-from netvm.mm.ports import PlugPort, SwapPort
+from netvm.mm.ports import FilePort, PlugPort, SwapPort
 from netvm.mm.scan_control import (
     DEACTIVATE_ANON,
     DEACTIVATE_FILE,
@@ -42,6 +41,7 @@ from netvm.mm.scan_control import (
     inactive_is_low,
 )
 from netvm.mm.shrink import Shrinker
+from netvm.mm.shrink_file import FileShrinker
 from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Resource, Task
@@ -126,7 +126,13 @@ class Vmscan:
         self.nr_writeback_throttled = 0
         self._written_at_throttle = 0
         self.shrinker = Shrinker(self)
+        self.file_shrinker: FileShrinker | None = None
+        """None while the host has no page cache: then there are no file pages."""
         pages.vmscan = self
+
+    def attach_files(self, files: FilePort) -> None:
+        """Give reclaim the page cache."""
+        self.file_shrinker = FileShrinker(self, files)
 
     def _providers_of_reserve(self) -> list[Task]:
         return [self.kswapd] if self.kswapd is not None else []
@@ -340,17 +346,22 @@ class Vmscan:
             if sc.may_deactivate & wanted:
                 if lru == ACTIVE_ANON:
                     self.shrinker.shrink_active_list(task, nr_to_scan)
+                elif self.file_shrinker is not None:
+                    self.file_shrinker.shrink_active_list(task, nr_to_scan)
             else:
                 sc.skipped_deactivate = True
             return 0
-        if not sc.kswapd and await self._wait_for_isolated(task, sc):
+        file = lru == INACTIVE_FILE
+        if not sc.kswapd and await self._wait_for_isolated(task, sc, file=file):
             return SWAP_CLUSTER_MAX if task.killed else 0
+        if file:
+            return await self.file_shrinker.shrink_inactive_list(task, nr_to_scan, sc) if self.file_shrinker else 0
         return await self.shrinker.shrink_inactive_list(task, nr_to_scan, sc, plug)
 
-    async def _wait_for_isolated(self, task: Task, sc: ScanControl) -> bool:
+    async def _wait_for_isolated(self, task: Task, sc: ScanControl, *, file: bool) -> bool:
         """Wait once if too many pages are isolated; True if it did not help (too_many_isolated)."""
         stalled = False
-        while self.too_many_isolated(sc):
+        while self.too_many_isolated(sc, file=file):
             if stalled:
                 return True
             await self.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
@@ -359,12 +370,13 @@ class Vmscan:
                 return True
         return False
 
-    def too_many_isolated(self, sc: ScanControl) -> bool:
+    def too_many_isolated(self, sc: ScanControl, *, file: bool = False) -> bool:
         """Whether reclaimers have taken more pages off the lists than are left on them; if not, nobody waits for it."""
-        inactive = len(self.lruvec.lists[INACTIVE_ANON])
+        inactive = len(self.lruvec.lists[INACTIVE_FILE if file else INACTIVE_ANON])
+        isolated = self.vmstat.nr_isolated_file if file else self.vmstat.nr_isolated_anon
         if sc.gfp & GFP_KERNEL & (GFP_IO | GFP_FS) == GFP_IO | GFP_FS and self.fixes.noio_isolation_limit:
             inactive >>= 3
-        too_many = self.vmstat.nr_isolated_anon > inactive
+        too_many = isolated > inactive
         if not too_many:
             self.throttles.queues["VMSCAN_THROTTLE_ISOLATED"].wake_all()
         return too_many

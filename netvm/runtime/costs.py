@@ -41,6 +41,15 @@ class CpuCosts:
     end_writeback_page: int = 1_800
     """Completion of one page: bio end, rotation."""
     end_read_page: int = 1_200
+    write_page: int = 15_000
+    """Writing a file page: looked up, allocated, buffer heads, block, copied, dirtied; this and the next three by the
+    spacing of trace points in D8."""
+    writepage: int = 6_000
+    """A page put under writeback: write-protected, tagged, in a bio."""
+    balance_dirty_pages: int = 7_000
+    """One look at a writer, traced."""
+    read_page: int = 2_000
+    """Reading a cached file page: looked up, copied."""
     alloc_slow: int = 1_500
     """One pass through the allocator's slow path."""
     sendmsg: int = 1_800

@@ -42,7 +42,13 @@ _COUNTERS: Final = (
     "workingset_restore_anon",
     "swap_ra",
     "swap_ra_hit",
+    "nr_dirtied",
     "nr_written",
+    "nr_throttled_written",
+    "pgscan_file",
+    "pgsteal_file",
+    "workingset_refault_file",
+    "workingset_activate_file",
     "pgpgin",
     "pgpgout",
     "pgalloc_dma",
@@ -53,7 +59,7 @@ _COUNTERS: Final = (
     "compact_stall",
     "oom_kill",
 )
-"""Counters of /proc/vmstat that tell how reclaim and swap went; ``allocstall`` is the sum over zones."""
+"""Counters of /proc/vmstat that tell how reclaim, swap and writeback went; ``allocstall`` is the sum over zones."""
 
 _LATENCIES: Final = {"count": "dr_n", "p50": "dr_p50_us", "p90": "dr_p90_us", "p99": "dr_p99_us", "max": "dr_max_us"}
 """Our field to that of summary.json."""

@@ -9,7 +9,10 @@ gives over the zones; it is written down with that remark.
 CPU time: machines whose clock counted instructions run at the calibrated costs; machines emulated in real time beside
 other work were some ten times slower and noisy, which is ``costs.scale`` 10 and a ``noise`` of one half.
 
-Left out: file writers and NFS, which this version does not emulate; they are refused by name.
+A file writer's device is a file system with what the recorded program did to it; ext2 and ext4 are one here. The second
+program goes round until the first is through: its repeats are those it had time for at its own pace, and some more.
+
+Left out: NFS, which this version does not emulate; it is refused by name.
 """
 
 import re
@@ -37,6 +40,8 @@ _SLAB_CACHES: Final = re.compile(
 """Caches on the way of a page to the storage; the rest of the slab is just memory in use."""
 _BIO_INLINE_VECS_BYTES: Final = 64
 """BIO_INLINE_VECS (4) of struct bio_vec (16 bytes), block/bio.c: what fs_bio_set's objects have behind the bio."""
+_PULSES: Final = 3
+"""Rounds of a recorded second program."""
 _ISCSI_QUEUE_DEPTH: Final = 32
 """node.session.queue_depth of open-iscsi."""
 
@@ -88,7 +93,7 @@ def import_run(directory: Path) -> str:
         "vm": _vm(run, zones, notes),
         "nic": {"kind": _nic_kind(run.config.nic, origin)},
         "storage": _storage(run, origin, notes),
-        "workload": [msgspec.to_builtins(run.config.workload)],
+        "workload": _workloads(run.config, notes),
         "traffic": _traffic(run.config),
     }
     scenario_from(data, origin=str(directory))
@@ -99,18 +104,38 @@ def _refuse_what_is_not_emulated(config: Config, origin: str) -> None:
     if config.backend.protocol == "nfs":
         problem = 'NFS is not emulated by this version; must be "nbd", "iscsi" or "virtio-blk"'
         raise refuse(origin, Blame(path=("backend", "protocol"), value="nfs", problem=problem))
-    if config.workload.kind != "anon-hog":
-        problem = 'the page cache is not emulated by this version; must be "anon-hog"'
+    if config.workload.kind not in ("anon-hog", "file-writer"):
+        problem = 'must be "anon-hog" or "file-writer"'
         raise refuse(origin, Blame(path=("workload", "kind"), value=config.workload.kind, problem=problem))
-    if config.second_workload is not None:
-        problem = "a second program beside the first is not imported by this version"
-        raise refuse(origin, Blame(path=("second_workload",), value=config.second_workload, problem=problem))
+    second = config.second_workload
+    if second is not None and second.kind != "anon-pulse":
+        raise refuse(origin, Blame(path=("second_workload", "kind"), value=second.kind, problem='must be "anon-pulse"'))
 
 
 def _title(config: Config) -> str:
     backend = config.backend
     how = {"nbd": "over NBD", "iscsi": "over iSCSI"}.get(backend.protocol, "on a local disk")
+    if config.workload.kind == "file-writer":
+        beside = f" beside a pulse of {config.second_workload.mib} MiB" if config.second_workload else ""
+        return f"recorded run {config.run}: a writer of {config.workload.mib} MiB on {config.ram}{beside}, files {how}"
     return f"recorded run {config.run}: a hog of {config.workload.mib} MiB on {config.ram}, swap {how}"
+
+
+def _workloads(config: Config, notes: dict[str, str]) -> list[Table]:
+    """Return the recorded programs."""
+    program = config.workload
+    if program.kind == "anon-hog":
+        keys = ("kind", "mib", "passes", "pattern", "write", "think_ns", "seed")
+        tables: list[Table] = [{key: getattr(program, key) for key in keys}]
+    else:
+        keys = ("kind", "mib", "chunk_kib", "passes", "think_ns")
+        tables = [{key: getattr(program, key) for key in keys} | {"fsync": "end" if program.fsync_at_end else "never"}]
+    second = config.second_workload
+    if second is not None:
+        pulse = {"kind": second.kind, "mib": second.mib, "hold_ms": second.hold_ms, "idle_ms": second.idle_ms}
+        tables.append(pulse | {"repeats": _PULSES})
+        notes["workload"] = "The second program was stopped when the first was through; its repeats are a guess."
+    return tables
 
 
 def _machine_of_the_same_build(
@@ -260,6 +285,8 @@ def _storage(run: RecordedRun, origin: str, notes: dict[str, str]) -> Table:
     table: Table = {"kind": kinds[backend.protocol]}
     if backend.protocol != "virtio-blk":
         table["place"] = "local" if backend.where.startswith("inside") else "remote"
+    if run.config.workload.kind == "file-writer":
+        table["role"] = "fs"
     table["size_mib"] = backend.disk_mib
     for limit in ("max_sectors_kb", "nr_requests"):
         value = _integer(run.queue.get(limit, ""))

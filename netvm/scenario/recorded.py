@@ -61,6 +61,18 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     write: bool = True
     think_ns: _Count = 0
     seed: _Count = 1
+    chunk_kib: _Size = 64
+    fsync_at_end: bool = False
+    filesystem: str = ""
+
+
+class Pulse(msgspec.Struct, frozen=True, kw_only=True):
+    """``second_workload`` of config.json: the program beside the first."""
+
+    kind: str
+    mib: _Size
+    hold_ms: _Count = 500
+    idle_ms: _Count = 500
 
 
 class PacketFlood(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +94,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     nic: str
     backend: Backend
     workload: Program
-    second_workload: dict[str, Any] | None = None
+    second_workload: Pulse | None = None
     sysctls: dict[str, str] = {}
     memalloc_sockets: bool = True
     clears_inherited_memalloc: bool = False

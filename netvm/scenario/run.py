@@ -14,6 +14,8 @@ from netvm import __version__
 from netvm.host.boot import boot, start_threads
 from netvm.host.machine import Host
 from netvm.mm.invariants import audit_memory
+from netvm.mm.lru import LRU_NAMES
+from netvm.pagecache.invariants import audit_pagecache
 from netvm.runtime.clock import run_virtual
 from netvm.runtime.hang import HangDetector
 from netvm.runtime.oracle import Oracle, oracle_named
@@ -172,7 +174,7 @@ class Experiment:
             min_pages=sum(zone.wmark_pages(0) for zone in zones),
             low_pages=sum(zone.wmark_pages(1) for zone in zones),
             high_pages=sum(zone.wmark_pages(2) for zone in zones),
-            pages_cleaned=host.swap.nr_cleaned,
+            pages_cleaned=host.swap.nr_cleaned + host.files.cache.nr_cleaned,
             swap_used_pages=host.swap.nr_total_slots() - host.swap.nr_free_slots(),
         )
 
@@ -199,7 +201,9 @@ class Experiment:
             explanation += explain_oom(host)
         if verdict == "STALL":
             explanation.append(f"nothing got done for {standstill_ns / NS_PER_S:.3f} s at the longest")
-        explanation += host.swap.corrupt[:10]
+        explanation += host.swap.corrupt[:10] + host.files.cache.corrupt[:10]
+        if host.files.cache.nr_lost:
+            explanation.append(f"{host.files.cache.nr_lost} file pages were lost in writes that failed")
         return Outcome(
             scenario=self.name,
             kernel=scenario.kernel.preset,
@@ -223,8 +227,11 @@ class Experiment:
 
     def _vmstat(self) -> dict[str, int]:
         values = {"nr_free_pages": self.host.node.nr_free, **self.host.vmstat.as_dict()}
-        for name, lru in zip(("nr_inactive_anon", "nr_active_anon"), self.host.lruvec.lists, strict=False):
-            values[name] = len(lru)
+        for name, lru in zip(LRU_NAMES[:4], self.host.lruvec.lists, strict=False):
+            values[f"nr_{name}"] = len(lru)
+        limits = self.host.files.throttle.limits()
+        values["nr_dirty_threshold"] = limits.thresh
+        values["nr_dirty_background_threshold"] = limits.bg_thresh
         return values
 
     def _latency(self) -> LatencyReport:
@@ -251,7 +258,7 @@ class Experiment:
         ended_ns = program.ended_ns or self.world.now_ns
         return WorkloadReport(
             name=program.name,
-            kind="anon-hog" if program.spec.__class__.__name__ == "AnonHog" else "anon-pulse",
+            kind=str(program.spec.__struct_config__.tag),
             finished=program.finished,
             oom_killed=program.killed,
             bad=len(self.host.swap.corrupt),
@@ -274,6 +281,7 @@ class Experiment:
         """Return what does not add up; the books must balance at the end of every run."""
         host = self.host
         found = audit_memory(host.node.zones, host.frames, host.ledger, host.lruvec, host.vmscan.shrinker)
+        found += audit_pagecache(host.files.cache)
         if not host.swap.read_errors and not host.swap.write_errors:
             found += lost_writes(host)[:10]
         writeback = sum(rq.nr_pages for rq in host.swap.io.outstanding.values() if rq.write)

@@ -11,7 +11,7 @@ from typing import Final
 
 from netvm.fixes import FIXES
 from netvm.scenario.blame import Blame, nearest
-from netvm.scenario.schema import Scenario, Storage, Zone
+from netvm.scenario.schema import FileReader, FileWriter, Scenario, Storage, Zone
 from netvm.units import MIB, PAGE_SIZE
 
 __all__ = ["impossibilities"]
@@ -30,6 +30,7 @@ def impossibilities(scenario: Scenario) -> Iterator[Blame]:
     yield from _zones(scenario)
     yield from _boot(scenario)
     yield from _vm(scenario)
+    yield from _files(scenario)
     yield from _network(scenario)
     yield from _iscsi(scenario.storage)
     yield from _times(scenario)
@@ -133,6 +134,22 @@ def _triple(name: str, values: Sequence[int]) -> Iterator[Blame]:
         yield Blame(
             path=("vm", name), value=str(list(values)), problem="must be three integers, none below the one before"
         )
+
+
+def _files(scenario: Scenario) -> Iterator[Blame]:
+    """Generate what needs a file system where there is none, and a swap area that its device cannot hold."""
+    storage = scenario.storage
+    if storage.role == "swap":
+        for index, workload in enumerate(scenario.workload):
+            if isinstance(workload, FileWriter | FileReader):
+                problem = 'uses files; storage.role must be "fs"'
+                yield Blame(path=("workload", index, "name"), value=workload.name, problem=problem)
+        if storage.swap_mib:
+            problem = 'all of the device is swap; must be 0, or storage.role "fs"'
+            yield Blame(path=("storage", "swap_mib"), value=storage.swap_mib, problem=problem)
+    elif storage.swap_mib >= storage.size_mib:
+        problem = f"must be less than size_mib = {storage.size_mib}"
+        yield Blame(path=("storage", "swap_mib"), value=storage.swap_mib, problem=problem)
 
 
 def _network(scenario: Scenario) -> Iterator[Blame]:

@@ -12,6 +12,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
+from netvm.scenario.schema_workload import (
+    AnonHog,
+    AnonPulse,
+    FileReader,
+    FileWriter,
+    Natural,
+    Positive,
+    Ratio,
+    Workload,
+)
+
 __all__ = [
     "AnonHog",
     "AnonPulse",
@@ -20,6 +31,8 @@ __all__ = [
     "Disk",
     "Exhibit",
     "Fault",
+    "FileReader",
+    "FileWriter",
     "Flood",
     "Kernel",
     "Link",
@@ -36,9 +49,6 @@ __all__ = [
     "Zone",
 ]
 
-Positive = Annotated[int, Meta(gt=0)]
-Natural = Annotated[int, Meta(ge=0)]
-Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Triple = Annotated[list[Positive], Meta(max_length=3)]
 """Empty, or the three values of a net.ipv4.*_mem sysctl."""
 
@@ -187,6 +197,18 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
     """net.ipv4.tcp_wmem in bytes (min, default, max); default: the kernel's formula."""
     tcp_rmem: Triple = []
     """net.ipv4.tcp_rmem in bytes (min, default, max); default: the kernel's formula."""
+    dirty_background_ratio: Annotated[int, Meta(ge=0, le=100)] = 10
+    """Percent of dirtyable memory above which the flusher writes in the background."""
+    dirty_ratio: Annotated[int, Meta(ge=0, le=100)] = 20
+    """Percent of dirtyable memory at which writers are held back for good."""
+    dirty_background_bytes: Natural = 0
+    """Instead of ``dirty_background_ratio``, if not 0."""
+    dirty_bytes: Natural = 0
+    """Instead of ``dirty_ratio``, if not 0."""
+    dirty_writeback_centisecs: Natural = 500
+    """How often the flusher looks for old data; 0: never."""
+    dirty_expire_centisecs: Natural = 3000
+    """Age at which dirty data is old."""
     rmem_max: Positive = 212992
     """net.core.rmem_max in bytes: the most a receive buffer can be set to without privilege."""
 
@@ -245,8 +267,10 @@ class Storage(_Table, frozen=True, kw_only=True):
 
     kind: Literal["iscsi", "nbd", "disk"]
     """``disk`` is a local disk without a network: the control."""
-    role: Literal["swap"] = "swap"
-    """What is kept there."""
+    role: Literal["swap", "fs"] = "swap"
+    """What is kept there: swap, or a file system."""
+    swap_mib: Natural = 0
+    """Of a device with a file system: how much of it, in front, is swap."""
     place: Literal["remote", "local"] = "remote"
     """``remote``: a server outside the host. ``local``: a server process on this host, over loopback. A ``disk`` is
     always local hardware."""
@@ -280,56 +304,6 @@ class Storage(_Table, frozen=True, kw_only=True):
     """iSCSI node.conn[0].timeo.noop_out_timeout: an unanswered ping this old drops the session."""
     disk: Disk = Disk()
     """The device behind the server."""
-
-
-class AnonHog(_Table, frozen=True, kw_only=True, tag="anon-hog", tag_field="kind"):
-    """``[[workload]] kind = "anon-hog"``: maps anonymous memory and touches it, pass after pass.
-
-    Pass 0 writes one word a page in order; later passes read and verify (and with ``write`` rewrite) by ``pattern``.
-    """
-
-    name: str = "hog"
-    """Name of its tasks in reports."""
-    mib: Annotated[int, Meta(ge=1, le=16_777_216)]
-    """Memory each process maps; more than RAM and swap together is a way to an OOM kill."""
-    passes: Positive = 2
-    """Times the memory is gone through, the first touch included."""
-    pattern: Literal["seq", "rand", "hot", "zipf"] = "seq"
-    """Order of later passes: ``seq``; ``rand`` uniform; ``hot``: 80 % of touches to the first fifth; ``zipf``."""
-    write: bool = True
-    """Later passes write each page they touch."""
-    processes: Annotated[int, Meta(ge=1, le=256)] = 1
-    """How many of it run, each with its own memory."""
-    think_ns: Natural = 0
-    """Pause after each touch."""
-    start_ms: Natural = 0
-    """When it starts."""
-    seed: Natural = 1
-    """Seed of the touch order of ``rand``, ``hot`` and ``zipf``."""
-    oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    """/proc/PID/oom_score_adj; -1000: never killed."""
-
-
-class AnonPulse(_Table, frozen=True, kw_only=True, tag="anon-pulse", tag_field="kind"):
-    """``[[workload]] kind = "anon-pulse"``: maps and touches memory, holds it, unmaps, idles, again and again."""
-
-    name: str = "pulse"
-    """Name of its task in reports."""
-    mib: Annotated[int, Meta(ge=1, le=16_777_216)]
-    """Memory it maps each time."""
-    hold_ms: Natural = 500
-    """How long it keeps it."""
-    idle_ms: Natural = 500
-    """Pause between two pulses."""
-    repeats: Positive = 10
-    """Number of pulses."""
-    start_ms: Natural = 0
-    """When it starts."""
-    oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    """/proc/PID/oom_score_adj; -1000: never killed."""
-
-
-Workload = AnonHog | AnonPulse
 
 
 class Flood(_Table, frozen=True, kw_only=True, tag="udp-flood", tag_field="kind"):

@@ -25,13 +25,15 @@ _STACK_END = ("kswapd", "worker_thread", "kthreadd", "recv_work", "rescuer_threa
 
 def judge(host: Host, programs: list[Program], *, hung: bool, standstill_ns: int, stall_ns: int) -> Verdict:
     """Return the verdict of a run that was not cut short."""
-    if host.swap.corrupt:
+    cache = host.files.cache
+    if host.swap.corrupt or cache.corrupt:
         return "CORRUPT"
     if hung:
         return _hang_kind(host)
     if host.oom.kills:
         return "OOM"
-    if host.swap.read_errors or host.swap.write_errors or any(program.bus_error for program in programs):
+    io_errors = host.swap.read_errors + host.swap.write_errors + cache.read_errors + cache.write_errors
+    if io_errors or any(program.bus_error or program.io_error for program in programs):
         return "IO_ERROR"
     if lost_writes(host):
         return "LOST_WRITE"
@@ -60,8 +62,9 @@ def lost_writes(host: Host) -> list[str]:
     wrong = [slot for slot in range(nr) if swap.stored_version[slot] != stored[slot]] if nr < 4096 else None
     if wrong is None:
         wrong = (swap.stored_version[:nr] != stored[:nr]).nonzero()[0].tolist()
+    lost_files = [line for fs in host.files.cache.filesystems for line in fs.lost_writes()]
     in_flight = {slot for rq in swap.io.outstanding.values() if rq.write for slot in range(rq.slot, rq.end_slot)}
-    return [
+    return lost_files + [
         f"slot {slot}: the storage holds version {int(stored[slot])}, acknowledged was {int(swap.stored_version[slot])}"
         for slot in wrong
         if slot not in in_flight

@@ -3,58 +3,31 @@
 ``anon-hog`` is the recorded program: it maps anonymous memory; pass 0 writes one word a page in order; later passes
 read and verify, and with ``write`` rewrite, pages by ``pattern`` (``seq``; ``rand`` uniform; ``hot``: four touches of
 five go to the first fifth; ``zipf``: page k as often as 1/k). ``anon-pulse`` maps and touches memory, holds it,
-unmaps, idles, again and again.
+unmaps, idles, again and again. Programs that use files are in :mod:`netvm.scenario.file_workload`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
 
 from netvm.host.machine import Host
-from netvm.mm.address_space import AddressSpace
 from netvm.runtime.seeds import Seeds, Stream
-from netvm.runtime.task import Resource, Task
+from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
-from netvm.scenario.schema import AnonHog, AnonPulse, Workload
+from netvm.scenario.file_workload import file_reader, file_writer
+from netvm.scenario.program import THINK, PassResult, Program, start_at
+from netvm.scenario.schema import AnonHog, AnonPulse, FileReader, FileWriter, Workload
 from netvm.trace.latency import TouchRecorder
 from netvm.units import MIB, NS_PER_MS, PAGE_SIZE
 
 __all__ = ["Program", "start_workloads"]
 
 PAGES_PER_MIB = MIB // PAGE_SIZE
-_THINK = Resource("timer", "the program's own pause", external=True)
-
-
-@dataclass(slots=True)
-class PassResult:
-    """One finished or interrupted pass."""
-
-    index: int
-    touches: TouchRecorder
-    minflt: int = 0
-    majflt: int = 0
-
-
-@dataclass(slots=True)
-class Program:
-    """One process of a workload and what became of it."""
-
-    spec: Workload
-    name: str
-    task: Task | None = None
-    space: AddressSpace | None = None
-    finished: bool = False
-    killed: bool = False
-    bus_error: bool = False
-    begun_ns: int = 0
-    ended_ns: int = 0
-    passes: list[PassResult] = field(default_factory=list)
 
 
 def start_workloads(host: Host, workloads: list[Workload], ended: Callable[[], None]) -> list[Program]:
     """Start every process of every workload; ``ended`` is called when the last one is gone."""
     programs = []
     for spec in workloads:
-        nr = spec.processes if isinstance(spec, AnonHog) else 1
+        nr = 1 if isinstance(spec, AnonPulse) else spec.processes
         for i in range(nr):
             name = spec.name if nr == 1 else f"{spec.name}{i}"
             programs.append(Program(spec, name))
@@ -67,8 +40,7 @@ def start_workloads(host: Host, workloads: list[Workload], ended: Callable[[], N
             ended()
 
     for program in programs:
-        body = _anon_hog if isinstance(program.spec, AnonHog) else _anon_pulse
-        program.task = host.world.spawn(program.name, body, host, program, cpus=host.cpus)
+        program.task = host.world.spawn(program.name, _BODIES[type(program.spec)], host, program, cpus=host.cpus)
         program.task.on_exit.append(one_ended)
     return programs
 
@@ -76,7 +48,7 @@ def start_workloads(host: Host, workloads: list[Workload], ended: Callable[[], N
 async def _anon_hog(task: Task, host: Host, program: Program) -> None:
     spec = program.spec
     assert isinstance(spec, AnonHog)
-    await _start_at(task, host, spec.start_ms)
+    await start_at(task, host, spec.start_ms)
     program.begun_ns = host.world.now_ns
     nr_pages = spec.mib * PAGES_PER_MIB
     space = program.space = host.memory.map_anonymous(task, nr_pages, oom_score_adj=spec.oom_score_adj)
@@ -113,7 +85,7 @@ async def _pass(task: Task, host: Host, program: Program, index: int, random: St
             if not alive:
                 break
             if spec.think_ns:
-                await host.world.sleep_ns(task, spec.think_ns, _THINK, kind=TimerKind.PROGRESS)
+                await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
     # MODEL: faults are counted for the whole host; with several programs a pass shows those of all of them
     result.majflt = host.vmstat.pgmajfault - major
     result.minflt = host.vmstat.pgfault - minor - result.majflt
@@ -138,7 +110,7 @@ def _order(spec: AnonHog, nr_pages: int, random: Stream, *, sequential: bool) ->
 async def _anon_pulse(task: Task, host: Host, program: Program) -> None:
     spec = program.spec
     assert isinstance(spec, AnonPulse)
-    await _start_at(task, host, spec.start_ms)
+    await start_at(task, host, spec.start_ms)
     program.begun_ns = host.world.now_ns
     for index in range(spec.repeats):
         space = program.space = host.memory.map_anonymous(
@@ -151,7 +123,7 @@ async def _anon_pulse(task: Task, host: Host, program: Program) -> None:
             if not await host.memory.touch_run(task, space, 0, space.nr_pages, write=True):
                 program.bus_error = not task.killed
                 return
-            await host.world.sleep_ns(task, spec.hold_ms * NS_PER_MS, _THINK, kind=TimerKind.PROGRESS)
+            await host.world.sleep_ns(task, spec.hold_ms * NS_PER_MS, THINK, kind=TimerKind.PROGRESS)
         finally:
             if not host.world.stopped:
                 program.killed = task.killed
@@ -159,10 +131,13 @@ async def _anon_pulse(task: Task, host: Host, program: Program) -> None:
                 host.memory.exit_mmap(space)
         if task.killed:
             return
-        await host.world.sleep_ns(task, spec.idle_ms * NS_PER_MS, _THINK, kind=TimerKind.PROGRESS)
+        await host.world.sleep_ns(task, spec.idle_ms * NS_PER_MS, THINK, kind=TimerKind.PROGRESS)
     program.finished = True
 
 
-async def _start_at(task: Task, host: Host, start_ms: int) -> None:
-    if start_ms:
-        await host.world.sleep_ns(task, start_ms * NS_PER_MS, _THINK, kind=TimerKind.PROGRESS)
+_BODIES: dict[type[Workload], Callable[[Task, Host, Program], Awaitable[None]]] = {
+    AnonHog: _anon_hog,
+    AnonPulse: _anon_pulse,
+    FileReader: file_reader,
+    FileWriter: file_writer,
+}

@@ -12,6 +12,7 @@ _GAUGES = (
     "nr_isolated_file",
     "nr_anon_pages",
     "nr_file_pages",
+    "nr_mapped",
     "nr_dirty",
     "nr_writeback",
     "nr_swapcached",
@@ -79,6 +80,7 @@ class VmStat:
     nr_isolated_file: int
     nr_anon_pages: int
     nr_file_pages: int
+    nr_mapped: int
     nr_dirty: int
     nr_writeback: int
     nr_swapcached: int

@@ -1,0 +1,160 @@
+"""The file side of a host: page cache, throttle, flusher, and the file system on its storage.
+
+``[storage] role = "fs"`` puts a file system on the device, with ``swap_mib`` of it in front as swap; a backend that is
+a file server mounts its own. A host whose storage is swap alone has a page cache too, with nothing in it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from netvm.block.bio import BioSet
+from netvm.block.blk_mq import RequestQueue
+from netvm.host.backend import Backend, FileBackend, MountContext
+from netvm.host.memory_map import PAGES_PER_MIB
+from netvm.mm.lru import Lruvec
+from netvm.mm.page_alloc import PageAllocator
+from netvm.mm.slab import SlabCaches
+from netvm.mm.vmscan import Vmscan
+from netvm.pagecache.block_fs import BlockFileSystem
+from netvm.pagecache.filemap import PageCache
+from netvm.pagecache.flusher import Flusher
+from netvm.pagecache.ports import FileSystem
+from netvm.pagecache.readahead import FileReader
+from netvm.pagecache.reclaim import FileReclaim
+from netvm.pagecache.throttle import DirtySysctls, DirtyThrottle
+from netvm.runtime.cpu import Cpus
+from netvm.runtime.workqueue import WorkerPool, Workqueue
+
+__all__ = ["Files", "make_files", "swap_pages"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Files:
+    """What a host knows of files."""
+
+    throttle: DirtyThrottle
+    flusher: Flusher
+    cache: PageCache
+    reader: FileReader
+    writeback: Workqueue
+    fs: FileSystem | None = None
+    """The mounted file system; None if the storage is swap alone."""
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        vmstat = self.cache.vmstat
+        return (vmstat.nr_dirty, self.cache.nr_cleaned, self.cache.nr_read, self.fs.digest() if self.fs else ())
+
+    def progress(self) -> int:
+        """Return a number that grows whenever something got done: pages dirtied, cleaned or read."""
+        return self.cache.nr_cleaned + self.cache.nr_read + self.cache.vmstat.nr_dirtied
+
+
+def swap_pages(storage: Any) -> int:
+    """Return the size of the swap area with its header: all of the device, or what a file system leaves it."""
+    mib: int = storage.size_mib if storage.role == "swap" else storage.swap_mib
+    return max(mib * PAGES_PER_MIB, 1)
+
+
+def make_files(
+    options: Any,
+    backend: Backend,
+    *,
+    pages: PageAllocator,
+    lruvec: Lruvec,
+    slabs: SlabCaches,
+    vmscan: Vmscan,
+    queue: RequestQueue,
+    bios: BioSet,
+    unbound: WorkerPool,
+    cpus: Cpus | None,
+) -> Files:
+    """Make the page cache and what is mounted on it."""
+    world, vm = pages.world, options.vm
+    throttle = DirtyThrottle(
+        world,
+        node=pages.node,
+        lruvec=lruvec,
+        vmstat=pages.vmstat,
+        fixes=pages.fixes,
+        costs=pages.costs,
+        sysctls=DirtySysctls(
+            background_ratio=vm.dirty_background_ratio,
+            ratio=vm.dirty_ratio,
+            background_bytes=vm.dirty_background_bytes,
+            bytes=vm.dirty_bytes,
+            writeback_centisecs=vm.dirty_writeback_centisecs,
+            expire_centisecs=vm.dirty_expire_centisecs,
+        ),
+        nr_cpus=options.machine.cpus,
+        laptop_mode=bool(vm.laptop_mode),
+    )
+    writeback = Workqueue("writeback", unbound, mem_reclaim=True)
+    flusher = Flusher(world, throttle, writeback)
+    cache = PageCache(
+        world,
+        pages=pages,
+        lruvec=lruvec,
+        radix_nodes=slabs["radix_tree_node"],
+        vmstat=pages.vmstat,
+        costs=pages.costs,
+        throttle=throttle,
+        flusher=flusher,
+    )
+    cache.vmscan = vmscan
+    flusher.fdatawait = cache.wait_on_writeback
+    vmscan.attach_files(FileReclaim(cache))
+    files = Files(throttle=throttle, flusher=flusher, cache=cache, reader=FileReader(cache), writeback=writeback)
+    if options.storage.role == "fs":
+        if isinstance(backend, FileBackend):
+            files.fs = backend.mount(_mount_context(files, pages, slabs, vmscan, cpus))
+        else:
+            files.fs = _block_fs(options, backend, files, slabs, queue, bios)
+    return files
+
+
+def _mount_context(
+    files: Files, pages: PageAllocator, slabs: SlabCaches, vmscan: Vmscan, cpus: Cpus | None
+) -> MountContext:
+    return MountContext(
+        world=pages.world,
+        cpus=cpus,
+        cache=files.cache,
+        reader=files.reader,
+        throttle=files.throttle,
+        flusher=files.flusher,
+        pages=pages,
+        slabs=slabs,
+        vmscan=vmscan,
+        fixes=pages.fixes,
+        costs=pages.costs,
+        log=pages.log,
+    )
+
+
+def _block_fs(
+    options: Any, backend: Backend, files: Files, slabs: SlabCaches, queue: RequestQueue, bios: BioSet
+) -> BlockFileSystem:
+    world = files.cache.world
+    biovecs = BioSet(
+        world,
+        slabs["biovec-max"],
+        nomemalloc=files.cache.pages.fixes.mempool_nomemalloc,
+        providers=bios.pool.resource.providers or list,
+    )
+    biovecs.fill(files.cache.pages.softirq)
+    bdi = files.throttle.add_device(queue.name)
+    files.flusher.add_device(bdi)
+    return BlockFileSystem(
+        files.cache,
+        files.reader,
+        name=queue.name,
+        queue=queue,
+        bios=bios,
+        biovecs=biovecs,
+        buffer_heads=slabs["buffer_head"],
+        nr_blocks=options.storage.size_mib * PAGES_PER_MIB,
+        first_block=swap_pages(options.storage),
+        bdi=bdi,
+        stored=backend.stored,
+    )

@@ -1,0 +1,465 @@
+"""The page cache: looking file pages up, reading and writing through them, and their way to the storage and back.
+
+Mirrors mm/filemap.c, the parts of mm/page-writeback.c that change a page's state, and mm/workingset.c for file pages.
+
+A program writes a run of consecutive pages; what needs no sleep is done for as many of them at once as can be before
+the throttle must look at the writer or anything else could happen, so the result does not depend on how the run is cut.
+Each page is new (allocated, with its place in the tree) or found; either way it gets a new version and is dirty.
+
+A page goes dirty -> writeback -> clean. It may be dirtied again while it is under writeback: then it carries both tags
+and is written once more. A write that failed leaves the page clean, as ext2, ext4 and NFS do: its content is lost when
+the page goes, the error is remembered for ``fsync``, and the page is counted in :attr:`PageCache.nr_lost`.
+
+# MODEL: whole pages only; no stable-page wait (no device asks for it); one shared mapping a file.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netvm.errors import Errno
+from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE
+from netvm.mm.frames import (
+    PG_ACTIVE,
+    PG_DIRTY,
+    PG_LOCKED,
+    PG_RECLAIM,
+    PG_WORKINGSET,
+    PG_WRITEBACK,
+    PfnArray,
+)
+from netvm.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_NOWAIT, GFP_NOWARN, GFP_RECLAIM
+from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, Lruvec
+from netvm.mm.page_alloc import PageAllocator
+from netvm.mm.slab import SlabCache
+from netvm.pagecache.flusher import Flusher, do_writepages
+from netvm.pagecache.mapping import NODE_SHIFT, TAG_DIRTY, TAG_TOWRITE, TAG_WRITEBACK, Mapping
+from netvm.pagecache.ports import WB_SYNC_ALL, FileSystem, WritebackControl
+from netvm.pagecache.throttle import DirtyThrottle
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.wait import WaitQueue
+from netvm.runtime.world import World
+from netvm.trace.vmstat import VmStat
+from netvm.units import NS_PER_MS, NS_PER_US
+
+if TYPE_CHECKING:
+    from netvm.mm.vmscan import Vmscan
+
+__all__ = ["GFP_PAGECACHE", "PTE_PRESENT", "PageCache"]
+
+GFP_PAGECACHE: Final = GFP_HIGHUSER_MOVABLE
+"""mapping_gfp_mask of a file."""
+PTE_PRESENT: Final = 8
+"""The file's shared mapping maps the page."""
+
+_BLOCK_MAX: Final = 1024
+_TICK_NS: Final = 4 * NS_PER_MS
+_BLOCK_NS: Final = 100 * NS_PER_US
+_U16 = np.uint16
+_U8 = np.uint8
+_LONG_MAX: Final = 1 << 62
+
+
+class PageCache:
+    """The file pages of one host."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        pages: PageAllocator,
+        lruvec: Lruvec,
+        radix_nodes: SlabCache,
+        vmstat: VmStat,
+        costs: CpuCosts,
+        throttle: DirtyThrottle,
+        flusher: Flusher,
+    ) -> None:
+        self.world = world
+        self.pages = pages
+        self.frames = pages.frames
+        self.lruvec = lruvec
+        self.radix_nodes = radix_nodes
+        self.vmstat = vmstat
+        self.costs = costs
+        self.throttle = throttle
+        self.flusher = flusher
+        self.vmscan: Vmscan
+        self.owner_file = pages.ledger.owner("file")
+        self.mappings: dict[int, Mapping] = {}
+        self.filesystems: list[FileSystem] = []
+        self._next_version = 1
+        self._writeback_waits: dict[int, WaitQueue] = {}
+        self._lock_waits: dict[int, WaitQueue] = {}
+        self.nr_cleaned = 0
+        """Pages whose write has ended without error: progress."""
+        self.nr_read = 0
+        self.nr_lost = 0
+        """Pages whose newest content a failed write has lost."""
+        self.write_errors = 0
+        self.read_errors = 0
+        self.corrupt: list[str] = []
+        """What integrity checking found."""
+
+    def create(self, fs: FileSystem, name: str, nr_pages: int = 0) -> Mapping:
+        """Make an empty file. Raises UsageError if its file system has no room for it."""
+        mapping = Mapping(len(self.mappings) + 1, name, fs, nr_pages)
+        fs.attach(mapping)
+        self.mappings[mapping.id] = mapping
+        return mapping
+
+    # -- the tree -------------------------------------------------------------------------------------------------
+
+    def _node_for(self, task: Task, mapping: Mapping, index: int, gfp: int) -> bool:
+        """Make sure there is a tree node for an index, without sleeping."""
+        node = index >> NODE_SHIFT
+        if node in mapping.node_slab:
+            return True
+        slab = self.radix_nodes.try_alloc(task, gfp | GFP_NOWARN)
+        if slab < 0:
+            return False
+        mapping.node_slab[node] = slab
+        return True
+
+    async def _node_for_sure(self, task: Task, mapping: Mapping, index: int) -> bool:
+        """Make sure there is a tree node for an index, sleeping for memory if need be (xas_nomem)."""
+        if self._node_for(task, mapping, index, GFP_NOWAIT):
+            return True
+        slab = await self.radix_nodes.alloc(task, GFP_PAGECACHE & GFP_RECLAIM | (GFP_PAGECACHE & 0xC0))
+        if slab < 0:
+            return False
+        node = index >> NODE_SHIFT
+        if node in mapping.node_slab:
+            self.radix_nodes.free(slab)
+        else:
+            mapping.node_slab[node] = slab
+        return True
+
+    def put_entries(self, mapping: Mapping, indices: npt.NDArray[np.intp], nr: int) -> None:
+        """Count entries of nodes up or down; a node without any is freed."""
+        nodes, counts = np.unique(indices >> NODE_SHIFT, return_counts=True)
+        for node, count in zip(nodes.tolist(), counts.tolist(), strict=True):
+            left = int(mapping.node_entries[node]) + nr * count
+            mapping.node_entries[node] = left
+            assert left >= 0
+            if not left:
+                self.radix_nodes.free(mapping.node_slab.pop(node))
+
+    def _add_pages(self, mapping: Mapping, index: int, pfns: PfnArray, *, locked: bool = False) -> None:
+        """Put new pages at consecutive, empty places whose nodes are there (filemap_add_folio)."""
+        frames = self.frames
+        nr = len(pfns)
+        here = slice(index, index + nr)
+        assert not mapping.pfn[here].any()
+        frames.flags[pfns] = frames.flags[pfns] & _U16(0x3000) | _U16(PG_LOCKED if locked else 0)
+        frames.block[pfns] = 0
+        frames.owner[pfns] = self.owner_file
+        frames.mapping[pfns] = -mapping.id
+        frames.index[pfns] = np.arange(index + 1, index + nr + 1)
+        mapping.pfn[here] = pfns + 1
+        mapping.nr_cached += nr
+        self.vmstat.nr_file_pages += nr
+        shadows = mapping.shadow[here]
+        fresh = np.flatnonzero(shadows == 0) + index
+        if len(fresh):
+            self.put_entries(mapping, fresh, 1)
+        for offset in np.flatnonzero(shadows).tolist():
+            self._workingset_refault(int(pfns[offset]), int(shadows[offset]) - 2)
+        shadows[:] = 0
+        self.lruvec.add_many(pfns, file=True) if len(fresh) == nr else self._add_each(pfns)
+
+    def _add_each(self, pfns: PfnArray) -> None:
+        for pfn in pfns.tolist():
+            self.lruvec.folio_add_lru(pfn)
+
+    def _workingset_refault(self, pfn: int, shadow: int) -> None:
+        """Activate a page that comes back sooner than the lists are long (workingset_refault)."""
+        vmstat = self.vmstat
+        vmstat.workingset_refault_file += 1
+        lists = self.lruvec.lists
+        distance = self.lruvec.nonresident_age - shadow // 2
+        size = len(lists[ACTIVE_FILE])
+        if self.vmscan.swap.nr_free_slots() > 0:
+            size += len(lists[ACTIVE_ANON]) + len(lists[INACTIVE_ANON])
+        if distance > size:
+            return
+        self.frames.flags_of[pfn] |= PG_ACTIVE
+        self.lruvec.nonresident_age += 1
+        vmstat.workingset_activate_file += 1
+        if shadow & 1:
+            self.frames.flags_of[pfn] |= PG_WORKINGSET
+            vmstat.workingset_restore_file += 1
+            self.lruvec.note_cost(file=True, nr_pages=1)
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    async def generic_perform_write(self, task: Task, mapping: Mapping, index: int, nr_pages: int) -> int:
+        """Write whole pages through the cache; return 0 or a negative errno, with what came before it done."""
+        end = index + nr_pages
+        wb = mapping.fs.bdi
+        mapping.extend(end)
+        while index < end:
+            if task.killed:
+                return -Errno.EINTR
+            limit = min(end - index, self._budget_pages(task), self.throttle.pages_until_look(task, wb))
+            error = await mapping.fs.write_begin(task, mapping, index, limit)
+            if error:
+                return error
+            done = self._write_block(task, mapping, index, limit)
+            if not done:
+                done = await self._write_one(task, mapping, index)
+                if done < 0:
+                    return done
+            index += done
+            await self.throttle.balance_dirty_pages_ratelimited(task, wb)
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+        return 0
+
+    def _budget_pages(self, task: Task) -> int:
+        """How many pages may be written before something else could happen, or as one block."""
+        cpus = task.cpus
+        if cpus is None:
+            return _BLOCK_MAX
+        ahead_ns = max(min(self.world.horizon_ns() - self.world.now_ns, _TICK_NS), _BLOCK_NS)
+        return max(1, min(_BLOCK_MAX, ahead_ns // (int(self.costs.write_page * cpus.scale) or 1)))
+
+    def _write_block(self, task: Task, mapping: Mapping, index: int, limit: int) -> int:
+        """Write the pages that are all there, or all absent and to be had at once; return how many."""
+        entries = mapping.pfn[index : index + limit]
+        cached = bool(entries[0])
+        ends = np.flatnonzero((entries != 0) != cached)
+        nr = int(ends[0]) if len(ends) else len(entries)
+        if cached:
+            pfns = (entries[:nr] - 1).astype(np.intp)
+            locked = np.flatnonzero(self.frames.flags[pfns] & _U16(PG_LOCKED))
+            pfns = pfns[: int(locked[0])] if len(locked) else pfns
+            if not len(pfns):
+                return 0
+        else:
+            nr_nodes_there = 0
+            for node in range(index >> NODE_SHIFT, ((index + nr - 1) >> NODE_SHIFT) + 1):
+                if not self._node_for(task, mapping, node << NODE_SHIFT, GFP_NOWAIT):
+                    break
+                nr_nodes_there = ((node + 1) << NODE_SHIFT) - index
+            nr = min(nr, nr_nodes_there)
+            found = self.pages.try_alloc_run(task, nr, GFP_PAGECACHE, self.owner_file) if nr > 0 else []
+            if not found:
+                self._trim_nodes(mapping, index, index + limit)
+                return 0
+            pfns = np.array(found, dtype=np.intp)
+            self._add_pages(mapping, index, pfns)
+            self._trim_nodes(mapping, index + len(pfns), index + limit)
+        task.charge_ns += len(pfns) * self.costs.write_page
+        self._write_end(task, mapping, index, pfns)
+        return len(pfns)
+
+    def _trim_nodes(self, mapping: Mapping, start: int, end: int) -> None:
+        """Give back nodes that were made for pages that did not come."""
+        for node in range(start >> NODE_SHIFT, (end >> NODE_SHIFT) + 1):
+            if node in mapping.node_slab and not mapping.node_entries[node]:
+                self.radix_nodes.free(mapping.node_slab.pop(node))
+
+    async def _write_one(self, task: Task, mapping: Mapping, index: int) -> int:
+        """Write one page, sleeping for memory or for its lock; return 1 or a negative errno."""
+        while True:
+            pfn = int(mapping.pfn_of[index]) - 1
+            if pfn >= 0:
+                if not self.frames.flags_of[pfn] & PG_LOCKED:
+                    break
+                await self.wait_on_page_locked(task, mapping, index)
+                continue
+            pfn = await self.add_new_page(task, mapping, index, GFP_PAGECACHE)
+            if pfn == -Errno.EAGAIN:
+                continue
+            if pfn < 0:
+                return pfn
+            break
+        task.charge_ns += self.costs.write_page
+        self._write_end(task, mapping, index, np.array([pfn], dtype=np.intp))
+        return 1
+
+    async def add_new_page(self, task: Task, mapping: Mapping, index: int, gfp: int, *, locked: bool = False) -> int:
+        """Put one new page in the cache, sleeping as the mask allows; return its frame or a negative errno."""
+        pfn = await self.pages.alloc_pages(task, 0, gfp, self.owner_file)
+        if pfn < 0:
+            return -Errno.ENOMEM
+        if not await self._node_for_sure(task, mapping, index):
+            self.pages.free_pages(pfn, 0)
+            return -Errno.ENOMEM
+        if mapping.pfn_of[index]:
+            # somebody else was faster while we slept
+            self.pages.free_pages(pfn, 0)
+            return -Errno.EAGAIN
+        self._add_pages(mapping, index, np.array([pfn], dtype=np.intp), locked=locked)
+        return pfn
+
+    def _write_end(self, task: Task, mapping: Mapping, index: int, pfns: PfnArray) -> None:
+        nr = len(pfns)
+        mapping.version[index : index + nr] = np.arange(self._next_version, self._next_version + nr)
+        mapping.lost[index : index + nr] = False
+        self._next_version += nr
+        self.set_page_dirty(task, mapping, np.arange(index, index + nr), pfns)
+        mapping.fs.write_end(task, mapping, index, pfns)
+
+    def set_page_dirty(self, task: Task, mapping: Mapping, indices: npt.NDArray[np.intp], pfns: PfnArray) -> None:
+        """Tag and account pages that are not dirty yet (filemap_dirty_folio)."""
+        clean = mapping.tags[indices] & _U8(TAG_DIRTY) == 0
+        nr = int(np.count_nonzero(clean))
+        if not nr:
+            return
+        mapping.tags[indices] |= _U8(TAG_DIRTY)
+        self.frames.flags[pfns] |= _U16(PG_DIRTY)
+        mapping.nr_dirty += nr
+        self._account_pending(pfns[clean], 1)
+        self.throttle.dirtied(task, mapping.fs.bdi, nr)
+        self.flusher.mark_inode_dirty(mapping)
+
+    def _account_pending(self, pfns: PfnArray, sign: int) -> None:
+        """Keep NR_ZONE_WRITE_PENDING."""
+        zones = self.pages.node.zones
+        if len(zones) == 1:
+            zones[0].nr_write_pending += sign * len(pfns)
+            return
+        for pfn in pfns.tolist():
+            self.pages.node.zone_of(pfn).nr_write_pending += sign
+
+    # -- writing back ---------------------------------------------------------------------------------------------
+
+    def start_writeback(self, mapping: Mapping, index: int, nr_pages: int) -> tuple[list[int], list[int]]:
+        """Make dirty pages clean and under writeback; return their frames and the versions that go out.
+
+        A mapped page is write-protected, so that the next store to it is noticed (page_mkclean).
+        """
+        here = slice(index, index + nr_pages)
+        pfns = (mapping.pfn[here] - 1).astype(np.intp)
+        assert (mapping.tags[here] & _U8(TAG_DIRTY | TAG_WRITEBACK) == TAG_DIRTY).all(), "a page is not dirty, or busy"
+        mapping.tags[here] = mapping.tags[here] & _U8(0xFF & ~(TAG_DIRTY | TAG_TOWRITE)) | _U8(TAG_WRITEBACK)
+        if mapping.nr_mapped:
+            mapping.pte[here] &= _U8(0xFF & ~(PTE_WRITE | PTE_DIRTY))
+        flags = self.frames.flags
+        flags[pfns] = flags[pfns] & _U16(0xFFFF & ~PG_DIRTY) | _U16(PG_WRITEBACK)
+        wb = mapping.fs.bdi
+        mapping.nr_dirty -= nr_pages
+        mapping.nr_writeback += nr_pages
+        wb.nr_reclaimable -= nr_pages
+        wb.nr_writeback += nr_pages
+        self.vmstat.nr_dirty -= nr_pages
+        self.vmstat.nr_writeback += nr_pages
+        return pfns.tolist(), mapping.version[here].tolist()
+
+    def end_writeback(self, mapping: Mapping, indices: npt.NDArray[np.intp], *, error: int, task: Task) -> None:
+        """End the writeback of pages; those marked by reclaim rotate to the tail (folio_end_writeback)."""
+        nr = len(indices)
+        task.charge_ns += nr * self.costs.end_writeback_page
+        pfns = (mapping.pfn[indices] - 1).astype(np.intp)
+        assert (mapping.tags[indices] & _U8(TAG_WRITEBACK)).all(), "a page is not under writeback"
+        mapping.tags[indices] &= _U8(0xFF & ~TAG_WRITEBACK)
+        state = self.frames.flags[pfns]
+        self.frames.flags[pfns] = state & _U16(0xFFFF & ~(PG_WRITEBACK | PG_RECLAIM))
+        wb = mapping.fs.bdi
+        mapping.nr_writeback -= nr
+        wb.nr_writeback -= nr
+        wb.writeout_add(nr)
+        self.vmstat.nr_writeback -= nr
+        self.vmstat.nr_written += nr
+        self._account_pending(pfns, -1)
+        if error:
+            # what was dirtied again meanwhile will be written again
+            self._note_write_error(mapping, indices[mapping.tags[indices] & _U8(TAG_DIRTY) == 0], nr)
+        else:
+            self.nr_cleaned += nr
+        rotate = pfns[state & _U16(PG_RECLAIM) != 0]
+        if len(rotate):
+            self.lruvec.folio_rotate_reclaimable(rotate.tolist())
+        if self.vmscan.nr_writeback_throttled:
+            self.vmscan.acct_reclaim_writeback(nr)
+        queue = self._writeback_waits.get(mapping.id)
+        if queue is not None:
+            queue.wake_all()
+
+    def _note_write_error(self, mapping: Mapping, settled: npt.NDArray[np.intp], nr: int) -> None:
+        """Remember an error for fsync; what is not dirty again is lost (mapping_set_error)."""
+        mapping.wb_err += 1
+        self.write_errors += nr
+        self.nr_lost += int(np.count_nonzero(~mapping.lost[settled]))
+        mapping.lost[settled] = True
+
+    def note_stored(self, mapping: Mapping, indices: npt.NDArray[np.intp], versions: npt.NDArray[np.int64]) -> None:
+        """The storage has these versions for good."""
+        mapping.stored[indices] = np.maximum(mapping.stored[indices], versions)
+
+    def redirty(self, mapping: Mapping, indices: npt.NDArray[np.intp]) -> None:
+        """Tag pages dirty once more although no program wrote to them (redirty_page_for_writepage)."""
+        clean = indices[mapping.tags[indices] & _U8(TAG_DIRTY) == 0]
+        nr = len(clean)
+        if not nr:
+            return
+        pfns = (mapping.pfn[clean] - 1).astype(np.intp)
+        mapping.tags[clean] |= _U8(TAG_DIRTY)
+        self.frames.flags[pfns] |= _U16(PG_DIRTY)
+        mapping.nr_dirty += nr
+        mapping.fs.bdi.nr_reclaimable += nr
+        self.vmstat.nr_dirty += nr
+        self._account_pending(pfns, 1)
+        self.flusher.mark_inode_dirty(mapping)
+
+    def account_unstable(self, mapping: Mapping, nr_pages: int) -> None:
+        """Count pages that wait for a COMMIT as under writeback, or no longer (nfs_folio_mark_unstable)."""
+        self.vmstat.nr_writeback += nr_pages
+        mapping.fs.bdi.nr_writeback += nr_pages
+
+    async def wait_on_writeback(self, task: Task, mapping: Mapping, start: int = 0, end: int = _LONG_MAX) -> None:
+        """Wait until no page of a range is under writeback (filemap_fdatawait_range)."""
+        while mapping.nr_writeback:
+            _index, nr = mapping.first_tagged(TAG_WRITEBACK, start, end, 1)
+            if not nr:
+                return
+            await self._writeback_wait(mapping).wait(task)
+
+    def _writeback_wait(self, mapping: Mapping) -> WaitQueue:
+        queue = self._writeback_waits.get(mapping.id)
+        if queue is None:
+
+            def providers() -> list[Provider | Task]:
+                index, nr = mapping.first_tagged(TAG_WRITEBACK, 0, _LONG_MAX, 1)
+                return mapping.fs.needs_page(mapping, index) if nr else []
+
+            resource = Resource("page", f"folio_wait_writeback: {mapping.name}", providers)
+            queue = self._writeback_waits[mapping.id] = WaitQueue(self.world, resource)
+        return queue
+
+    async def fsync(self, task: Task, mapping: Mapping, seen: int = 0) -> tuple[int, int]:
+        """Write a file's dirty pages and wait until they are durable; return 0 or a negative errno, and the errseq.
+
+        ``seen`` is what the same open file was told last time: an error is told once (file_check_and_advance_wb_err).
+        """
+        wbc = WritebackControl(nr_to_write=_LONG_MAX, sync_mode=WB_SYNC_ALL, reason="sync")
+        error = await do_writepages(task, mapping, wbc)
+        await self.wait_on_writeback(task, mapping)
+        error = error or await mapping.fs.write_inode(task, mapping, sync=True)
+        if mapping.wb_err > seen:
+            return -Errno.EIO, mapping.wb_err
+        return error, mapping.wb_err
+
+    async def wait_on_page_locked(self, task: Task, mapping: Mapping, index: int) -> None:
+        """Wait until a page is unlocked: its read has ended (folio_wait_locked)."""
+        queue = self._lock_waits.get(mapping.id)
+        if queue is None:
+            resource = Resource("page", f"folio_lock: {mapping.name}", lambda: mapping.fs.needs_page(mapping, index))
+            queue = self._lock_waits[mapping.id] = WaitQueue(self.world, resource)
+        await queue.wait(task)
+
+    def unlock_pages(self, mapping: Mapping, pfns: PfnArray) -> None:
+        """Unlock pages and wake who waits for one of the file (folio_unlock)."""
+        self.frames.flags[pfns] &= _U16(0xFFFF & ~PG_LOCKED)
+        queue = self._lock_waits.get(mapping.id)
+        if queue is not None:
+            queue.wake_all()
+
+    def new_version(self) -> int:
+        """Return the name of content nobody has written before."""
+        self._next_version += 1
+        return self._next_version - 1

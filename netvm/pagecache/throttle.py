@@ -1,0 +1,461 @@
+"""Holding back those who dirty pages faster than the storage takes them.
+
+Mirrors mm/page-writeback.c of 6.1: the limits (``global_dirtyable_memory``, ``domain_dirty_limits``), where a device
+should be (``wb_position_ratio``) and the pause (``balance_dirty_pages``).
+
+A writer is looked at each time it has dirtied ``nr_dirtied_pause`` pages. Below *freerun*, half way between the
+background threshold and the limit, it goes on. Above, it is to dirty at ``dirty_ratelimit`` scaled by how far the
+system's and the device's dirty pages are from their setpoints, and sleeps as long as its last pages should have taken
+less the time it was away: at most 200 ms, and not at all for less than the least worthwhile pause, which is booked
+for next time. At the limit the ratio is zero and it sleeps again and again.
+
+A task with PF_LOCAL_THROTTLE goes on while its own device is below its own freerun, whatever others have dirtied.
+Before that (``local_throttle``, 5.7) such a task had a limit a quarter higher (``less_throttle``, 2.6.12), which is not
+the same: once the others' dirt is past that too, it waits for them. Before both it was a writer like any other.
+
+# MODEL: counters are exact, so the kernel's approximations of per-cpu counters are kept as slack only where its
+# decisions use them (wb_stat_error); no memory groups. The preset of an old kernel changes these named fixes and not
+# the algorithm, which before 3.2 looped over congestion_wait instead of computing pauses.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from netvm.fixes import Fixes
+from netvm.mm.gfp import PF_LOCAL_THROTTLE
+from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE, Lruvec
+from netvm.mm.zone import Node
+from netvm.pagecache.bdi import (
+    BANDWIDTH_INTERVAL,
+    RATELIMIT_CALC_SHIFT,
+    BackingDevice,
+    FlexProportion,
+    jiffies,
+)
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.world import World
+from netvm.trace.vmstat import VmStat
+from netvm.units import HZ, JIFFY_NS, PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from netvm.pagecache.flusher import Flusher
+
+__all__ = ["MAX_PAUSE", "DirtyLimits", "DirtySysctls", "DirtyThrottle", "pos_ratio_polynom"]
+
+MAX_PAUSE: Final = max(HZ // 5, 1)
+"""Jiffies: 200 ms."""
+DIRTY_POLL_THRESH: Final = 128 >> (PAGE_SHIFT - 10)
+RATELIMIT_EXCEEDED: Final = 32 >> (PAGE_SHIFT - 10)
+"""Pages between two looks while a device is over its share."""
+RATELIMIT_PAGES_MIN: Final = 16
+INITIAL_PAUSE_PAGES: Final = 128 >> (PAGE_SHIFT - 10)
+"""nr_dirtied_pause of a new task."""
+_ROUNDED_HZ: Final = 1 << (HZ - 1).bit_length()
+_ROUNDED_EIGHTH: Final = 1 << (HZ // 8).bit_length()
+_ONE: Final = 1 << RATELIMIT_CALC_SHIFT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirtySysctls:
+    """The vm.dirty_* settings; a ``bytes`` that is not zero stands for its ratio."""
+
+    background_ratio: int = 10
+    ratio: int = 20
+    background_bytes: int = 0
+    bytes: int = 0
+    writeback_centisecs: int = 500
+    expire_centisecs: int = 3000
+
+
+@dataclass(slots=True, kw_only=True)
+class DirtyLimits:
+    """One look at the system (``struct dirty_throttle_control``), in pages."""
+
+    dirty: int
+    """Dirty and under writeback."""
+    nr_dirty: int
+    thresh: int
+    bg_thresh: int
+    wb_thresh: int = 0
+    wb_bg_thresh: int = 0
+    wb_dirty: int = 0
+    pos_ratio: int = 0
+
+    @property
+    def freerun(self) -> int:
+        """dirty_freerun_ceiling of the system."""
+        return (self.thresh + self.bg_thresh) // 2
+
+
+@dataclass(slots=True)
+class _Dirtier:
+    """What a task remembers of its dirtying (``struct task_struct``)."""
+
+    nr_dirtied: int = 0
+    nr_dirtied_pause: int = INITIAL_PAUSE_PAGES
+    dirty_paused_when: int = 0
+
+
+class DirtyThrottle:
+    """``global_wb_domain`` and all that decides by it."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        node: Node,
+        lruvec: Lruvec,
+        vmstat: VmStat,
+        fixes: Fixes,
+        costs: CpuCosts,
+        sysctls: DirtySysctls,
+        nr_cpus: int = 1,
+        laptop_mode: bool = False,
+    ) -> None:
+        self.world = world
+        self.node = node
+        self.lruvec = lruvec
+        self.vmstat = vmstat
+        self.fixes = fixes
+        self.costs = costs
+        self.sysctls = sysctls
+        self.nr_cpus = nr_cpus
+        self.laptop_mode = laptop_mode
+        self.completions = FlexProportion()
+        self.devices: list[BackingDevice] = []
+        self.flusher: Flusher
+        self.wb_stat_error = nr_cpus * 8 * nr_cpus.bit_length()
+        """WB_STAT_BATCH of every CPU."""
+        limits = self.limits()
+        self.dirty_limit = limits.thresh
+        self._dirty_limit_tstamp = jiffies(world)
+        self.ratelimit_pages = max(limits.thresh // (nr_cpus * 32), RATELIMIT_PAGES_MIN)
+        self._dirtiers: dict[int, _Dirtier] = {}
+        self._bdp_ratelimits = 0
+        """Pages dirtied on this CPU since somebody was looked at."""
+        self.paused_ns = 0
+        self.nr_pauses = 0
+        self.max_pause_ns = 0
+        self.setpoint_seen = 0
+        """Setpoint and dirty pages at the last look: what a reader of the tracepoint sees."""
+        self.dirty_seen = 0
+
+    def add_device(
+        self, name: str, *, min_ratio: int = 0, max_ratio: int = 100, strictlimit: bool = False
+    ) -> BackingDevice:
+        """Register a backing device (bdi_register)."""
+        device = BackingDevice(
+            self.world, name, self.completions, min_ratio=min_ratio, max_ratio=max_ratio, strictlimit=strictlimit
+        )
+        self.devices.append(device)
+        return device
+
+    # -- limits ---------------------------------------------------------------------------------------------------
+
+    def dirtyable_memory(self) -> int:
+        """Return the pages that could be dirty: free ones above the reserve, file lists (global_dirtyable_memory)."""
+        reserve = 0
+        for zone in self.node.zones:
+            most = max(zone.lowmem_reserve) + zone.watermark[2]
+            reserve += min(most, zone.managed)
+        lists = self.lruvec.lists
+        return max(0, self.node.nr_free - reserve) + len(lists[INACTIVE_FILE]) + len(lists[ACTIVE_FILE]) + 1
+
+    def limits(self) -> DirtyLimits:
+        """Return the thresholds and where the system stands (domain_dirty_limits)."""
+        sysctls = self.sysctls
+        available = self.dirtyable_memory()
+        if sysctls.bytes:
+            thresh = -(-sysctls.bytes // PAGE_SIZE)
+        else:
+            thresh = sysctls.ratio * PAGE_SIZE // 100 * available // PAGE_SIZE
+        if sysctls.background_bytes:
+            bg_thresh = -(-sysctls.background_bytes // PAGE_SIZE)
+        else:
+            bg_thresh = sysctls.background_ratio * PAGE_SIZE // 100 * available // PAGE_SIZE
+        if bg_thresh >= thresh:
+            bg_thresh = thresh // 2
+        nr_dirty = self.vmstat.nr_dirty
+        return DirtyLimits(
+            dirty=nr_dirty + self.vmstat.nr_writeback, nr_dirty=nr_dirty, thresh=thresh, bg_thresh=bg_thresh
+        )
+
+    def wb_calc_thresh(self, wb: BackingDevice, thresh: int) -> int:
+        """Return a device's part of a threshold: by its part of recent completions (__wb_calc_thresh)."""
+        part, whole = wb.fraction()
+        all_min = sum(device.min_ratio for device in self.devices)
+        share = thresh * (100 - all_min) // 100 * part // whole + thresh * wb.min_ratio // 100
+        return min(share, thresh * wb.max_ratio // 100)
+
+    def _wb_dirty_limits(self, wb: BackingDevice, look: DirtyLimits) -> None:
+        look.wb_thresh = self.wb_calc_thresh(wb, look.thresh)
+        look.wb_bg_thresh = look.wb_thresh * look.bg_thresh // look.thresh if look.thresh else 0
+        look.wb_dirty = wb.nr_reclaimable + wb.nr_writeback
+
+    def over_bg_thresh(self, wb: BackingDevice) -> bool:
+        """Whether the flusher should write in the background (wb_over_bg_thresh)."""
+        look = self.limits()
+        if look.nr_dirty > look.bg_thresh:
+            return True
+        return wb.nr_reclaimable > self.wb_calc_thresh(wb, look.bg_thresh)
+
+    def _update_dirty_limit(self, look: DirtyLimits) -> None:
+        """Let the hard limit follow the threshold: up at once, down slowly (domain_update_dirty_limit)."""
+        now = jiffies(self.world)
+        if now < self._dirty_limit_tstamp + BANDWIDTH_INTERVAL:
+            return
+        self._dirty_limit_tstamp = now
+        if self.dirty_limit < look.thresh:
+            self.dirty_limit = look.thresh
+            return
+        thresh = max(look.thresh, look.dirty)
+        if self.dirty_limit > thresh:
+            self.dirty_limit -= (self.dirty_limit - thresh) >> 5
+
+    # -- position -------------------------------------------------------------------------------------------------
+
+    def setpoint(self, look: DirtyLimits) -> int:
+        """Return where the system's dirty pages should be."""
+        return (look.freerun + max(look.thresh, self.dirty_limit)) // 2
+
+    def wb_position_ratio(self, wb: BackingDevice, look: DirtyLimits) -> int:
+        """Return how much faster or slower than the ratelimit a writer should be, in 1/1024 (wb_position_ratio)."""
+        limit = max(look.thresh, self.dirty_limit)
+        if look.dirty >= limit:
+            return 0
+        if wb.strictlimit:
+            return self._strict_ratio(look)
+        setpoint = (look.freerun + limit) // 2
+        ratio = pos_ratio_polynom(setpoint, look.dirty, limit)
+        wb_thresh = max(min(look.wb_thresh, look.thresh), (limit - look.dirty) // 8)
+        x = (wb_thresh << 16) // (look.thresh | 1)
+        wb_setpoint = setpoint * x >> 16
+        span = (look.thresh - wb_thresh + 8 * wb.avg_write_bandwidth) * x >> 16
+        x_intercept = wb_setpoint + span
+        if look.wb_dirty < x_intercept - span // 4:
+            ratio = ratio * (x_intercept - look.wb_dirty) // ((x_intercept - wb_setpoint) | 1)
+        else:
+            ratio //= 4
+        # a device that has little dirty must not run dry
+        x_intercept = wb_thresh // 2
+        if look.wb_dirty < x_intercept:
+            if look.wb_dirty > x_intercept // 8:
+                ratio = ratio * x_intercept // look.wb_dirty
+            else:
+                ratio *= 8
+        return ratio
+
+    @staticmethod
+    def _strict_ratio(look: DirtyLimits) -> int:
+        """A BDI_CAP_STRICTLIMIT device is held to its own limits."""
+        if look.wb_dirty < 8:
+            return min(_ONE * 2, 2 << RATELIMIT_CALC_SHIFT)
+        if look.wb_dirty >= look.wb_thresh:
+            return 0
+        wb_setpoint = (look.wb_thresh + look.wb_bg_thresh) // 2
+        wb_setpoint = (wb_setpoint + look.wb_thresh) // 2
+        if wb_setpoint in (0, look.wb_thresh):
+            return 0
+        return pos_ratio_polynom(wb_setpoint, look.wb_dirty, look.wb_thresh)
+
+    # -- pausing --------------------------------------------------------------------------------------------------
+
+    def dirtied(self, task: Task, wb: BackingDevice, nr_pages: int) -> None:
+        """Account newly dirtied pages (folio_account_dirtied)."""
+        self.vmstat.nr_dirty += nr_pages
+        self.vmstat.nr_dirtied += nr_pages
+        wb.nr_reclaimable += nr_pages
+        wb.nr_dirtied += nr_pages
+        self._dirtier(task).nr_dirtied += nr_pages
+        self._bdp_ratelimits += nr_pages
+
+    def _dirtier(self, task: Task) -> _Dirtier:
+        found = self._dirtiers.get(task.number)
+        if found is None:
+            found = self._dirtiers[task.number] = _Dirtier()
+        return found
+
+    def pages_until_look(self, task: Task, wb: BackingDevice) -> int:
+        """Return how many pages a task may dirty before it is looked at."""
+        dirtier = self._dirtier(task)
+        ratelimit = dirtier.nr_dirtied_pause
+        if wb.dirty_exceeded:
+            ratelimit = min(ratelimit, RATELIMIT_EXCEEDED)
+        return max(1, min(ratelimit - dirtier.nr_dirtied, self.ratelimit_pages - self._bdp_ratelimits))
+
+    async def balance_dirty_pages_ratelimited(self, task: Task, wb: BackingDevice) -> None:
+        """Look at a task that has dirtied enough pages since the last time."""
+        dirtier = self._dirtier(task)
+        ratelimit = dirtier.nr_dirtied_pause
+        if wb.dirty_exceeded:
+            ratelimit = min(ratelimit, RATELIMIT_EXCEEDED)
+        if dirtier.nr_dirtied >= ratelimit:
+            self._bdp_ratelimits = 0
+        elif self._bdp_ratelimits >= self.ratelimit_pages:
+            self._bdp_ratelimits = 0
+            ratelimit = 0
+        if dirtier.nr_dirtied >= ratelimit:
+            await self.balance_dirty_pages(task, wb, dirtier.nr_dirtied)
+
+    async def balance_dirty_pages(self, task: Task, wb: BackingDevice, pages_dirtied: int) -> None:
+        """Start the flusher if need be and let a writer sleep as long as it should (balance_dirty_pages)."""
+        dirtier = self._dirtier(task)
+        exceeded = False
+        while True:
+            look = self.limits()
+            task.charge_ns += self.costs.balance_dirty_pages
+            if wb.strictlimit:
+                self._wb_dirty_limits(wb, look)
+            if not self.laptop_mode and look.nr_dirty > look.bg_thresh and not wb.in_progress:
+                self.flusher.start_background_writeback(wb)
+            if self._is_free_running(task, wb, look):
+                self._free_run(dirtier, wb, look)
+                break
+            exceeded = look.wb_dirty > look.wb_thresh and (look.dirty > look.thresh or wb.strictlimit)
+            wb.dirty_exceeded = wb.dirty_exceeded or exceeded
+            look.pos_ratio = self.wb_position_ratio(wb, look)
+            if wb.is_estimate_due():
+                self._update_estimates(wb, look)
+            self.setpoint_seen, self.dirty_seen = self.setpoint(look), look.dirty
+            task_ratelimit = wb.dirty_ratelimit * look.pos_ratio >> RATELIMIT_CALC_SHIFT
+            pause, next_pause_pages = self._pause(dirtier, wb, look, task_ratelimit, pages_dirtied)
+            if pause is None:
+                break
+            await self._sleep(task, wb, pause)
+            dirtier.nr_dirtied = 0
+            dirtier.nr_dirtied_pause = next_pause_pages
+            if task_ratelimit or look.wb_dirty <= self.wb_stat_error or task.killed:
+                break
+        if not exceeded:
+            wb.dirty_exceeded = False
+        if not wb.in_progress and not self.laptop_mode and look.nr_dirty > look.bg_thresh:
+            self.flusher.start_background_writeback(wb)
+
+    def _is_free_running(self, task: Task, wb: BackingDevice, look: DirtyLimits) -> bool:
+        """Whether a task need not be held back at all; fills in the device's limits if it might be."""
+        if wb.strictlimit:
+            return look.wb_dirty <= (look.wb_thresh + look.wb_bg_thresh) // 2
+        local = bool(task.flags & PF_LOCAL_THROTTLE)
+        if local and self.fixes.less_throttle and not self.fixes.local_throttle:
+            look.thresh += look.thresh // 4
+            look.bg_thresh += look.bg_thresh // 4
+        if look.dirty <= look.freerun:
+            return True
+        if not wb.in_progress:
+            self.flusher.start_background_writeback(wb)
+        self._wb_dirty_limits(wb, look)
+        own_freerun = (look.wb_thresh + look.wb_bg_thresh) // 2
+        return local and self.fixes.local_throttle and look.wb_dirty < own_freerun
+
+    def _free_run(self, dirtier: _Dirtier, wb: BackingDevice, look: DirtyLimits) -> None:
+        dirty, thresh = (look.wb_dirty, look.wb_thresh) if wb.strictlimit else (look.dirty, look.thresh)
+        dirtier.dirty_paused_when = jiffies(self.world)
+        dirtier.nr_dirtied = 0
+        dirtier.nr_dirtied_pause = _dirty_poll_interval(dirty, thresh)
+
+    def _update_estimates(self, wb: BackingDevice, look: DirtyLimits) -> None:
+        """Renew limit, ratelimit and bandwidth, in this order (__wb_update_bandwidth)."""
+        elapsed = max(jiffies(self.world) - wb.bw_time_stamp, 1)
+        self._update_dirty_limit(look)
+        if wb.strictlimit:
+            dirty = look.wb_dirty
+            if dirty < 8:
+                setpoint = dirty + 1
+            else:
+                setpoint = (look.wb_thresh + look.wb_bg_thresh) // 2
+        else:
+            dirty, setpoint = look.dirty, self.setpoint(look)
+        wb.update_dirty_ratelimit(dirty=dirty, setpoint=setpoint, pos_ratio=look.pos_ratio, elapsed=elapsed)
+        wb.update_bandwidth()
+
+    def _pause(
+        self, dirtier: _Dirtier, wb: BackingDevice, look: DirtyLimits, task_ratelimit: int, pages_dirtied: int
+    ) -> tuple[int | None, int]:
+        """Return how long to sleep in jiffies, None for not at all, and after how many pages to look again."""
+        now = jiffies(self.world)
+        max_pause = self._wb_max_pause(wb, look.wb_dirty)
+        min_pause, pause_pages = self._wb_min_pause(wb, max_pause, task_ratelimit)
+        if not task_ratelimit:
+            dirtier.dirty_paused_when = now + max_pause
+            return max_pause, pause_pages
+        period = HZ * pages_dirtied // task_ratelimit
+        pause = period
+        if dirtier.dirty_paused_when:
+            pause -= now - dirtier.dirty_paused_when
+        if pause < min_pause:
+            if pause < -HZ:
+                dirtier.dirty_paused_when = now
+                dirtier.nr_dirtied = 0
+            elif period:
+                dirtier.dirty_paused_when += period
+                dirtier.nr_dirtied = 0
+            elif dirtier.nr_dirtied_pause <= pages_dirtied:
+                dirtier.nr_dirtied_pause += pages_dirtied
+            return None, 0
+        if pause > max_pause:
+            # for an occasional dropped task_ratelimit: part of what is clipped counts as slept
+            now += min(pause - max_pause, max_pause)
+            pause = max_pause
+        dirtier.dirty_paused_when = now + pause
+        return pause, pause_pages
+
+    @staticmethod
+    def _wb_max_pause(wb: BackingDevice, wb_dirty: int) -> int:
+        """Return the longest pause in jiffies: a device with little dirty would run dry meanwhile (wb_max_pause)."""
+        return min(wb_dirty // (1 + wb.avg_write_bandwidth // _ROUNDED_EIGHTH) + 1, MAX_PAUSE)
+
+    @staticmethod
+    def _wb_min_pause(wb: BackingDevice, max_pause: int, task_ratelimit: int) -> tuple[int, int]:
+        """Return the least worthwhile pause in jiffies, and the pages to dirty before the next (wb_min_pause)."""
+        ratelimit = wb.dirty_ratelimit
+        hi, lo = wb.avg_write_bandwidth.bit_length() - 1, ratelimit.bit_length() - 1
+        t = max(1, HZ // 100)
+        if hi > lo:
+            t += (hi - lo) * (10 * HZ) // 1024
+        t = min(t, 1 + max_pause // 2)
+        pages = ratelimit * t // _ROUNDED_HZ
+        if pages < DIRTY_POLL_THRESH:
+            t = max_pause
+            pages = ratelimit * t // _ROUNDED_HZ
+            if pages > DIRTY_POLL_THRESH:
+                pages = DIRTY_POLL_THRESH
+                t = HZ * DIRTY_POLL_THRESH // ratelimit
+        if HZ * pages // (task_ratelimit + 1) > max_pause:
+            t = max_pause
+            pages = task_ratelimit * t // _ROUNDED_HZ
+        return (1 + t // 2 if pages >= DIRTY_POLL_THRESH else t), pages
+
+    async def _sleep(self, task: Task, wb: BackingDevice, pause: int) -> None:
+        """Sleep killably (io_schedule_timeout)."""
+        pause_ns = pause * JIFFY_NS
+        resource = Resource("memory", f"balance_dirty_pages: {wb.name} over its dirty setpoint", lambda: _cleaners(wb))
+        self.nr_pauses += 1
+        self.paused_ns += pause_ns
+        self.max_pause_ns = max(self.max_pause_ns, pause_ns)
+        await self.world.sleep_on(task, resource, timeout_ns=pause_ns, killable=True)
+
+
+def _cleaners(wb: BackingDevice) -> list[Provider | Task]:
+    return [Provider(name=f"writeback of {wb.name}")]
+
+
+def pos_ratio_polynom(setpoint: int, dirty: int, limit: int) -> int:
+    """Return 1 + ((setpoint - dirty) / (limit - setpoint))**3 in 1/1024, within 0 and 2 (pos_ratio_polynom)."""
+    x = _div((setpoint - dirty) << RATELIMIT_CALC_SHIFT, (limit - setpoint) | 1)
+    ratio = x
+    ratio = ratio * x >> RATELIMIT_CALC_SHIFT
+    ratio = ratio * x >> RATELIMIT_CALC_SHIFT
+    return min(max(ratio + _ONE, 0), 2 << RATELIMIT_CALC_SHIFT)
+
+
+def _div(a: int, b: int) -> int:
+    """Divide as C does: toward zero."""
+    return a // b if a >= 0 else -(-a // b)
+
+
+def _dirty_poll_interval(dirty: int, thresh: int) -> int:
+    """Return after how many pages a free-running task is looked at again."""
+    if thresh > dirty:
+        return 1 << ((thresh - dirty).bit_length() - 1 >> 1)
+    return 1

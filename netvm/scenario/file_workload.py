@@ -1,0 +1,149 @@
+"""Programs that use files: writers and readers.
+
+``file-writer`` is the recorded program: it writes its file in chunks, in order or at random, through ``write`` or
+through a shared mapping, and calls ``fsync`` at the end of a pass, after each chunk, or never. Its report has the time
+of each write and, as the recorded one, the final fsync apart. ``file-reader`` first makes the file, syncs it and drops
+it from the cache, then reads it.
+
+A program that is told of an I/O error stops, as a careful one does.
+"""
+
+from collections.abc import Iterator
+
+from netvm.host.machine import Host
+from netvm.mm.gfp import PF_LOCAL_THROTTLE
+from netvm.pagecache.mapping import Mapping
+from netvm.pagecache.mmap import SharedMapping
+from netvm.pagecache.readahead import ReadAhead
+from netvm.pagecache.reclaim import invalidate_mapping_pages
+from netvm.runtime.seeds import Seeds, Stream
+from netvm.runtime.task import Task
+from netvm.runtime.timer import TimerKind
+from netvm.scenario.program import THINK, PassResult, Program, start_at
+from netvm.scenario.schema import FileReader, FileWriter
+from netvm.trace.latency import TouchRecorder
+from netvm.units import MIB, PAGE_SIZE
+
+__all__ = ["file_reader", "file_writer"]
+
+PAGES_PER_MIB = MIB // PAGE_SIZE
+
+
+async def file_writer(task: Task, host: Host, program: Program) -> None:
+    """Write the file, pass after pass."""
+    spec = program.spec
+    assert isinstance(spec, FileWriter)
+    await start_at(task, host, spec.start_ms)
+    program.begun_ns = host.world.now_ns
+    if spec.local_throttle:
+        task.flags |= PF_LOCAL_THROTTLE
+    mapping = _open(host, program)
+    space = host.memory.map_anonymous(task, 1, oom_score_adj=spec.oom_score_adj)
+    random = Seeds(spec.seed).stream(program.name)
+    try:
+        for index in range(spec.passes):
+            if not await _write_pass(task, host, program, mapping, index, random):
+                return
+        program.finished = True
+    finally:
+        if not host.world.stopped:
+            program.killed = task.killed
+            program.ended_ns = host.world.now_ns
+            host.memory.exit_mmap(space)
+
+
+def _open(host: Host, program: Program) -> Mapping:
+    """Make the program's file."""
+    assert host.files.fs is not None
+    return host.files.cache.create(host.files.fs, program.name)
+
+
+def _chunks(spec: FileWriter | FileReader, random: Stream) -> Iterator[tuple[int, int]]:
+    """Generate the chunks of a pass as page index and pages."""
+    nr_pages = spec.mib * PAGES_PER_MIB
+    size = spec.chunk_kib * 1024 // PAGE_SIZE
+    nr_chunks = -(-nr_pages // size)
+    for number in range(nr_chunks):
+        chunk = number if spec.pattern == "seq" else random.below(nr_chunks)
+        yield chunk * size, min(size, nr_pages - chunk * size)
+
+
+async def _write_pass(task: Task, host: Host, program: Program, mapping: Mapping, index: int, random: Stream) -> bool:
+    """Write the file once; False if the program was killed or told of an error."""
+    spec = program.spec
+    assert isinstance(spec, FileWriter)
+    result = PassResult(index, TouchRecorder())
+    program.passes.append(result)
+    cache = host.files.cache
+    shared = SharedMapping(cache, host.files.reader, mapping) if spec.mmap else None
+    seen = mapping.wb_err
+    for page, nr_pages in _chunks(spec, random):
+        begun_ns = _task_time_ns(task, host)
+        if shared is not None:
+            error = await shared.touch(task, page, nr_pages, write=True)
+        else:
+            error = await cache.generic_perform_write(task, mapping, page, nr_pages)
+        if not error and spec.fsync == "each":
+            error, seen = await cache.fsync(task, mapping, seen)
+        if error:
+            program.io_error = not task.killed
+            return False
+        result.touches.add(1, _task_time_ns(task, host) - begun_ns)
+        if spec.think_ns:
+            await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
+    if spec.fsync == "end":
+        error, _seen = await cache.fsync(task, mapping, seen)
+        program.io_error = bool(error) and not task.killed
+        return not error
+    return not task.killed
+
+
+def _task_time_ns(task: Task, host: Host) -> int:
+    """The task's own clock: now, and what it has used and not paid yet."""
+    unpaid_ns = int(task.charge_ns * task.cpus.scale) if task.cpus is not None else 0
+    return host.world.now_ns + unpaid_ns
+
+
+async def file_reader(task: Task, host: Host, program: Program) -> None:
+    """Make the file, drop it, and read it, pass after pass."""
+    spec = program.spec
+    assert isinstance(spec, FileReader)
+    await start_at(task, host, spec.start_ms)
+    program.begun_ns = host.world.now_ns
+    mapping = _open(host, program)
+    cache = host.files.cache
+    space = host.memory.map_anonymous(task, 1, oom_score_adj=spec.oom_score_adj)
+    random = Seeds(spec.seed).stream(program.name)
+    try:
+        error = await cache.generic_perform_write(task, mapping, 0, spec.mib * PAGES_PER_MIB)
+        error = error or (await cache.fsync(task, mapping))[0]
+        invalidate_mapping_pages(cache, mapping)
+        for index in range(spec.passes):
+            if error:
+                break
+            error = await _read_pass(task, host, program, mapping, index, random)
+        program.io_error = bool(error) and not task.killed
+        program.finished = not error
+    finally:
+        if not host.world.stopped:
+            program.killed = task.killed
+            program.ended_ns = host.world.now_ns
+            host.memory.exit_mmap(space)
+
+
+async def _read_pass(task: Task, host: Host, program: Program, mapping: Mapping, index: int, random: Stream) -> int:
+    """Read the file once; return 0 or a negative errno."""
+    spec = program.spec
+    assert isinstance(spec, FileReader)
+    result = PassResult(index, TouchRecorder())
+    program.passes.append(result)
+    ra = ReadAhead()
+    for page, nr_pages in _chunks(spec, random):
+        begun_ns = _task_time_ns(task, host)
+        error = await host.files.reader.filemap_read(task, mapping, ra, page, nr_pages)
+        if error:
+            return error
+        result.touches.add(1, _task_time_ns(task, host) - begun_ns)
+        if spec.think_ns:
+            await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
+    return 0

@@ -1,0 +1,49 @@
+"""One process of a workload, and what became of it."""
+
+from dataclasses import dataclass, field
+
+from netvm.host.machine import Host
+from netvm.mm.address_space import AddressSpace
+from netvm.runtime.task import Resource, Task
+from netvm.runtime.timer import TimerKind
+from netvm.scenario.schema import Workload
+from netvm.trace.latency import TouchRecorder
+from netvm.units import NS_PER_MS
+
+__all__ = ["THINK", "PassResult", "Program", "start_at"]
+
+THINK = Resource("timer", "the program's own pause", external=True)
+
+
+@dataclass(slots=True)
+class PassResult:
+    """One finished or interrupted pass."""
+
+    index: int
+    touches: TouchRecorder
+    minflt: int = 0
+    majflt: int = 0
+
+
+@dataclass(slots=True)
+class Program:
+    """One process of a workload and what became of it."""
+
+    spec: Workload
+    name: str
+    task: Task | None = None
+    space: AddressSpace | None = None
+    finished: bool = False
+    killed: bool = False
+    bus_error: bool = False
+    io_error: bool = False
+    """A system call told it of an I/O error."""
+    begun_ns: int = 0
+    ended_ns: int = 0
+    passes: list[PassResult] = field(default_factory=list)
+
+
+async def start_at(task: Task, host: Host, start_ms: int) -> None:
+    """Let a program sleep until it starts."""
+    if start_ms:
+        await host.world.sleep_ns(task, start_ms * NS_PER_MS, THINK, kind=TimerKind.PROGRESS)

@@ -1,0 +1,114 @@
+"""A file system on a block device: bios, blocks, errors, and the audit of the device's content."""
+
+from typing import Any
+
+import pytest
+
+from netvm.block.blk_mq import BLK_STS_IOERR
+from netvm.errors import Errno, UsageError
+from netvm.pagecache.readahead import ReadAhead
+from netvm.pagecache.reclaim import invalidate_mapping_pages
+from netvm.runtime.task import Task
+
+
+def test_consecutive_pages_become_large_requests(make_host: Any) -> None:
+    """A file written in order goes out in requests of 128 KiB, and its pages lie on the device in order."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fs = host.block_fs()
+
+    async def body(task: Task) -> Any:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 320)
+        assert await host.cache.fsync(task, mapping) == (0, 0)
+        return mapping
+
+    mapping = host.run(body)
+    assert [nr for _kind, _slot, nr in host.device.shapes] == [32] * 10
+    assert [host.device.store[1 + i] for i in range(320)] == mapping.version[:320].tolist()
+    assert fs.lost_writes() == []
+    host.device.store[5] = 0
+    assert fs.lost_writes() == ["file page 4: the storage holds version 0, acknowledged was 5"]
+
+
+def test_two_files_do_not_share_blocks(make_host: Any) -> None:
+    """Files written in turn keep their own content, out and back."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fs = host.block_fs()
+
+    async def body(task: Task) -> None:
+        mappings = [host.cache.create(fs, f"file{i}") for i in range(2)]
+        for index in range(0, 120, 3):
+            for mapping in mappings:
+                await host.cache.generic_perform_write(task, mapping, index, 3)
+        for mapping in mappings:
+            await host.cache.fsync(task, mapping)
+            invalidate_mapping_pages(host.cache, mapping)
+            assert await host.reader.filemap_read(task, mapping, ReadAhead(), 0, 120) == 0
+
+    host.run(body)
+    assert not host.cache.corrupt
+    assert host.cache.nr_read == 240
+    assert fs.lost_writes() == []
+
+
+def test_everything_taken_comes_back(make_host: Any) -> None:
+    """Bios and vectors return when their pages are through; a buffer head goes with its page."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fs = host.block_fs()
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 700)
+        assert host.slabs["buffer_head"].nr_active == 700
+        await host.cache.fsync(task, mapping)
+        assert (fs.bios.pool.nr_out, fs.biovecs.pool.nr_out) == (0, 0)
+        invalidate_mapping_pages(host.cache, mapping)
+        assert host.slabs["buffer_head"].nr_active == 0
+
+    host.run(body)
+
+
+def test_a_failed_request_is_an_error_of_the_file(host: Any) -> None:
+    """What the device could not write is reported by fsync and not by the audit."""
+    fs = host.block_fs()
+    host.device.error = lambda rq: BLK_STS_IOERR
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 10)
+        error, _seen = await host.cache.fsync(task, mapping)
+        assert error == -Errno.EIO
+
+    host.run(body)
+    assert host.cache.write_errors == host.cache.nr_lost == 10
+    assert fs.lost_writes() == []
+
+
+def test_a_full_device_is_no_space(host: Any) -> None:
+    """Writing past the last block is ENOSPC; a file too large to begin with is refused."""
+    fs = host.block_fs(nr_blocks=21)
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        assert await host.cache.generic_perform_write(task, mapping, 0, 20) == 0
+        assert await host.cache.generic_perform_write(task, mapping, 20, 1) == -Errno.ENOSPC
+
+    host.run(body)
+    with pytest.raises(UsageError, match=r"storage.size_mib: 0 pages are left on fake0, big needs 5"):
+        host.cache.create(fs, "big", 5)
+
+
+def test_who_could_end_a_write_is_named(host: Any) -> None:
+    """A wait for a page names the request it is in."""
+    fs = host.block_fs()
+    host.device.held = True
+
+    async def body(task: Task) -> list[str]:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 4)
+        host.flusher.wakeup_flusher_threads("sync")
+        await host.pause(task, 1_000_000)
+        return [provider.name for provider in fs.needs_page(mapping, 2)]
+
+    (name,) = host.run(body)
+    assert "WRITE 1+4" in name

@@ -1,0 +1,130 @@
+"""The page cache: writing, rewriting, writing back, errors, and the tree's memory."""
+
+from typing import Any
+
+from netvm.errors import Errno
+from netvm.mm.frames import PG_DIRTY, PG_WRITEBACK
+from netvm.pagecache.invariants import check_pagecache
+from netvm.runtime.task import Task
+from netvm.units import NS_PER_S
+
+
+def test_what_was_written_reaches_the_store(make_host: Any) -> None:
+    """After fsync nothing is dirty and the store has the newest version of each page."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fs = host.slow_store(pages_per_s=100_000)
+
+    async def body(task: Task) -> Any:
+        mapping = host.cache.create(fs, "file")
+        assert not await host.cache.generic_perform_write(task, mapping, 0, 300)
+        assert not await host.cache.generic_perform_write(task, mapping, 100, 50)
+        assert await host.cache.fsync(task, mapping) == (0, 0)
+        return mapping
+
+    mapping = host.run(body)
+    assert host.vmstat.nr_dirty == host.vmstat.nr_writeback == host.zone.nr_write_pending == 0
+    assert mapping.version[:300].tolist() == [*range(1, 101), *range(301, 351), *range(151, 301)]
+    assert [fs.store[1, i] for i in range(300)] == mapping.version[:300].tolist() == mapping.stored[:300].tolist()
+
+
+def test_counters_follow_a_page(host: Any) -> None:
+    """A page counts as dirty, then under writeback, then as written; dirtied again meanwhile it counts as both."""
+    fs = host.slow_store(pages_per_s=1000)
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 8)
+        assert (host.vmstat.nr_dirty, host.vmstat.nr_dirtied, fs.bdi.nr_reclaimable) == (8, 8, 8)
+        pfns, versions = host.cache.start_writeback(mapping, 2, 4)
+        assert versions == [3, 4, 5, 6]
+        assert [host.frames.flags_of[pfn] & (PG_DIRTY | PG_WRITEBACK) for pfn in pfns] == [PG_WRITEBACK] * 4
+        assert (host.vmstat.nr_dirty, host.vmstat.nr_writeback, host.zone.nr_write_pending) == (4, 4, 8)
+        await host.cache.generic_perform_write(task, mapping, 3, 1)
+        assert (host.vmstat.nr_dirty, host.vmstat.nr_writeback, host.zone.nr_write_pending) == (5, 4, 9)
+        check_pagecache(host.cache)
+        host.cache.end_writeback(mapping, mapping.tagged(2, 0, 8), error=0, task=task)
+        assert (host.vmstat.nr_dirty, host.vmstat.nr_written, host.zone.nr_write_pending) == (5, 4, 5)
+
+    host.run(body)
+
+
+def test_a_failed_write_is_told_once_and_its_page_is_lost(host: Any) -> None:
+    """fsync says EIO once to whoever has not heard of it; the page is clean, and counted as lost; a rewrite heals it."""
+    fs = host.slow_store(pages_per_s=100_000)
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 4)
+        fs.error = -Errno.EIO
+        error, seen = await host.cache.fsync(task, mapping)
+        assert error == -Errno.EIO
+        assert (host.cache.nr_lost, mapping.nr_dirty) == (4, 0)
+        fs.error = 0
+        assert await host.cache.fsync(task, mapping, seen) == (0, seen)
+        assert (await host.cache.fsync(task, mapping, 0))[0] == -Errno.EIO
+        await host.cache.generic_perform_write(task, mapping, 0, 4)
+        assert (await host.cache.fsync(task, mapping, seen))[0] == 0
+        assert not mapping.lost[:4].any()
+
+    host.run(body)
+
+
+def test_a_page_redirtied_during_a_failing_write_is_not_lost(host: Any) -> None:
+    """Its newest content is still in memory and dirty."""
+    fs = host.slow_store(pages_per_s=10)
+    fs.error = -Errno.EIO
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 1)
+        host.flusher.wakeup_flusher_threads("sync")
+        await host.pause(task, NS_PER_S // 100)
+        assert mapping.nr_writeback == 1
+        await host.cache.generic_perform_write(task, mapping, 0, 1)
+        fs.error = -Errno.EIO
+        await host.cache.wait_on_writeback(task, mapping)
+        assert (host.cache.nr_lost, mapping.nr_dirty) == (0, 1)
+        fs.error = 0
+
+    host.run(body)
+
+
+def test_the_tree_takes_a_node_for_64_pages(host: Any) -> None:
+    """Nodes come with their first entry."""
+    fs = host.slow_store()
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 60, 10)
+        assert sorted(mapping.node_slab) == [0, 1]
+        assert mapping.node_entries[:3].tolist() == [4, 6, 0]
+        assert host.slabs["radix_tree_node"].nr_active == 2
+
+    host.run(body)
+
+
+def test_the_cut_of_a_write_does_not_matter(make_host: Any) -> None:
+    """One write of many pages leaves the same pages, versions and counters as many writes of one."""
+    results = []
+    for step in (1, 7, 200):
+        host = make_host(zones=(("DMA32", 4096),))
+        fs = host.slow_store(pages_per_s=3000)
+
+        async def body(task: Task, host: Any = host, fs: Any = fs, step: int = step) -> Any:
+            mapping = host.cache.create(fs, "file")
+            for index in range(0, 1400, step):
+                await host.cache.generic_perform_write(task, mapping, index, min(step, 1400 - index))
+            return mapping.version[:1400].tolist(), host.vmstat.nr_dirtied, host.world.now_ns, host.throttle.nr_pauses
+
+        results.append(host.run(body))
+    assert results[0] == results[1] == results[2]
+
+
+def test_unstable_pages_count_as_writeback(host: Any) -> None:
+    """Pages that wait for a COMMIT hold writers back like those on their way."""
+    fs = host.slow_store()
+    mapping = host.cache.create(fs, "file")
+    host.cache.account_unstable(mapping, 5)
+    assert (host.vmstat.nr_writeback, fs.bdi.nr_writeback, host.throttle.limits().dirty) == (5, 5, 5)
+    host.cache.account_unstable(mapping, -5)
+    assert host.vmstat.nr_writeback == 0

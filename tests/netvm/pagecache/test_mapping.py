@@ -1,0 +1,55 @@
+"""Address spaces: tags by index, runs of them, and growth."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netvm.pagecache.mapping import TAG_DIRTY, TAG_WRITEBACK, Mapping
+
+
+def _mapping(tags: list[int]) -> Mapping:
+    fs: Any = None
+    mapping = Mapping(1, "file", fs, len(tags))
+    mapping.tags[: len(tags)] = tags
+    return mapping
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 60), st.integers(0, 70), st.integers(1, 9))
+def test_the_first_run_is_that_of_a_plain_search(tags: list[int], start: int, end: int, limit: int) -> None:
+    """``first_tagged`` finds what going over the pages one by one finds."""
+    hits = [i for i in range(start, min(end, len(tags))) if tags[i] & TAG_DIRTY]
+    expected = 0
+    while hits and expected < limit and hits[0] + expected in hits:
+        expected += 1
+    index, nr = _mapping(tags).first_tagged(TAG_DIRTY, start, end, limit)
+    assert nr == expected
+    assert not nr or index == hits[0]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60))
+def test_tagged_lists_every_index_once(tags: list[int]) -> None:
+    """All indices that carry the tag, in order."""
+    found = _mapping(tags).tagged(TAG_WRITEBACK, 0, 1 << 40).tolist()
+    assert found == [i for i, tag in enumerate(tags) if tag & TAG_WRITEBACK]
+
+
+def test_growth_keeps_what_is_there() -> None:
+    """A longer file has its old pages, and empty ones behind them."""
+    mapping = _mapping([1, 2, 3])
+    mapping.pfn[:3] = [7, 8, 9]
+    mapping.extend(5000)
+    assert mapping.nr_pages == 5000
+    assert mapping.tags[:4].tolist() == [1, 2, 3, 0]
+    assert mapping.pfn_of[2] == 9
+    mapping.tags_of[4999] = TAG_DIRTY
+    assert mapping.first_tagged(TAG_DIRTY, 3, 5000, 8) == (4999, 1)
+    assert not np.count_nonzero(mapping.version)
+
+
+def test_a_file_never_shrinks_by_writing() -> None:
+    """A write inside the file leaves its size alone."""
+    mapping = _mapping([0] * 10)
+    mapping.extend(4)
+    assert mapping.nr_pages == 10

@@ -1,0 +1,140 @@
+"""The throttle: limits, the position curve, pauses, and who is held back for whose dirt."""
+
+from typing import Any
+
+import pytest
+
+from netvm.mm.gfp import PF_LOCAL_THROTTLE
+from netvm.pagecache.throttle import MAX_PAUSE, DirtyLimits, DirtySysctls, pos_ratio_polynom
+from netvm.runtime.task import Task
+from netvm.units import JIFFY_NS, NS_PER_S
+
+_BIG = (("DMA32", 8192),)
+
+
+def _settled(host: Any, task: Task, fs: Any, nr_pages: int) -> Any:
+    """Return a program that writes a file of its own in chunks of 16 pages."""
+    mapping = host.cache.create(fs, f"file-{fs.name}")
+
+    async def write() -> None:
+        for index in range(0, nr_pages, 16):
+            assert not await host.cache.generic_perform_write(task, mapping, index % 1600, 16)
+
+    return write()
+
+
+@pytest.mark.parametrize(
+    ("available", "bg_thresh", "thresh", "freerun"),
+    [(8846, 883, 1768, 1325), (20000, 1997, 3999, 2998), (65536, 6544, 13104, 9824)],
+)
+def test_thresholds_are_shares_of_what_can_be_dirtied(
+    make_host: Any, available: int, bg_thresh: int, thresh: int, freerun: int
+) -> None:
+    """Ratios of dirtyable memory in 4096ths, and freerun half way between; the first row is recorded (D8, at its end)."""
+    host = make_host(zones=(("DMA32", 4096),))
+    host.throttle.dirtyable_memory = lambda: available
+    look = host.throttle.limits()
+    assert (look.bg_thresh, look.thresh, look.freerun) == (bg_thresh, thresh, freerun)
+
+
+def test_dirtyable_memory_leaves_the_reserve_out(host: Any) -> None:
+    """Free pages above the high mark, and the file lists; one more, so that nothing is divided by zero."""
+    assert host.throttle.dirtyable_memory() == host.node.nr_free - 48 + 1
+
+
+def test_bytes_stand_for_ratios(make_host: Any) -> None:
+    """A setting in bytes overrides its ratio; a background threshold not below the limit is half of it."""
+    host = make_host(sysctls=DirtySysctls(bytes=40 * 4096 + 1, background_bytes=1 << 30))
+    look = host.throttle.limits()
+    assert (look.thresh, look.bg_thresh) == (41, 20)
+
+
+def test_the_position_curve_has_its_corners() -> None:
+    """The ratio is 2 at zero dirt or below, 1 at the setpoint, 0 at the limit, and falls all the way."""
+    setpoint, limit = 750, 1000
+    curve = [pos_ratio_polynom(setpoint, dirty, limit) for dirty in range(0, limit + 1, 10)]
+    assert curve[0] == 2048
+    assert abs(curve[75] - 1024) <= 1
+    assert curve[-1] <= 16
+    assert curve == sorted(curve, reverse=True)
+
+
+def test_at_the_limit_nobody_may_dirty(host: Any) -> None:
+    """wb_position_ratio is zero from the hard limit on."""
+    wb = host.throttle.add_device("disk")
+    look = DirtyLimits(dirty=host.throttle.dirty_limit, nr_dirty=0, thresh=100, bg_thresh=50)
+    assert host.throttle.wb_position_ratio(wb, look) == 0
+
+
+def test_one_writer_settles_at_the_setpoint(make_host: Any) -> None:
+    """With one writer and a slow store the system's dirty pages end within a tenth of the setpoint; pauses are short."""
+    host = make_host(zones=_BIG)
+    fs = host.slow_store(pages_per_s=2560)
+    seen: list[float] = []
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        for index in range(0, 100_000, 16):
+            assert not await host.cache.generic_perform_write(task, mapping, index % 4000, 16)
+            if index > 60_000:
+                seen.append(host.throttle.dirty_seen / host.throttle.setpoint_seen)
+
+    host.run(body, kswapd=True)
+    mean = sum(seen) / len(seen)
+    assert 0.9 <= mean <= 1.1
+    assert 0 < host.throttle.max_pause_ns <= MAX_PAUSE * JIFFY_NS == NS_PER_S // 5
+
+
+def test_two_devices_share_the_limit_by_their_bandwidth(make_host: Any) -> None:
+    """A store four times as fast as the other gets four times the dirty pages, and writers go at their store's pace."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fast, slow = host.slow_store("fast", pages_per_s=2000), host.slow_store("slow", pages_per_s=500)
+
+    async def body(task: Task) -> float:
+        host.world.spawn("other", lambda other: _settled(host, other, slow, 1 << 30))
+        host.world.spawn("mine", lambda mine: _settled(host, mine, fast, 1 << 30))
+        await host.pause(task, 20 * NS_PER_S)
+        before = fast.bdi.nr_written, slow.bdi.nr_written
+        await host.pause(task, 6 * NS_PER_S)
+        return float((fast.bdi.nr_written - before[0]) / (slow.bdi.nr_written - before[1]))
+
+    written = host.run(body)
+    part, whole = fast.bdi.fraction()
+    assert 0.72 <= part / whole <= 0.88
+    assert 3.6 <= written <= 4.4
+
+
+def _local_writer_pauses(make_host: Any, switches: dict[str, bool], flags: int) -> int:
+    """Return how often a writer to an idle store pauses while another has filled the limit."""
+    host = make_host(zones=_BIG, switches=switches)
+    stuck, idle = host.slow_store("stuck", pages_per_s=10), host.slow_store("idle", pages_per_s=100_000)
+
+    async def body(task: Task) -> int:
+        idle.bdi.writeout_add(1000)
+        host.world.spawn("hog", lambda hog: _settled(host, hog, stuck, 1 << 20))
+        await host.pause(task, 4 * NS_PER_S)
+        before = host.throttle.nr_pauses
+
+        async def own(own: Task) -> None:
+            own.flags |= flags
+            await _settled(host, own, idle, 256)
+            done.append(host.world.now_ns)
+
+        done: list[int] = []
+        begun_ns = host.world.now_ns
+        host.world.spawn("nfsd", own)
+        await host.pause(task, 10 * NS_PER_S)
+        assert before >= 0
+        return (done[0] if done else host.world.now_ns) - begun_ns
+
+    return int(host.run(body))
+
+
+def test_a_local_writer_is_not_held_back_for_others_dirt(make_host: Any) -> None:
+    """With PF_LOCAL_THROTTLE a writer to an idle store goes on at the limit; without the fix it waits for the other."""
+    with_fix = _local_writer_pauses(make_host, {}, PF_LOCAL_THROTTLE)
+    without = _local_writer_pauses(make_host, {"local_throttle": False, "less_throttle": False}, PF_LOCAL_THROTTLE)
+    ordinary = _local_writer_pauses(make_host, {}, 0)
+    assert with_fix < NS_PER_S // 100
+    assert without > 20 * with_fix
+    assert ordinary > 20 * with_fix

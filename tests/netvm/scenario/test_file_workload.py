@@ -1,0 +1,87 @@
+"""Programs that use files, over a whole host: they finish, what they wrote is stored, and the books balance."""
+
+from typing import Any
+
+import pytest
+
+from netvm.errors import UsageError
+from netvm.scenario.load import scenario_from
+from netvm.scenario.outcome import Outcome
+from netvm.scenario.run import run_scenario
+
+
+def _run(*workload: dict[str, Any], storage: dict[str, Any] | None = None, **tables: Any) -> Outcome:
+    data = {
+        "machine": {"ram_mib": 48},
+        "nic": {"kind": "loopback"},
+        "storage": {
+            "kind": "disk",
+            "role": "fs",
+            "size_mib": 128,
+            "disk": {"bandwidth_bytes_per_s": 20_000_000},
+            **(storage or {}),
+        },
+        "workload": list(workload),
+        **tables,
+    }
+    outcome = run_scenario(scenario_from(data, origin="test"), name="test")
+    assert outcome.audit == []
+    return outcome
+
+
+@pytest.mark.parametrize("how", [{}, {"pattern": "rand"}, {"mmap": True}, {"fsync": "never"}])
+def test_a_writer_larger_than_memory_finishes(how: dict[str, Any]) -> None:
+    """Twice the machine's free memory is written: dirtied, throttled, written back, reclaimed."""
+    outcome = _run({"kind": "file-writer", "mib": 40, **how})
+    assert outcome.verdict == "COMPLETED"
+    (writer,) = outcome.workload
+    assert (writer.finished, writer.kind, writer.passes[0].touches) == (True, "file-writer", 640)
+    assert outcome.vmstat["nr_written"] > 0
+    if how.get("pattern") != "rand":
+        assert outcome.vmstat["pgsteal_file"] > 1000
+        assert outcome.vmstat["nr_dirtied"] >= 10_240
+    if how.get("fsync") != "never":
+        assert outcome.vmstat["nr_dirty"] == outcome.vmstat["nr_writeback"] == 0
+    assert outcome.vmstat["oom_kill"] == 0
+
+
+def test_a_log_is_stored_chunk_by_chunk() -> None:
+    """With fsync after each chunk no more than a chunk is ever dirty, and the device sets the pace."""
+    outcome = _run({"kind": "file-writer", "mib": 4, "fsync": "each"})
+    assert outcome.verdict == "COMPLETED"
+    assert outcome.workload[0].passes[0].total_ns > 4 * 1024 * 1024 * 1e9 / 20_000_000
+    assert outcome.vmstat["nr_written"] == outcome.vmstat["nr_dirtied"] == 1024
+
+
+@pytest.mark.parametrize("pattern", ["seq", "rand"])
+def test_a_reader_gets_back_what_it_wrote(pattern: str) -> None:
+    """Every page read is the newest version; the reading is reported, not the writing before it."""
+    outcome = _run({"kind": "file-reader", "mib": 8, "pattern": pattern})
+    assert outcome.verdict == "COMPLETED"
+    assert outcome.workload[0].passes[0].touches == 128
+    assert outcome.vmstat["pgpgin"] > 0
+
+
+def test_a_writer_and_a_hog_share_a_device() -> None:
+    """Files and swap on one device, both under pressure: both programs finish and nothing is lost."""
+    outcome = _run(
+        {"kind": "file-writer", "mib": 16},
+        {"kind": "anon-hog", "mib": 40},
+        storage={"swap_mib": 48},
+    )
+    assert outcome.verdict == "COMPLETED"
+    assert outcome.vmstat["pswpout"] > 0
+    assert outcome.vmstat["pgsteal_file"] > 0
+
+
+def test_two_processes_have_two_files() -> None:
+    """Each process writes a file of its own."""
+    outcome = _run({"kind": "file-writer", "mib": 2, "processes": 2})
+    assert [report.name for report in outcome.workload] == ["fwriter0", "fwriter1"]
+    assert outcome.vmstat["nr_dirtied"] == 1024
+
+
+def test_files_need_a_file_system() -> None:
+    """A writer over a swap device is refused, with the key to change."""
+    with pytest.raises(UsageError, match=r'workload.0.name = "fwriter": uses files; storage.role must be "fs"'):
+        _run({"kind": "file-writer", "mib": 1}, storage={"role": "swap"})
