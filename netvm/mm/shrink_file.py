@@ -39,7 +39,8 @@ from netvm.mm.ports import FilePort
 from netvm.runtime.task import Task
 
 if TYPE_CHECKING:
-    from netvm.mm.vmscan import ScanControl, Vmscan
+    from netvm.mm.scan_control import ScanControl
+    from netvm.mm.vmscan import Vmscan
 
 __all__ = ["FileShrinker"]
 

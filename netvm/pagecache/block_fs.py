@@ -247,7 +247,9 @@ class BlockFileSystem:
 
     async def readpages(self, task: Task, mapping: Mapping, indices: npt.NDArray[np.intp], pfns: PfnArray) -> None:
         """Read locked pages; one that has no block is a hole and is zero at once."""
-        blocks = self._inode(mapping).blocks[indices] - 1
+        inode = self._inode(mapping)
+        inode.grow(int(indices.max()) + 1)
+        blocks = inode.blocks[indices] - 1
         holes = blocks < 0
         if holes.any():
             self.reader.end_read(mapping, indices[holes], [0] * int(np.count_nonzero(holes)), error=0, task=task)

@@ -125,11 +125,13 @@ def _workloads(config: Config, notes: dict[str, str]) -> list[Table]:
     """Return the recorded programs."""
     program = config.workload
     if program.kind == "anon-hog":
-        keys = ("kind", "mib", "passes", "pattern", "write", "think_ns", "seed")
-        tables: list[Table] = [{key: getattr(program, key) for key in keys}]
+        hog_keys = ("kind", "mib", "passes", "pattern", "write", "think_ns", "seed")
+        tables: list[Table] = [{key: getattr(program, key) for key in hog_keys}]
     else:
-        keys = ("kind", "mib", "chunk_kib", "passes", "think_ns")
-        tables = [{key: getattr(program, key) for key in keys} | {"fsync": "end" if program.fsync_at_end else "never"}]
+        writer_keys = ("kind", "mib", "chunk_kib", "passes", "think_ns")
+        tables = [
+            {key: getattr(program, key) for key in writer_keys} | {"fsync": "end" if program.fsync_at_end else "never"}
+        ]
     second = config.second_workload
     if second is not None:
         pulse = {"kind": second.kind, "mib": second.mib, "hold_ms": second.hold_ms, "idle_ms": second.idle_ms}

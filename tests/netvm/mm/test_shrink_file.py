@@ -9,7 +9,7 @@ import pytest
 from netvm.mm.frames import PG_ACTIVE, PG_RECLAIM, PG_REFERENCED
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
 from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE
-from netvm.mm.vmscan import ScanControl
+from netvm.mm.scan_control import ScanControl
 from netvm.runtime.task import Task
 
 _spec = spec_from_file_location("file_host", Path(__file__).parents[1] / "pagecache" / "conftest.py")

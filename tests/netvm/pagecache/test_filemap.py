@@ -49,7 +49,7 @@ def test_counters_follow_a_page(host: Any) -> None:
 
 
 def test_a_failed_write_is_told_once_and_its_page_is_lost(host: Any) -> None:
-    """fsync says EIO once to whoever has not heard of it; the page is clean, and counted as lost; a rewrite heals it."""
+    """Fsync says EIO once to whoever has not heard of it; the page is clean and lost; a rewrite heals it."""
     fs = host.slow_store(pages_per_s=100_000)
 
     async def body(task: Task) -> None:

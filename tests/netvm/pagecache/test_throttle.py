@@ -30,7 +30,7 @@ def _settled(host: Any, task: Task, fs: Any, nr_pages: int) -> Any:
 def test_thresholds_are_shares_of_what_can_be_dirtied(
     make_host: Any, available: int, bg_thresh: int, thresh: int, freerun: int
 ) -> None:
-    """Ratios of dirtyable memory in 4096ths, and freerun half way between; the first row is recorded (D8, at its end)."""
+    """Ratios of dirtyable memory in 4096ths, and freerun half way between; the first row is recorded (end of D8)."""
     host = make_host(zones=(("DMA32", 4096),))
     host.throttle.dirtyable_memory = lambda: available
     look = host.throttle.limits()
@@ -67,7 +67,7 @@ def test_at_the_limit_nobody_may_dirty(host: Any) -> None:
 
 
 def test_one_writer_settles_at_the_setpoint(make_host: Any) -> None:
-    """With one writer and a slow store the system's dirty pages end within a tenth of the setpoint; pauses are short."""
+    """With one writer and a slow store dirty pages end within a tenth of the setpoint, and pauses are short."""
     host = make_host(zones=_BIG)
     fs = host.slow_store(pages_per_s=2560)
     seen: list[float] = []

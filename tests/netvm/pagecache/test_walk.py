@@ -49,7 +49,7 @@ def _mapping(tags: list[int], writeback_index: int = 0) -> Mapping:
 def test_a_cyclic_round_goes_on_where_the_last_one_stopped(
     tags: list[int], begin: int, nr_to_write: int, limit: int
 ) -> None:
-    """Dirty pages from the last place to the end, then from the start; busy ones are passed over; no more than asked."""
+    """Dirty pages from the last place on, then from the start; busy ones are passed over; no more than asked."""
     mapping = _mapping(tags, begin)
     wbc = WritebackControl(nr_to_write=nr_to_write, range_cyclic=True)
     order = [*range(min(begin, len(tags)), len(tags)), *range(min(begin, len(tags)))]
