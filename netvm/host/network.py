@@ -51,7 +51,7 @@ def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, netstat: 
     tcp_wmem = vm.tcp_wmem or [4096, 16384, max(65536, min(4 << 20, buffer_pages << 5))]
     tcp_rmem = vm.tcp_rmem or [4096, 131072, max(131072, min(6 << 20, buffer_pages << 5))]
 
-    def memory(name: str, limits: list[int] | None, share: int) -> ProtoMemory:
+    def memory(name: str, limits: list[int] | None, share: int, *, has_pressure: bool) -> ProtoMemory:
         limit = max(buffer_pages // share, 128)
         return ProtoMemory(
             name,
@@ -59,6 +59,7 @@ def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, netstat: 
             rmem_min=tcp_rmem[0],
             wmem_min=tcp_wmem[0],
             netstat=netstat,
+            has_pressure=has_pressure,
         )
 
     return NetStack(
@@ -67,8 +68,8 @@ def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, netstat: 
         skbs=skbs,
         netstat=netstat,
         costs=pages.costs,
-        tcp_memory=memory("TCP", vm.tcp_mem, 16),
-        udp_memory=memory("UDP", vm.udp_mem, 8),
+        tcp_memory=memory("TCP", vm.tcp_mem, 16, has_pressure=True),
+        udp_memory=memory("UDP", vm.udp_mem, 8, has_pressure=False),
         tcp_wmem=tcp_wmem,
         tcp_rmem=tcp_rmem,
         random=pages.world.seeds.stream("sk_stream_wait_memory"),

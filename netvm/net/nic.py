@@ -17,6 +17,10 @@ cut is dropped under the queueing discipline, and TCP believes it was sent.
 A buffer is taken before anybody knows whose packet it is. A frame whose packet cannot be made stays in the ring until
 the next poll; when all descriptors are taken, frames are lost.
 
+With page recycling a block whose packets are all freed goes into the ring again instead of to the allocator. A block
+that came from the reserve must not: its packets would carry the reserve's mark for ever, and ordinary sockets drop
+them.
+
 # MODEL: a poll runs when a packet arrives; interrupt moderation is left out.
 """
 
@@ -128,6 +132,8 @@ class Nic:
         self._pending_frames = 0
         self._frag: PageFrag | None = None
         self._frag_left = 0
+        # invariant: each block has one reference of this list's, and the list is no longer than two full rings
+        self._recycled: deque[PageFrag] = deque()
         self._retry_armed = False
         self._refill_work = WorkItem(f"{name} refill_work", self.refill_work)
         self._workqueue = workqueue
@@ -176,6 +182,10 @@ class Nic:
             if not free:
                 self._arm_retry()
                 return
+            if packet.segment is None:
+                # MODEL: the fragments that arrived are freed at once, not when IP gives up waiting for the others
+                self.netstat.add("rx_missed_errors", free)
+                return
             packet = self._truncated(packet, free)
         self._pending.append(packet)
         self._pending_frames += packet.nr_frames
@@ -184,8 +194,7 @@ class Nic:
     def _truncated(self, packet: Packet, nr_frames: int) -> Packet:
         """Return what of a GSO burst fits in the ring: its first frames."""
         segment = packet.segment
-        if segment is None:
-            return packet._replace(nr_frames=nr_frames)
+        assert segment is not None
         size = min(packet.size_bytes, packet.size_bytes * nr_frames // packet.nr_frames)
         return packet._replace(nr_frames=nr_frames, size_bytes=size, segment=segment._replace(size_bytes=size))
 
@@ -312,7 +321,7 @@ class Nic:
         if missing <= 0 or (self.model.high_order_atomic and missing <= VIRTIO_REFILL_BELOW):
             return
         while missing:
-            if not self._frag_left and not self._new_block(GFP_ATOMIC):
+            if not self._frag_left and not self._try_recycle() and not self._new_block(GFP_ATOMIC):
                 self.netstat.add("rx_alloc_failed")
                 self._arm_retry()
                 return
@@ -329,9 +338,27 @@ class Nic:
 
     def _take_block(self, frag: PageFrag) -> None:
         if self._frag is not None:
-            self._frag.put()
+            self._retire(self._frag)
         self._frag = frag
         self._frag_left = frag.size_bytes // self.model.buffer_bytes
+
+    def _retire(self, frag: PageFrag) -> None:
+        """Let go of a block that is used up, or keep it for when its packets are freed (dev_page_is_reusable)."""
+        reserve = frag.pfmemalloc and self.pages.fixes.rx_no_recycle_pfmemalloc
+        if not self.recycle or reserve or len(self._recycled) >= 2 * self.blocks_at_boot():
+            frag.put()
+        else:
+            self._recycled.append(frag)
+
+    def _try_recycle(self) -> bool:
+        """Take the oldest block again if nothing but the card refers to it; else let it wait its next turn."""
+        if not self._recycled:
+            return False
+        if self._recycled[0].refs > 1:
+            self._recycled.rotate(-1)
+            return False
+        self._take_block(self._recycled.popleft())
+        return True
 
     def _add_buffers(self, nr: int) -> int:
         """Cut up to ``nr`` buffers from the current block; return how many it had."""
@@ -368,7 +395,7 @@ class Nic:
     async def refill_work(self, task: Task) -> None:
         """Fill the ring from a worker that may reclaim (virtio-net's refill_work)."""
         while self.occupancy < self.ring:
-            if not self._frag_left:
+            if not self._frag_left and not self._try_recycle():
                 frag = await self.skbs.skb_page_frag_refill(task, GFP_KERNEL, self.owner)
                 if frag is None:
                     break

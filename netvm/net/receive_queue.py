@@ -43,12 +43,15 @@ class ReceiveQueue:
         return len(self._skbs)
 
     def try_rmem_schedule(self, skb: Skb, *, exempt: bool) -> bool:
-        """Charge a packet to the receive buffer (tcp_try_rmem_schedule); an empty queue always takes one."""
+        """Charge a packet to the receive buffer (tcp_try_rmem_schedule); an empty queue always takes one.
+
+        ``exempt`` is a reserve packet of a SOCK_MEMALLOC socket, to which only the socket's own limit applies.
+        """
         mem = self._mem
         size = skb.truesize
-        if not self._skbs or exempt:
+        if not self._skbs:
             mem.forced_mem_schedule(size)
-        elif mem.rmem_alloc > mem.rcvbuf or not mem.mem_schedule(size, receive=True):
+        elif mem.rmem_alloc > mem.rcvbuf or not mem.rmem_schedule(size, exempt=exempt):
             return False
         mem.charge_receive(size)
         return True

@@ -30,6 +30,7 @@ class ProtoMemory:
 
     __slots__ = (
         "allocated",
+        "has_pressure",
         "high",
         "low",
         "name",
@@ -41,8 +42,19 @@ class ProtoMemory:
         "wmem_min",
     )
 
-    def __init__(self, name: str, limits: Sequence[int], *, rmem_min: int, wmem_min: int, netstat: NetStat) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: Sequence[int],
+        *,
+        rmem_min: int,
+        wmem_min: int,
+        netstat: NetStat,
+        has_pressure: bool = True,
+    ) -> None:
         self.name = name
+        self.has_pressure = has_pressure
+        """Whether it knows memory pressure: UDP does not, so above its first limit only small users get more."""
         self.low, self.pressure, self.high = limits
         self.rmem_min = rmem_min
         """Bytes a socket may hold for receiving between the limits (tcp_rmem[0])."""
@@ -52,6 +64,12 @@ class ProtoMemory:
         self.allocated = 0
         self.nr_sockets = 0
         self.under_pressure = False
+
+    def enter_pressure(self) -> None:
+        """Note that memory is short (tcp_enter_memory_pressure); a protocol without the notion has none."""
+        if self.has_pressure and not self.under_pressure:
+            self.under_pressure = True
+            self.netstat.add(f"{self.name}MemoryPressures")
 
 
 class SockMemory:
@@ -84,14 +102,14 @@ class SockMemory:
         if proto.allocated <= proto.low:
             proto.under_pressure = False
             return True
-        if proto.allocated > proto.pressure and not proto.under_pressure:
-            proto.under_pressure = True
-            proto.netstat.add("TCPMemoryPressures")
+        if proto.allocated > proto.pressure:
+            proto.enter_pressure()
         if self._may_exceed(receive=receive):
             return True
-        if not receive and self.stream and proto.allocated > proto.high:
+        if not receive and self.stream:
             self.moderate_sndbuf()
             if self.wmem_queued + size_bytes >= self.sndbuf:
+                # a sender that has to wait for its buffer anyway gets this last one
                 return True
         proto.allocated -= amount
         self.forward_alloc -= amount * PAGE_SIZE
@@ -106,6 +124,8 @@ class SockMemory:
             return True
         if not receive and self.stream and self.wmem_queued < proto.wmem_min:
             return True
+        if not proto.has_pressure:
+            return False
         if not proto.under_pressure:
             return True
         held = pages_of(self.wmem_queued + self.rmem_alloc + self.forward_alloc)
@@ -123,9 +143,9 @@ class SockMemory:
         self.forward_alloc += size_bytes
         proto = self.proto
         spare = self.forward_alloc // PAGE_SIZE
-        if spare > 1:
-            proto.allocated -= spare - 1
-            self.forward_alloc -= (spare - 1) * PAGE_SIZE
+        if spare > 0:
+            proto.allocated -= spare
+            self.forward_alloc -= spare * PAGE_SIZE
             if proto.under_pressure and proto.allocated < proto.low:
                 proto.under_pressure = False
 
@@ -139,6 +159,10 @@ class SockMemory:
         self.wmem_queued -= size_bytes
         assert self.wmem_queued >= 0
         self.mem_uncharge(size_bytes)
+
+    def rmem_schedule(self, size_bytes: int, *, exempt: bool) -> bool:
+        """Have a received packet prepaid; one that is exempt from the limits is in debt (sk_rmem_schedule)."""
+        return self.mem_schedule(size_bytes, receive=True) or exempt
 
     def charge_receive(self, size_bytes: int) -> None:
         """Count prepaid bytes as received and not read (skb_set_owner_r)."""
@@ -168,6 +192,6 @@ class SockMemory:
             self.sndbuf = min(demand, sndbuf_max)
 
     def release(self) -> None:
-        """Give back what is prepaid, at the end of a connection."""
+        """Give back what is prepaid, at the end of a connection (sk_mem_reclaim_final)."""
         self.proto.allocated -= self.forward_alloc // PAGE_SIZE
         self.forward_alloc = 0

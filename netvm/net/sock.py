@@ -41,7 +41,6 @@ __all__ = ["TcpSock"]
 
 VM_WAIT_JIFFIES: Final = 50
 
-
 _ETHERNET: Final = TcpConfig(nodelay=True)
 _LOOPBACK: Final = TcpConfig(mss_bytes=32741, nodelay=True)
 """An MTU of 65536, of which a segment takes half the first window (tcp_bound_to_half_wnd)."""
@@ -83,7 +82,7 @@ class TcpSock:
         """In order and not yet read by the application."""
         self.write_queue = WriteQueue(self)
         self.receive_queue = ReceiveQueue(self.mem, stack.skbs, rmem_max=stack.tcp_rmem[2], locked=rcvbuf is not None)
-        self.eof = False
+        self.eof = self.orphan = False
         self.data_ready: Callable[[], None] | None = None
         """Called in softirq when there is something to read (sk_data_ready)."""
         self.write_space: Callable[[], None] | None = None
@@ -153,6 +152,11 @@ class TcpSock:
             self.core.close()
             self.tcp_push_pending(self.stack.softirq)
 
+    def tcp_close(self) -> None:
+        """Close for good: unread data, now or later, is answered with a reset."""
+        self.orphan = True
+        (self.abort if self.readable_bytes else self.close)()
+
     def abort(self) -> None:
         """Drop the connection and all it holds (tcp_disconnect)."""
         if self.core.state is not TcpState.CLOSED:
@@ -220,6 +224,11 @@ class TcpSock:
         """Give a segment to the connection, its data only if there is room for it (tcp_rcv_established)."""
         segment = packet.segment
         assert segment is not None
+        if self.orphan and segment.size_bytes:
+            if skb is not None:
+                self.stack.skbs.kfree_skb(skb)
+            self.abort()
+            return
         core = self.core
         now_ns = self.world.now_ns
         if segment.size_bytes and skb is not None:
@@ -363,7 +372,7 @@ class TcpSock:
 
     async def _no_memory(self, task: Task, *, more: bool) -> None:
         """No page for a packet: the socket shrinks its buffer and waits a while (sk_stream_wait_memory)."""
-        self.mem.proto.under_pressure = True
+        self.mem.proto.enter_pressure()
         self.mem.moderate_sndbuf()
         await self.sk_stream_wait_memory(task, more=more)
 

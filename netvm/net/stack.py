@@ -13,7 +13,7 @@ from netvm.mm.gfp import PF_MEMALLOC
 from netvm.mm.page_alloc import PageAllocator
 from netvm.net.nic import Nic
 from netvm.net.sk_memory import ProtoMemory
-from netvm.net.skb import Skb, SkbAllocator
+from netvm.net.skb import PageFrag, Skb, SkbAllocator
 from netvm.net.tcp.segment import Segment, packets_of
 from netvm.net.wire import Endpoint, Packet
 from netvm.runtime.costs import CpuCosts
@@ -22,7 +22,7 @@ from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.world import World
 from netvm.trace.vmstat import NetStat
 
-__all__ = ["NetStack"]
+__all__ = ["NetStack", "TaskFrag"]
 
 
 class Sock(Protocol):
@@ -33,6 +33,21 @@ class Sock(Protocol):
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
         ...
+
+
+class TaskFrag:
+    """A block that payload is cut from, kept from one call to the next (``struct page_frag`` of a task or socket)."""
+
+    __slots__ = ("frag",)
+
+    def __init__(self) -> None:
+        self.frag: PageFrag | None = None
+
+    def put(self) -> None:
+        """Let go of the block."""
+        if self.frag is not None:
+            self.frag.put()
+            self.frag = None
 
 
 class NetStack:
@@ -66,6 +81,7 @@ class NetStack:
         self.random = random
         self.nic: Nic | None = None
         self.sockets: list[Sock] = []
+        self._task_frags: dict[int, TaskFrag] = {}
         self._receive_memory = Resource("memory", "eth0 RX: memory to receive with", self._memory_providers)
 
     # -- packets in -----------------------------------------------------------------------------------------------
@@ -101,6 +117,17 @@ class NetStack:
         if self.softirq.cpus is not None:
             self.softirq.cpus.steal(self.costs.rx_loopback)
         packet.to.take(packet, skb)
+
+    def task_frag(self, task: Task) -> TaskFrag:
+        """Return a task's own block to cut payload from; it goes when the task exits."""
+        kept = self._task_frags.get(task.number)
+        if kept is None:
+            kept = self._task_frags[task.number] = TaskFrag()
+            task.on_exit.append(self._put_task_frag)
+        return kept
+
+    def _put_task_frag(self, task: Task) -> None:
+        self._task_frags.pop(task.number).put()
 
     def receive_blocked(self) -> Resource | None:
         """Return what packets from outside wait for, or None if they can be received."""

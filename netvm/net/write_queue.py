@@ -5,9 +5,10 @@ Mirrors ``sk_write_queue`` and ``tcp_rtx_queue`` with what fills and empties the
 tcp_output.c, tcp_input.c, net/core/sock.c) of 6.1.
 
 Data goes to the end of the last packet while that has room; a packet takes 17 fragments at most. Copied data is cut
-from the socket's own block of pages (``sk_frag``: order 3 where it can be had, else a page), which is used again from
-its start once no packet refers to it. Data sent by reference pins its pages until it is acknowledged. A packet that
-got no data, because the page for it could not be had, is taken back.
+from a block of pages (order 3 where it can be had, else a page), which is used again from its start once no packet
+refers to it: the socket's own (``sk_frag``), or the sending task's (``task_frag``) for a socket whose mask may sleep,
+unless it is a kernel socket and the kernel knows better. Data sent by reference pins its pages until it is
+acknowledged. A packet that got no data, because the page for it could not be had, is taken back.
 """
 
 from collections import deque
@@ -19,7 +20,7 @@ from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_ATOMIC, GFP_DIRECT_RECLAIM, GFP_MEMALLOC, GFP_NOWARN
 from netvm.net.sk_memory import SockMemory
 from netvm.net.skb import MAX_SKB_FRAGS, PageFrag, Skb
-from netvm.net.stack import NetStack
+from netvm.net.stack import NetStack, TaskFrag
 from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.segment import Segment
 from netvm.runtime.task import Task
@@ -36,17 +37,18 @@ class _Sock(Protocol):
     mem: SockMemory
     allocation: int
     core: TcpConnection
+    kernel: bool
 
 
 class WriteQueue:
     """Packets between a socket's writer and its peer's acknowledgement."""
 
-    __slots__ = ("_frag", "_owner", "_skbs", "_sock", "tail", "tail_bytes")
+    __slots__ = ("_own_frag", "_owner", "_skbs", "_sock", "tail", "tail_bytes")
 
     def __init__(self, sock: _Sock) -> None:
         self._sock = sock
         self._skbs: deque[Skb] = deque()
-        self._frag: PageFrag | None = None
+        self._own_frag = TaskFrag()
         self._owner = sock.stack.pages.ledger.owner(f"skb:{sock.name}")
         self.tail: Skb | None = None
         """The last packet, while data may still be added to it."""
@@ -99,18 +101,25 @@ class WriteQueue:
 
     # -- copied data ----------------------------------------------------------------------------------------------
 
+    def _page_frag(self, task: Task) -> TaskFrag:
+        """Return where the block to cut from is kept (sk_page_frag)."""
+        sock = self._sock
+        if not sock.allocation & GFP_DIRECT_RECLAIM or (sock.kernel and sock.stack.fixes.task_frag_off):
+            return self._own_frag
+        return sock.stack.task_frag(task)
+
     async def frag_refill(self, task: Task) -> PageFrag | None:
-        """Have a fragment with room, from the socket's own block (sk_page_frag_refill)."""
-        frag = self._frag
+        """Have a fragment with room (sk_page_frag_refill)."""
+        kept = self._page_frag(task)
+        frag = kept.frag
         if frag is not None:
             if frag.refs == 1:
                 frag.offset = 0
             if frag.offset < frag.size_bytes:
                 return frag
-            frag.put()
-            self._frag = None
-        self._frag = await self._sock.stack.skbs.skb_page_frag_refill(task, self._sock.allocation, self._owner)
-        return self._frag
+            kept.put()
+        kept.frag = await self._sock.stack.skbs.skb_page_frag_refill(task, self._sock.allocation, self._owner)
+        return kept.frag
 
     def append(self, task: Task, skb: Skb, frag: PageFrag, size_bytes: int) -> None:
         """Put copied bytes at the end of the last packet."""
@@ -135,7 +144,8 @@ class WriteQueue:
         skb = self.tail if self.tail_has_room() else self._try_new_skb(task)
         if skb is None:
             return False
-        frag = self._frag
+        kept = self._page_frag(task)
+        frag = kept.frag
         if frag is not None and frag.refs == 1:
             frag.offset = 0
         if frag is None or frag.offset + size_bytes > frag.size_bytes:
@@ -146,9 +156,8 @@ class WriteQueue:
                 if not self.tail_bytes:
                     self.drop_empty_tail()
                 return False
-            if frag is not None:
-                frag.put()
-            self._frag = frag = fresh
+            kept.put()
+            kept.frag = frag = fresh
         self._sock.mem.forced_mem_schedule(size_bytes)
         self.append(task, skb, frag, size_bytes)
         return True
@@ -253,6 +262,4 @@ class WriteQueue:
         """Free every packet and the block they are cut from (tcp_write_queue_purge)."""
         while self._skbs:
             self._free_first()
-        if self._frag is not None:
-            self._frag.put()
-            self._frag = None
+        self._own_frag.put()

@@ -192,7 +192,7 @@ class IscsiTcpConn:
         """Sleep a moment, or until something is acknowledged: a packet's memory was refused."""
         sock = self.sock
         stack = sock.stack
-        sock.mem.proto.under_pressure = True
+        sock.mem.proto.enter_pressure()
         sock.mem.moderate_sndbuf()
         timeout_ns = (stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
         await sock.send_space_wait.wait(task, timeout_ns=timeout_ns, interruptible=True)
