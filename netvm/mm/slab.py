@@ -211,6 +211,8 @@ class SlabCache:
             pfn = self.pages.try_alloc_pages(task, spec.order, self._first_mask(gfp) & ~GFP_DIRECT_RECLAIM, self.owner)
             if pfn >= 0:
                 return self._add_slab(pfn, spec.order)
+        # MODEL: where the best order is the smallest it is tried once, as asked; allocate_slab tries it first without
+        # retrying, which differs only by a second reclaim while memory is short
         reclaimable = GFP_RECLAIMABLE if spec.reclaimable else 0
         pfn = await self.pages.alloc_pages(task, spec.min_order, gfp | reclaimable, self.owner)
         return self._add_slab(pfn, spec.min_order) if pfn >= 0 else -1

@@ -250,9 +250,8 @@ def test_a_failure_is_reported_once_for_the_smallest_order(
     assert all(failed_order == order for _, failed_order, _ in host.pages.failures)
 
 
-@pytest.mark.xfail(strict=True, reason="a cache of order 0 makes one attempt, with the full mask")
-def test_the_first_attempt_of_an_order_0_cache_has_noretry(make_host) -> None:
-    """allocate_slab tries its best order and then the smallest, equal here: with NORETRY | NOWARN, then as asked."""
+def test_an_order_0_cache_reclaims_once_as_asked(make_host) -> None:
+    """The best order is the smallest: one attempt, with the mask of the request."""
     host = make_host(free=10, marks=MARKS)
     masks = []
 
@@ -267,7 +266,7 @@ def test_the_first_attempt_of_an_order_0_cache_has_noretry(make_host) -> None:
         return await cache.alloc(task, GFP_NOIO | GFP_NORETRY)
 
     assert host.run(body) == -1
-    assert masks == [GFP_NOIO | GFP_NORETRY | GFP_NOWARN, GFP_NOIO | GFP_NORETRY]
+    assert masks == [GFP_NOIO | GFP_NORETRY]
 
 
 # -- slabs from the reserve --------------------------------------------------------------------------------------------
