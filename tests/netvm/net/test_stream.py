@@ -37,6 +37,7 @@ async def stream_pair(host: Host, **options: Any) -> tuple[SocketStream, SocketS
     return SocketStream(one), SocketStream(other)
 
 
+@pytest.mark.slow
 def test_is_a_one_way_stream_in_each_direction(net_host: Callable[..., Host]) -> None:
     """Trio's own check of what every stream must do."""
     host = net_host(nic="", zones=(("DMA32", 8192),), free=8000)
@@ -52,6 +53,7 @@ def test_is_a_one_way_stream_in_each_direction(net_host: Callable[..., Host]) ->
     beside_the_world(host, body)
 
 
+@pytest.mark.slow
 def test_is_a_two_way_stream(net_host: Callable[..., Host]) -> None:
     """Trio's check of two directions at once, with more data than the buffers hold."""
     host = net_host(nic="", zones=(("DMA32", 8192),), free=8000)
