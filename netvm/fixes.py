@@ -49,6 +49,8 @@ class Fixes:
     rx_no_recycle_pfmemalloc: bool = True
     rx_refill_retry: bool = True
     rx_head_memalloc: bool = False
+    rx_build_skb: bool = True
+    napi_skb_cache: bool = True
     highatomic_reserve: bool = True
     highatomic_exact_cap: bool = True
     highatomic_free_only: bool = True
@@ -167,6 +169,22 @@ _TABLE = (
         version=None,
         source="mechanism 3 of the recorded runs (T2): napi_skb_cache_get takes sk_buff heads with plain GFP_ATOMIC",
         summary="sk_buff heads for receive are allocated with __GFP_MEMALLOC like the data they head",
+    ),
+    Fix(
+        name="rx_build_skb",
+        year=2012,
+        version="3.5",
+        source='"net: netdev_alloc_skb() use build_skb()", Eric Dumazet, May 2012',
+        summary="the sk_buff head of a receive packet is put around data that is there, with plain GFP_ATOMIC; before, "
+        "alloc_skb took head and data with one mask",
+    ),
+    Fix(
+        name="napi_skb_cache",
+        year=2021,
+        version="5.13",
+        source='"skbuff: introduce {,__}napi_build_skb() which reuses NAPI cache heads", Alexander Lobakin, Feb 2021',
+        summary="sk_buff heads for receive are taken sixteen at once, all or none, and kept in a per-CPU cache; before, "
+        "one by one from the slab",
     ),
     Fix(
         name="highatomic_reserve",

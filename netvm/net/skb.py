@@ -135,7 +135,7 @@ class SkbAllocator:
         if skb.refs:
             return
         self.nr_skbs -= 1
-        if napi and skb.head_cache is self.head_cache:
+        if napi and skb.head_cache is self.head_cache and self.pages.fixes.napi_skb_cache:
             self._napi_put(skb.head)
         else:
             skb.head_cache.free(skb.head)
@@ -233,7 +233,11 @@ class SkbAllocator:
         return GFP_ATOMIC
 
     def napi_skb_cache_get(self, task: Task) -> int:
-        """Take a head from the NAPI cache, refilling it by 16 with plain GFP_ATOMIC; -1 if there is none."""
+        """Take a head from the NAPI cache, refilling it by 16 with plain GFP_ATOMIC; -1 if there is none.
+
+        Without ``napi_skb_cache`` one object comes from the slab for each packet. Without ``rx_build_skb`` its mask is
+        that of the data.
+        """
         return self._napi_cache.pop() if self.has_napi_head(task) else -1
 
     def has_napi_head(self, task: Task) -> bool:
@@ -241,15 +245,15 @@ class SkbAllocator:
         cache = self._napi_cache
         if cache:
             return True
-        gfp = GFP_ATOMIC
-        if self.pages.fixes.rx_head_memalloc:
-            gfp = self.rx_gfp()
-        for _ in range(NAPI_SKB_CACHE_BULK):
+        fixes = self.pages.fixes
+        gfp = self.rx_gfp() if fixes.rx_head_memalloc or not fixes.rx_build_skb else GFP_ATOMIC
+        bulk = NAPI_SKB_CACHE_BULK if fixes.napi_skb_cache else 1
+        for _ in range(bulk):
             head = self.head_cache.try_alloc(task, gfp)
             if head < 0:
                 break
             cache.append(head)
-        if len(cache) == NAPI_SKB_CACHE_BULK:
+        if len(cache) == bulk:
             return True
         # kmem_cache_alloc_bulk gives all or nothing
         for head in cache:
