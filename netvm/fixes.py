@@ -183,8 +183,8 @@ _TABLE = (
         year=2021,
         version="5.13",
         source='"skbuff: introduce {,__}napi_build_skb() which reuses NAPI cache heads", Alexander Lobakin, Feb 2021',
-        summary="sk_buff heads for receive are taken sixteen at once, all or none, and kept in a per-CPU cache; before, "
-        "one by one from the slab",
+        summary="sk_buff heads for receive are taken sixteen at once, all or none, and kept in a per-CPU cache; "
+        "before, one by one from the slab",
     ),
     Fix(
         name="highatomic_reserve",

@@ -11,6 +11,8 @@ from netvm.scenario.catalog import Entry, entries
 
 __all__ = ["add_arguments", "call"]
 
+_SOURCE_CHARS = 70
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
@@ -45,7 +47,14 @@ def _json(catalogue: list[Entry]) -> str:
 def _table(catalogue: list[Entry]) -> str:
     rows = [("NAME", "EXHIBIT", "ARM", "KERNEL", "EXPECTED", "SOURCE")]
     rows += [
-        (entry.name, entry.exhibit or "-", entry.arm or "-", entry.kernel, " ".join(entry.expect[:1]), entry.source)
+        (
+            entry.name,
+            entry.exhibit or "-",
+            entry.arm or "-",
+            entry.kernel,
+            " ".join(entry.expect[:1]),
+            _short(entry.source),
+        )
         for entry in catalogue
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
@@ -53,3 +62,8 @@ def _table(catalogue: list[Entry]) -> str:
         "  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
         for row in rows
     )
+
+
+def _short(source: str) -> str:
+    """Return as much of a source as one line of a terminal has room for; --json has all of it."""
+    return source if len(source) <= _SOURCE_CHARS else source[: _SOURCE_CHARS - 1].rstrip() + "\u2026"

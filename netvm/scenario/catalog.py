@@ -125,7 +125,7 @@ def _entry(named: Named) -> Entry:
         kernel=str(_table(data, "kernel").get("preset", "6.1")),
         expect=tuple(str(verdict) for verdict in expect) if isinstance(expect, list) else (str(expect),),
         title=str(exhibit.get("title") or data.get("title", "")),
-        source=str(exhibit.get("source", "")),
+        source=" ".join(str(exhibit.get("source", "")).split()),
     )
 
 
