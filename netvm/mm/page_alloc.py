@@ -44,6 +44,7 @@ from netvm.mm.gfp import (
     GFP_NOWARN,
     GFP_RECLAIMABLE,
     GFP_RETRY_MAYFAIL,
+    GFP_WRITE,
     PF_MEMALLOC,
     PF_OOM_VICTIM,
     current_gfp_context,
@@ -109,6 +110,7 @@ class PageAllocator:
         """Stands for whatever is allocated in atomic context; its PF_MEMALLOC is the interrupted task's, as set for a
         reserve packet."""
         self.log = log
+        self.node_dirty_ok = lambda: True
         self.vmscan: Vmscan
         self.oom: OomKiller
         self.failures: dict[tuple[str, int, int], int] = {}
@@ -203,6 +205,8 @@ class PageAllocator:
         return False
 
     def _fast_path(self, task: Task, order: int, gfp: int, owner: int) -> int:
+        if gfp & GFP_WRITE and not self.node_dirty_ok():
+            return -1
         alloc_flags = ALLOC_WMARK_LOW | (ALLOC_KSWAPD if gfp & GFP_KSWAPD_RECLAIM else 0)
         return self.get_page_from_freelist(task, order, gfp, alloc_flags, owner)
 
@@ -392,7 +396,7 @@ class PageAllocator:
             return []
         pcp = zone.pcp[task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0]
         batch = pcp.batch
-        if spare < batch:
+        if spare < batch or (gfp & GFP_WRITE and not self.node_dirty_ok()):
             spare = zone.nr_free - zone.watermark[ALLOC_WMARK_MIN] - kept
             if spare < batch or len(zones) > 1:
                 return []

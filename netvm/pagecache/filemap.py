@@ -29,7 +29,7 @@ from netvm.mm.frames import (
     PG_WRITEBACK,
     PfnArray,
 )
-from netvm.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_NOWAIT, GFP_NOWARN, GFP_RECLAIM
+from netvm.mm.gfp import GFP_COMP, GFP_FS, GFP_HIGHUSER_MOVABLE, GFP_IO, GFP_NOWAIT, GFP_NOWARN, GFP_RECLAIM, GFP_WRITE
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, Lruvec
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import SlabCache
@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GFP_PAGECACHE", "PTE_PRESENT", "PageCache"]
 
-GFP_PAGECACHE: Final = GFP_HIGHUSER_MOVABLE
+GFP_PAGECACHE: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP
 """mapping_gfp_mask of a file."""
+GFP_PAGECACHE_WRITE: Final = GFP_PAGECACHE | GFP_WRITE
 PTE_PRESENT: Final = 8
 """The file's shared mapping maps the page."""
 
@@ -87,6 +88,7 @@ class PageCache:
         self.throttle = throttle
         self.flusher = flusher
         self.vmscan: Vmscan
+        pages.node_dirty_ok = throttle.node_dirty_ok
         self.owner_file = pages.ledger.owner("file")
         self.mappings: dict[int, Mapping] = {}
         self.filesystems: list[FileSystem] = []
@@ -127,7 +129,7 @@ class PageCache:
         """Make sure there is a tree node for an index, sleeping for memory if need be (xas_nomem)."""
         if self._node_for(task, mapping, index, GFP_NOWAIT):
             return True
-        slab = await self.radix_nodes.alloc(task, GFP_PAGECACHE & GFP_RECLAIM | (GFP_PAGECACHE & 0xC0))
+        slab = await self.radix_nodes.alloc(task, GFP_RECLAIM | GFP_IO | GFP_FS)
         if slab < 0:
             return False
         node = index >> NODE_SHIFT
@@ -245,7 +247,7 @@ class PageCache:
                     break
                 nr_nodes_there = ((node + 1) << NODE_SHIFT) - index
             nr = min(nr, nr_nodes_there)
-            found = self.pages.try_alloc_run(task, nr, GFP_PAGECACHE, self.owner_file) if nr > 0 else []
+            found = self.pages.try_alloc_run(task, nr, GFP_PAGECACHE_WRITE, self.owner_file) if nr > 0 else []
             if not found:
                 self._trim_nodes(mapping, index, index + limit)
                 return 0
@@ -271,7 +273,7 @@ class PageCache:
                     break
                 await self.wait_on_page_locked(task, mapping, index)
                 continue
-            pfn = await self.add_new_page(task, mapping, index, GFP_PAGECACHE)
+            pfn = await self.add_new_page(task, mapping, index, GFP_PAGECACHE_WRITE)
             if pfn == -Errno.EAGAIN:
                 continue
             if pfn < 0:

@@ -49,6 +49,9 @@ DIRTY_POLL_THRESH: Final = 128 >> (PAGE_SHIFT - 10)
 RATELIMIT_EXCEEDED: Final = 32 >> (PAGE_SHIFT - 10)
 """Pages between two looks while a device is over its share."""
 RATELIMIT_PAGES_MIN: Final = 16
+DEFAULT_RATIO: Final = 20
+INIT_PAGES: Final = 1748
+"""Managed pages that are not free yet when the limit is first set."""
 INITIAL_PAUSE_PAGES: Final = 128 >> (PAGE_SHIFT - 10)
 """nr_dirtied_pause of a new task."""
 _ROUNDED_HZ: Final = 1 << (HZ - 1).bit_length()
@@ -127,10 +130,10 @@ class DirtyThrottle:
         self.flusher: Flusher
         self.wb_stat_error = nr_cpus * 8 * nr_cpus.bit_length()
         """WB_STAT_BATCH of every CPU."""
-        limits = self.limits()
-        self.dirty_limit = limits.thresh
+        self.dirty_limit = 0
+        self.ratelimit_pages = 0
+        self._set_ratelimit()
         self._dirty_limit_tstamp = jiffies(world)
-        self.ratelimit_pages = max(limits.thresh // (nr_cpus * 32), RATELIMIT_PAGES_MIN)
         self._dirtiers: dict[int, _Dirtier] = {}
         self._bdp_ratelimits = 0
         """Pages dirtied on this CPU since somebody was looked at."""
@@ -140,6 +143,19 @@ class DirtyThrottle:
         self.setpoint_seen = 0
         """Setpoint and dirty pages at the last look: what a reader of the tracepoint sees."""
         self.dirty_seen = 0
+
+    def _set_ratelimit(self) -> None:
+        """Take the hard limit from the memory of the moment: at boot, or when dirty_ratio is set since.
+
+        From then on it follows the threshold slowly (writeback_set_ratelimit).
+        """
+        thresh = self.limits().thresh
+        if not self.sysctls.bytes and self.sysctls.ratio == DEFAULT_RATIO:
+            # MODEL: page_writeback_init finds all memory free but some init sections, by the recorded limit of D8
+            at_boot = max(self.node.managed - INIT_PAGES, 0)
+            thresh = max(thresh, self.sysctls.ratio * PAGE_SIZE // 100 * at_boot // PAGE_SIZE)
+        self.dirty_limit = thresh
+        self.ratelimit_pages = max(thresh // (self.nr_cpus * 32), RATELIMIT_PAGES_MIN)
 
     def add_device(
         self, name: str, *, min_ratio: int = 0, max_ratio: int = 100, strictlimit: bool = False
@@ -180,6 +196,13 @@ class DirtyThrottle:
         return DirtyLimits(
             dirty=nr_dirty + self.vmstat.nr_writeback, nr_dirty=nr_dirty, thresh=thresh, bg_thresh=bg_thresh
         )
+
+    def node_dirty_ok(self) -> bool:
+        """Whether the node may take more dirty pages; if not, an allocation for one goes the slow way (node_dirty_ok).
+
+        # MODEL: the only node is the system, so this differs from the limit of writers in that it does not lag.
+        """
+        return self.vmstat.nr_dirty + self.vmstat.nr_writeback <= self.limits().thresh
 
     def wb_calc_thresh(self, wb: BackingDevice, thresh: int) -> int:
         """Return a device's part of a threshold: by its part of recent completions (__wb_calc_thresh)."""
