@@ -52,7 +52,7 @@ from netvm.mm.gfp import (
     gfp_zone,
 )
 from netvm.mm.ledger import FREE, PCP, Ledger
-from netvm.mm.ports import LogPort
+from netvm.mm.ports import LogPort, NodeDirtyPort
 from netvm.mm.zone import (
     MOVABLE,
     NR_PCPTYPES,
@@ -110,7 +110,7 @@ class PageAllocator:
         """Stands for whatever is allocated in atomic context; its PF_MEMALLOC is the interrupted task's, as set for a
         reserve packet."""
         self.log = log
-        self.node_dirty_ok = lambda: True
+        self.node_dirty_ok: NodeDirtyPort = lambda: True
         self.vmscan: Vmscan
         self.oom: OomKiller
         self.failures: dict[tuple[str, int, int], int] = {}

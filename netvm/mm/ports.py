@@ -16,10 +16,14 @@ from netvm.runtime.task import Task
 if TYPE_CHECKING:
     from netvm.mm.address_space import AddressSpace
 
-__all__ = ["FilePort", "LogPort", "PlugPort", "SwapPort"]
+__all__ = ["FilePort", "LogPort", "NodeDirtyPort", "PlugPort", "SwapPort"]
 
 LogPort = Callable[..., None]
 """``log(event, **facts)``: what an operator reads (boot, OOM kill, allocation failure)."""
+
+
+NodeDirtyPort = Callable[[], bool]
+"""``node_dirty_ok()``: whether the node has room for more dirt; if not, allocations for dirt go the slow way."""
 
 
 class PlugPort(Protocol):
