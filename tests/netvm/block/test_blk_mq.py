@@ -1,0 +1,201 @@
+"""The request queue: merging, plugs, tags, the elevator's order, and requests that come back."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netvm.block.blk_mq import BLK_MQ_RESOURCE_DELAY_NS, BLK_STS_IOERR
+from netvm.units import NS_PER_MS, NS_PER_S
+
+
+async def submit(host, task, plug, slot: int, nr_pages: int, *, write: bool = True, ended: list | None = None) -> None:
+    """Submit pages of the device under a plug; note each request's end."""
+    ended = [] if ended is None else ended
+    await host.queue.submit_pages(
+        task,
+        plug,
+        write=write,
+        slot=slot,
+        pfns=list(range(100_000 + slot, 100_000 + slot + nr_pages)),
+        bios=[0] * nr_pages,
+        versions=list(range(slot, slot + nr_pages)),
+        end_io=lambda rq, error, _task: ended.append((rq.slot, rq.nr_pages, error)),
+    )
+
+
+def test_a_plug_holds_requests_until_it_is_finished(make_host) -> None:
+    """Consecutive pages merge into requests of the limit; a full one leaves when the next begins."""
+    host = make_host()
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        for slot in range(0, 80, 4):
+            await submit(host, task, plug, slot, 4)
+            assert len(host.device.shapes) == slot // 32
+        plug.finish()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert host.device.shapes == [("W", 0, 32), ("W", 32, 32), ("W", 64, 16)]
+    assert host.device.store == {slot: slot for slot in range(80)}
+
+
+def test_a_task_that_sleeps_flushes_its_plug(make_host) -> None:
+    """Somebody may wait for what was collected."""
+    host = make_host()
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        await submit(host, task, plug, 0, 4)
+        await host.pause(task, NS_PER_S)
+        assert host.device.shapes == [("W", 0, 4)]
+        plug.finish()
+
+    host.run(body)
+
+
+def test_directions_and_gaps_do_not_merge(make_host) -> None:
+    """A read after a write, a gap, or a step back begin a request of their own."""
+    host = make_host()
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        await submit(host, task, plug, 0, 2)
+        await submit(host, task, plug, 2, 2, write=False)
+        await submit(host, task, plug, 10, 2, write=False)
+        await submit(host, task, plug, 8, 2, write=False)
+        plug.finish()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert sorted(host.device.shapes) == [("R", 2, 2), ("R", 8, 2), ("R", 10, 2), ("W", 0, 2)]
+
+
+def test_who_finds_no_tag_waits_for_one(make_host) -> None:
+    """nr_requests bounds what was made and not completed, queued or sent."""
+    host = make_host(nr_requests=4)
+    host.device.held = True
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        for slot in range(0, 40, 10):
+            await submit(host, task, plug, slot, 1)
+        assert host.queue.nr_free_tags() == 0
+        host.world.call_after(5 * NS_PER_MS, host.device.release)
+        await submit(host, task, plug, 40, 1)
+        assert host.world.now_ns == 5 * NS_PER_MS
+        plug.finish()
+        await host.pause(task, NS_PER_S)
+        assert host.queue.nr_free_tags() == 4
+
+    host.run(body)
+
+
+def test_queue_depth_bounds_what_the_driver_has(make_host) -> None:
+    """The rest waits in the elevator, where it still merges at its end."""
+    host = make_host(queue_depth=2)
+    host.device.held = True
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        for slot in range(0, 50, 10):
+            await submit(host, task, plug, slot, 1)
+        plug.flush(from_schedule=False)
+        assert (len(host.queue.outstanding), host.queue.nr_queued) == (2, 3)
+        await submit(host, task, plug, 41, 1)
+        host.device.release()
+        plug.finish()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert ("W", 40, 2) in host.device.shapes
+
+
+def test_refused_request_is_sent_again(make_host) -> None:
+    """BLK_STS_RESOURCE: after a delay, or when another request completes."""
+    host = make_host()
+    host.device.nr_refusals = 2
+    ended: list[Any] = []
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        await submit(host, task, plug, 0, 4, ended=ended)
+        plug.finish()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert ended == [(0, 4, 0)]
+    first, second = (when for when, _ in host.device.refused)
+    assert second - first == BLK_MQ_RESOURCE_DELAY_NS
+
+
+def test_error_reaches_who_submitted(make_host) -> None:
+    """And is counted; the tag comes back."""
+    host = make_host()
+    host.device.error = lambda rq: BLK_STS_IOERR
+    ended: list[Any] = []
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        await submit(host, task, plug, 0, 4, ended=ended)
+        plug.finish()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert ended == [(0, 4, BLK_STS_IOERR)]
+    assert (host.queue.completed, host.queue.failed, host.queue.nr_sched_tags_used) == (1, 1, 0)
+
+
+def test_reads_go_before_writes_but_not_for_ever(make_host) -> None:
+    """mq-deadline: reads first, writes after they were passed over twice."""
+    host = make_host(queue_depth=1)
+    host.device.held = True
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        await submit(host, task, plug, 9000, 1)
+        plug.flush(from_schedule=False)
+        for index in range(3):
+            await submit(host, task, plug, 100 * index, 1)
+            await submit(host, task, plug, 5000 + 100 * index, 1, write=False)
+        plug.finish()
+        host.device.release()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert host.device.shapes[1][0] == "R"
+    assert [shape[0] for shape in host.device.shapes].count("R") == 3
+    assert len(host.device.shapes) == 7
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_every_page_is_written_once_and_ends_once(make_host, blocking: bool, data: st.DataObject) -> None:
+    """Whatever the order, limits, refusals and delays: the device has each page, and no tag is lost."""
+    host = make_host(
+        blocking=blocking,
+        nr_requests=data.draw(st.integers(2, 6)),
+        queue_depth=data.draw(st.integers(1, 4)),
+        max_pages=data.draw(st.integers(1, 8)),
+    )
+    host.device.nr_refusals = data.draw(st.integers(0, 3))
+    delays = data.draw(st.lists(st.integers(1, 5_000_000), min_size=1, max_size=5))
+    host.device.delay_ns = lambda rq: delays[rq.number % len(delays)]
+    starts = data.draw(st.lists(st.integers(0, 60), unique=True, min_size=1, max_size=15))
+    ended: list[Any] = []
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        for start in starts:
+            await submit(host, task, plug, start * 3, 3, ended=ended)
+        plug.finish()
+        await host.pause(task, 10 * NS_PER_S)
+
+    host.run(body)
+    pages = sorted(slot for start in starts for slot in range(start * 3, start * 3 + 3))
+    assert sorted(slot for first, nr, _ in ended for slot in range(first, first + nr)) == pages
+    assert sorted(host.device.store) == pages
+    assert host.queue.nr_sched_tags_used == host.queue.nr_queued == len(host.queue.outstanding) == 0
