@@ -786,3 +786,49 @@ def test_who_faults_on_a_page_being_sent_out_goes_on(make_host) -> None:
         assert done
 
     host.run(body)
+
+
+TOUCHES = st.lists(st.tuples(st.integers(0, 23), st.booleans(), st.integers(0, 3)), max_size=30)
+
+
+@given(touches=TOUCHES, nr_requests=st.integers(1, 3), exits=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_nothing_is_lost_while_batches_sleep(make_host, touches: list, nr_requests: int, exits: bool) -> None:
+    """Two reclaimers sleep in the middle of their batches while a program uses the pages: each content is somewhere."""
+    host = make_host(swap_pages=1024, marks=(1, 2, 3), nr_requests=nr_requests, max_pages=2)
+    host.device.delay_ns = lambda rq: NS_PER_MS
+
+    async def reclaimer(task):
+        for _ in range(8):
+            await _scan(host, task, 16)
+            host.lruvec.lru_add_drain()
+            await host.pause(task, NS_PER_MS)
+
+    async def body(task):
+        space = await host.mapped(task, 24, young=False)
+        for i in range(2):
+            host.world.spawn(f"reclaimer{i}", reclaimer)
+        for vpn, write, halves in touches:
+            await host.pause(task, 1 + halves * NS_PER_MS // 2)
+            assert await host.memory.touch_run(task, space, vpn, 1, write=write)
+            if halves & 1:
+                space.bits_of[vpn] &= ~PTE_YOUNG
+        if exits:
+            host.memory.exit_mmap(space)
+        await host.pause(task, NS_PER_S)
+        assert host.vmstat.nr_isolated_anon == host.shrinker.nr_orphans == host.shrinker.nr_frozen == 0
+        assert host.vmstat.nr_writeback == 0
+        host.audit()
+        if not exits:
+            assert space.nr_anon + space.nr_swap == 24
+        for vpn in space.swapped().tolist():
+            slot = -space.pte_of[vpn] - 1
+            pfn = int(host.swap.cache[slot]) - 1
+            dirty = pfn >= 0 and host.frames.flags_of[pfn] & PG_DIRTY
+            assert dirty or host.device.store[slot] == space.version_of[vpn], f"page {vpn} is lost"
+
+    host.run(body)
+    assert host.swap.corrupt == []
+    if exits:
+        assert host.owned("anon") == host.vmstat.nr_swapcached
+        assert not host.swap.count.any()
