@@ -9,6 +9,8 @@ The explanation of a hang is read off the machine as it stands: what each stuck 
 after the kernel's), what that waits for, who could provide it, and the figures that say why nobody can.
 """
 
+import re
+
 from netvm.host.machine import Host
 from netvm.mm.gfp import gfp_name
 from netvm.mm.zone import Zone
@@ -20,6 +22,9 @@ from netvm.units import NS_PER_S
 
 __all__ = ["explain_hang", "explain_oom", "judge", "lost_writes"]
 
+_DIGITS = re.compile(r"\d+")
+_NAMES_MAX = 6
+"""Waiters of a pool that are named; further ones are counted."""
 _STACK_END = ("kswapd", "worker_thread", "kthreadd", "recv_work", "rescuer_thread")
 
 
@@ -84,7 +89,7 @@ def explain_hang(host: Host, programs: list[Program], *, proved: bool) -> list[s
     lines = [f"hung at {host.world.now_ns / NS_PER_S:.3f} s ({how})"]
     lines += _memory_lines(host)
     tasks = [task for task in host.world.tasks.values() if _is_stuck(task)]
-    lines += [_task_line(task) for task in sorted(tasks, key=lambda task: task.number)]
+    lines += _task_lines(sorted(tasks, key=lambda task: task.number))
     lines += _why_lines(host, tasks)
     knot = find_knot(tasks)
     start = _start_of_chain(knot, programs)
@@ -131,7 +136,23 @@ def _zone_line(zone: Zone) -> str:
     return line
 
 
-def _task_line(task: Task) -> str:
+def _task_lines(tasks: list[Task]) -> list[str]:
+    """Return a line for each place where tasks are stuck; those of one program in one place share it."""
+    groups: dict[tuple[str, str], list[Task]] = {}
+    for task in tasks:
+        groups.setdefault((_DIGITS.sub("", task.comm), _DIGITS.sub("", _place(task))), []).append(task)
+    lines = []
+    for first, *others in groups.values():
+        names = f"{first.comm}-{first.pid}"
+        if others:
+            names += f" and {len(others)} more ({', '.join(f'{task.comm}-{task.pid}' for task in others[:3])}"
+            names += ", ...)" if len(others) > 3 else ")"
+        lines.append(f"{names} {_place(first)}")
+    return lines
+
+
+def _place(task: Task) -> str:
+    """Say what a task waits for, and in which functions."""
     state = "R, spinning" if task.spins_at else "D"
     stack = [name for name in task.stack() if not name.startswith("_")]
     for end in _STACK_END:
@@ -140,7 +161,7 @@ def _task_line(task: Task) -> str:
             break
     where = " < ".join(reversed(stack[-9:]))
     waits = task.spins_at or task.resource.name
-    return f"{task.comm}-{task.pid} ({state}) waits for {waits} in {where}"
+    return f"({state}) waits for {waits} in {where}"
 
 
 def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
@@ -149,7 +170,9 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
     zone = host.node.zones[-1]
     pool = host.bios.pool
     if pool.waiters:
-        names = ", ".join(f"{task.comm}-{task.pid}" for task in pool.waiters)
+        names = ", ".join(f"{task.comm}-{task.pid}" for task in list(pool.waiters)[:_NAMES_MAX])
+        if len(pool.waiters) > _NAMES_MAX:
+            names += f" and {len(pool.waiters) - _NAMES_MAX} more"
         lines.append(
             f"{pool.name}: {pool.nr_out} bios in flight for {host.vmstat.nr_writeback} pages under writeback, pool "
             f"{len(pool.elements)} of {pool.min_nr}; waiting: {names}. Its slab cannot grow: mempool masks carry "
