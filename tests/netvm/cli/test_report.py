@@ -48,7 +48,7 @@ def test_a_hang_is_told_whole() -> None:
         "vmstat:",
         "  pswpout            21   allocstall_movable  3",
         "direct reclaim latency (us): 3 times, p50 1200, p90 2000, p99 2000, max 2000",
-        "reserve: 20 of 270 pages used at the peak; by owner: skb 12, bio 8",
+        "reserve: 270 pages below min; drawn from there and held, at the peak: 20; by owner: skb 12, bio 8",
         "drops: PFMemallocDrop 3",
         "replay: netvm run R1/nbd-broken --seed 7 --oracle fifo",
     ]
@@ -70,7 +70,7 @@ def test_a_run_without_events_is_told_short() -> None:
         "a: COMPLETED, as expected (COMPLETED), after 1.000 s virtual, 0.00 s wall",
         "longest standstill: 0.000 s",
         "direct reclaim latency (us): 0 times",
-        "reserve: 0 of 0 pages used at the peak",
+        "reserve: 0 pages below min; drawn from there and held, at the peak: 0",
         "drops: none",
         "replay: netvm run a",
     ]
