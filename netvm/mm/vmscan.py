@@ -10,6 +10,7 @@ when 32 pages have been reclaimed, which is looked at only between priorities (a
 first pass of a direct reclaimer). So a direct reclaim frees some 39 pages, never fewer than 32.
 
 # MODEL: one node, no memory groups, classic LRU lists.
+# MODEL: pages of zones above those a request may use are not skipped by its reclaim (reclaim_idx).
 """
 
 from dataclasses import dataclass, field
