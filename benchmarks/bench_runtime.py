@@ -2,15 +2,13 @@
 
 Three things are counted. An *event* is an atomic function that arms itself again (a packet, a timer). A *step* is one
 wait of a task: sleep until a timer, run, sleep again. A *switch* is a step after which another task runs, which costs a
-turn of trio's loop. SimPy's figure is one process (or a hundred) that yields timeouts: it has no tasks in trio's sense
-and is the yardstick because it is what one would use otherwise.
+turn of trio's loop. SimPy's figure is one process (or a hundred) that yields timeouts: it has no tasks in trio's sense.
 """
 
 import argparse
 from collections.abc import Callable
-from time import perf_counter  # noqa: TID251  a benchmark reads the wall clock
 
-import simpy
+from yardstick import seconds, simpy_rate
 
 from netvm.runtime.clock import run_virtual
 from netvm.runtime.task import Resource, Task
@@ -19,21 +17,6 @@ from netvm.runtime.world import World
 
 _STEP_NS = 1_000
 _PAUSE = Resource("timer", "a pause", external=True)
-
-
-def simpy_rate(nr_events: int, nr_processes: int) -> float:
-    """Return SimPy's events a second for processes that yield timeouts."""
-    env = simpy.Environment()
-
-    def process(nr: int) -> simpy.events.ProcessGenerator:
-        for _ in range(nr):
-            yield env.timeout(1)
-
-    for _ in range(nr_processes):
-        env.process(process(nr_events // nr_processes))
-    begun = perf_counter()
-    env.run()
-    return nr_events / (perf_counter() - begun)
 
 
 def event_rate(nr_events: int, nr_chains: int) -> float:
@@ -80,15 +63,11 @@ def _seconds(world: World, main: Callable[[], None]) -> float:
     """Return how long a world takes, without the start of trio's loop."""
 
     async def run() -> float:
-        begun = perf_counter()
+        begun = seconds()
         await world.run(main)
-        return perf_counter() - begun
+        return seconds() - begun
 
     return run_virtual(run)
-
-
-def _best(rate: Callable[[int, int], float], number: int, parallel: int, rounds: int) -> float:
-    return max(rate(number, parallel) for _ in range(rounds))
 
 
 def main() -> None:
@@ -98,15 +77,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many counts")
     arguments = parser.parse_args()
     nr, rounds = arguments.events, arguments.rounds
-    yardsticks = {parallel: _best(simpy_rate, nr, parallel, rounds) for parallel in (1, 100)}
-    rows = [(f"SimPy, {parallel} process(es)", parallel, rate) for parallel, rate in yardsticks.items()]
-    rows += [
-        (f"events, {parallel} chain(s)", parallel, _best(event_rate, nr, parallel, rounds)) for parallel in (1, 100)
+    measures: list[tuple[str, Callable[[int, int], float]]] = [
+        ("SimPy, {} process(es)", simpy_rate),
+        ("events, {} chain(s)", event_rate),
+        ("steps, {} task(s)", step_rate),
     ]
-    rows += [(f"steps, {parallel} task(s)", parallel, _best(step_rate, nr, parallel, rounds)) for parallel in (1, 100)]
+    best: dict[tuple[str, int], float] = {}
+    for _ in range(rounds):
+        # in turn, so that a busy machine slows all of them alike
+        for name, rate in measures:
+            for parallel in (1, 100):
+                best[name, parallel] = max(best.get((name, parallel), 0.0), rate(nr, parallel))
     print(f"{'':24} {'per second':>12} {'us each':>8} {'x SimPy':>8}")
-    for name, parallel, rate in rows:
-        print(f"{name:24} {rate:12,.0f} {1e6 / rate:8.2f} {rate / yardsticks[parallel]:8.2f}")
+    for (name, parallel), rate in best.items():
+        unit = best[measures[0][0], parallel]
+        print(f"{name.format(parallel):24} {rate:12,.0f} {1e6 / rate:8.2f} {rate / unit:8.2f}")
 
 
 if __name__ == "__main__":

@@ -159,8 +159,8 @@ def simpys(mib: int) -> Swapped:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description="steady swap-out over iSCSI, beside a SimPy model of it")
-    parser.add_argument("--mib", type=int, default=512, help="memory the program touches")
-    parser.add_argument("--rounds", type=int, default=3, help="the best of so many counts")
+    parser.add_argument("--mib", type=int, default=192, help="memory the program touches")
+    parser.add_argument("--rounds", type=int, default=2, help="the best of so many counts")
     arguments = parser.parse_args()
     yardstick = 0.0
     emulated: list[Swapped] = []

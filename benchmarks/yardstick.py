@@ -5,22 +5,16 @@ timeouts: nothing can be modelled in it faster than that. It says how fast this 
 by it can be compared with the same figure of another machine.
 """
 
-from collections.abc import Callable
 from time import process_time  # noqa: TID251  a benchmark reads the machine's clocks
 
 import simpy
 
-__all__ = ["best", "print_rates", "seconds", "simpy_rate"]
+__all__ = ["print_rates", "seconds", "simpy_rate"]
 
 
 def seconds() -> float:
     """Return the CPU time this process has used, in seconds: other programs on the machine do not count."""
     return process_time()
-
-
-def best(measure: Callable[[], float], rounds: int) -> float:
-    """Return the largest of so many measurements: whatever disturbs one makes it smaller."""
-    return max(measure() for _ in range(rounds))
 
 
 def simpy_rate(nr_events: int = 200_000, nr_processes: int = 1) -> float:

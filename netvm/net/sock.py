@@ -276,7 +276,7 @@ class TcpSock:
         self.receive_queue.free_read(read_seq)
         if self.core.state is not TcpState.CLOSED:
             self.receive_queue.space_adjust(
-                size_bytes, self.world.now_ns, rtt_ns=self.core.info().rtt_ns, mss_bytes=self.config.mss_bytes
+                size_bytes, self.world.now_ns, rtt_ns=self.core.srtt_ns, mss_bytes=self.config.mss_bytes
             )
             self.core.set_receive_space(self.receive_queue.space_bytes(), full_bytes=self.mem.rcvbuf // 2)
             self.core.cleanup_rbuf(size_bytes, drained=not self.readable_bytes)
@@ -475,7 +475,7 @@ class TcpSock:
         """Acknowledged data made room: grow the buffer, wake the sender (tcp_new_space, sk_stream_write_space)."""
         mem = self.mem
         if not mem.sndbuf_locked and not mem.proto.under_pressure:
-            mem.expand_sndbuf(self.core.info().snd_cwnd, self.config.mss_bytes, self.stack.tcp_wmem[2])
+            mem.expand_sndbuf(self.core.cwnd, self.config.mss_bytes, self.stack.tcp_wmem[2])
         free = mem.sndbuf - mem.wmem_queued
         if free >= mem.wmem_queued >> 1:
             self.send_space_wait.wake_all()

@@ -1,0 +1,41 @@
+"""Tests of the scripts in ``benchmarks``: that each still runs, at sizes that take no time, and prints its table."""
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("simpy")
+
+_SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+def _names(monkeypatch, script: str) -> dict[str, Any]:
+    """Return what a script defines, found as Python finds it when the script is run."""
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    return runpy.run_path(str(_SCRIPTS / script))
+
+
+def test_the_runtime_table_has_its_rows(monkeypatch, capsys) -> None:
+    """Run with few events, the script prints the rows its README explains."""
+    monkeypatch.setattr(sys, "argv", ["bench_runtime.py", "--events", "2000", "--rounds", "1"])
+    _names(monkeypatch, "bench_runtime.py")["main"]()
+    printed = capsys.readouterr().out
+    assert [row for row in ("SimPy, 1 process(es)", "steps, 100 task(s)") if row not in printed] == []
+
+
+def test_memory_is_measured_on_a_small_host(monkeypatch) -> None:
+    """Pages are touched, a host is booted and filled, and a program runs to its audited end."""
+    script = _names(monkeypatch, "bench_memory.py")
+    assert script["touch_rate"](2000) > 0
+    assert 0 < script["measure_boot"](64)["share"] < 1
+    assert script["measure_run"](64, 1)["peak_mib"] > 0
+
+
+def test_the_simpy_model_swaps_out_what_does_not_fit(monkeypatch) -> None:
+    """The model beside which ours is measured ends, and writes what was touched beyond half of its memory."""
+    run = _names(monkeypatch, "bench_swap_out.py")["simpys"](64)
+    assert run.pages == (64 - 48) * 256 - 32
+    assert 0.5 < run.link_share < 1.0
