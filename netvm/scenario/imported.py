@@ -12,6 +12,9 @@ other work were some ten times slower and noisy, which is ``costs.scale`` 10 and
 A file writer's device is a file system with what the recorded program did to it; ext2 and ext4 are one here. The second
 program goes round until the first is through: its repeats are those it had time for at its own pace, and some more.
 
+Chance: what the recording owes to it (noise of the host, the start of the swap area) is not recorded. The seed is the
+number of the run, so that two recordings of one machine are two draws.
+
 Left out: NFS, which this version does not emulate; it is refused by name.
 """
 
@@ -95,7 +98,9 @@ def import_run(directory: Path) -> str:
         "storage": _storage(run, origin, notes),
         "workload": _workloads(run.config, notes),
         "traffic": _traffic(run.config),
+        "run": {"seed": _number(run.config)},
     }
+    notes["run"] = "Where the recording was left to chance, the number of the run makes two of one machine two draws."
     scenario_from(data, origin=str(directory))
     return toml_text({key: value for key, value in data.items() if value}, comments=notes)
 
@@ -110,6 +115,12 @@ def _refuse_what_is_not_emulated(config: Config, origin: str) -> None:
     second = config.second_workload
     if second is not None and second.kind != "anon-pulse":
         raise refuse(origin, Blame(path=("second_workload", "kind"), value=second.kind, problem='must be "anon-pulse"'))
+
+
+def _number(config: Config) -> int:
+    """Return the first number in a run's name: H4 is the fourth of its kind."""
+    digits = re.search(r"\d+", config.run)
+    return int(digits[0]) if digits else 0
 
 
 def _title(config: Config) -> str:

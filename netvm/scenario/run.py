@@ -34,9 +34,9 @@ from netvm.scenario.outcome import (
     WorkloadReport,
     ZoneReport,
 )
-from netvm.scenario.schema import Scenario
+from netvm.scenario.schema import Scenario, Verdict
 from netvm.scenario.traffic import start_traffic
-from netvm.scenario.verdict import explain_hang, explain_oom, judge, lost_writes
+from netvm.scenario.verdict import explain_hang, explain_oom, hang_kind, judge, lost_writes
 from netvm.scenario.workload import Program, start_workloads
 from netvm.units import NS_PER_MS, NS_PER_S
 
@@ -89,7 +89,8 @@ class Experiment:
         self.scenario = scenario
         self.name = name
         self.partial: str | None = None
-        self.hung = False
+        self.hang: Verdict | None = None
+        """What kind of hang ended the run."""
         self.proved = False
         self.explanation: list[str] = []
         self.programs: list[Program] = []
@@ -143,9 +144,9 @@ class Experiment:
         self.world.stop()
 
     def _hung(self, proved: bool) -> None:
-        if self.hung or self.world.stopped:
+        if self.hang is not None or self.world.stopped:
             return
-        self.hung = True
+        self.hang = hang_kind(self.host)
         self.proved = proved
         self.explanation = explain_hang(self.host, self.programs, proved=proved)
         self.world.stop()
@@ -192,12 +193,12 @@ class Experiment:
             verdict = judge(
                 host,
                 self.programs,
-                hung=self.hung,
+                hang=self.hang,
                 standstill_ns=standstill_ns,
                 stall_ns=int(scenario.run.stall_s * NS_PER_S),
             )
         explanation = [*self.explanation]
-        if not self.hung:
+        if self.hang is None:
             explanation += explain_oom(host)
         if verdict == "STALL":
             explanation.append(f"nothing got done for {standstill_ns / NS_PER_S:.3f} s at the longest")

@@ -20,7 +20,7 @@ from netvm.scenario.schema import Verdict
 from netvm.scenario.workload import Program
 from netvm.units import NS_PER_S
 
-__all__ = ["explain_hang", "explain_oom", "judge", "lost_writes"]
+__all__ = ["explain_hang", "explain_oom", "hang_kind", "judge", "lost_writes"]
 
 _DIGITS = re.compile(r"\d+")
 _NAMES_MAX = 6
@@ -28,13 +28,13 @@ _NAMES_MAX = 6
 _STACK_END = ("kswapd", "worker_thread", "kthreadd", "recv_work", "rescuer_thread")
 
 
-def judge(host: Host, programs: list[Program], *, hung: bool, standstill_ns: int, stall_ns: int) -> Verdict:
-    """Return the verdict of a run that was not cut short."""
+def judge(host: Host, programs: list[Program], *, hang: Verdict | None, standstill_ns: int, stall_ns: int) -> Verdict:
+    """Return the verdict of a run that was not cut short; ``hang`` is what kind of hang ended it, if one did."""
     cache = host.files.cache
     if host.swap.corrupt or cache.corrupt:
         return "CORRUPT"
-    if hung:
-        return _hang_kind(host)
+    if hang is not None:
+        return hang
     if host.oom.kills:
         return "OOM"
     io_errors = host.swap.read_errors + host.swap.write_errors + cache.read_errors + cache.write_errors
@@ -45,7 +45,8 @@ def judge(host: Host, programs: list[Program], *, hung: bool, standstill_ns: int
     return "STALL" if standstill_ns >= stall_ns else "COMPLETED"
 
 
-def _hang_kind(host: Host) -> Verdict:
+def hang_kind(host: Host) -> Verdict:
+    """Return what kind of hang a host is in as it stands, its tasks still where they are stuck."""
     stuck = [task for task in host.world.tasks.values() if _is_stuck(task)]
     if any(task.spins_at for task in stuck):
         return "LIVELOCK"

@@ -109,6 +109,15 @@ def test_the_debian_build_over_iscsi() -> None:
     assert (scenario.machine.costs.scale, scenario.machine.costs.noise) == (10.0, 0.5)
 
 
+def test_two_recordings_of_one_machine_are_two_draws() -> None:
+    """The number of a run is its seed: the stock virtio machines have the same kernel, card and memory."""
+    one, four = (_imported(f"H{number}-gt96-virtio-stock") for number in (1, 4))
+    assert (one.run.seed, four.run.seed) == (1, 4)
+    assert (one.kernel, one.vm, one.nic) == (four.kernel, four.vm, four.nic)
+    assert one.machine.zones[0].managed_pages == four.machine.zones[0].managed_pages
+    assert _imported("N61-NBDcontrol-gt96-10MBs-minfree256-boost0").run.seed == 61
+
+
 def test_a_local_disk() -> None:
     """A virtio-blk device is a disk: no network stands before it."""
     assert _imported("M12-gt128-vda-seq").storage.kind == "disk"

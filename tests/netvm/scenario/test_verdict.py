@@ -1,0 +1,186 @@
+"""Verdicts: what each kind of end is called, and that the explanation names who holds and who waits."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from netvm.mm.gfp import GFP_KERNEL
+from netvm.mm.oom import OomKill
+from netvm.runtime.task import Resource, Task, TaskState
+from netvm.scenario.load import scenario_from
+from netvm.scenario.outcome import Outcome
+from netvm.scenario.run import Experiment, run_scenario
+from netvm.scenario.schema import Scenario
+from netvm.scenario.verdict import explain_oom, hang_kind, judge, lost_writes
+
+
+def small(**tables: Any) -> Scenario:
+    """Return the scenario of a small machine whose hog needs a little more than there is."""
+    tables = {
+        "machine": {"ram_mib": 24},
+        "storage": {"kind": "disk", "size_mib": 64},
+        "workload": [{"kind": "anon-hog", "mib": 24, "passes": 1}],
+    } | tables
+    return scenario_from(tables, origin="small")
+
+
+@cache
+def livelocked() -> Outcome:
+    """Run a hog into a hang without priority sockets, on a slow machine, so that spinning is few steps."""
+    scenario = small(
+        machine={"ram_mib": 24, "costs": {"scale": 50.0}},
+        kernel={"fixes": {"memalloc_sockets": False}},
+        storage={"kind": "nbd", "size_mib": 64},
+    )
+    return run_scenario(scenario, name="small")
+
+
+@pytest.fixture
+def idle() -> Experiment:
+    """A booted machine on which nothing has run."""
+    return Experiment(small(), name="small")
+
+
+def verdict(idle: Experiment, **how: Any) -> str:
+    """Judge a run that ended in good order, but for what is named."""
+    return judge(idle.host, [], **{"hang": None, "standstill_ns": 0, "stall_ns": 10} | how)
+
+
+def stuck(idle: Experiment, name: str, resource: Resource) -> Task:
+    """Put a sleeping task on the machine."""
+    number = len(idle.world.tasks) + 1
+    task = Task(world=idle.world, number=number, comm=name, pid=None, cpus=None, flags=0, nice=0)
+    task.state = TaskState.SLEEPING
+    task.resource = resource
+    idle.world.tasks[number] = task
+    return task
+
+
+def kill(**facts: int) -> OomKill:
+    """Return one kill with swap and writeback as named."""
+    facts = {"free_swap_pages": 0, "pages_under_writeback": 0} | facts
+    return OomKill(
+        time_ns=2_000_000_000,
+        invoked_by="hog-13",
+        gfp=GFP_KERNEL,
+        order=0,
+        victim="hog",
+        anon_rss_pages=10,
+        swap_pages=5,
+        free_pages=7,
+        **facts,
+    )
+
+
+def test_a_run_that_ends_has_completed(idle: Experiment) -> None:
+    """Unless nothing got done for as long as counts as a stall."""
+    assert verdict(idle, standstill_ns=9) == "COMPLETED"
+    assert verdict(idle, standstill_ns=10) == "STALL"
+
+
+def test_a_hang_is_called_what_it_was_when_it_was_found(idle: Experiment) -> None:
+    """The tasks are gone when the run is judged, so its kind is handed in."""
+    assert verdict(idle, hang="LIVELOCK", standstill_ns=99) == "LIVELOCK"
+
+
+def test_errors_and_kills(idle: Experiment) -> None:
+    """A kill is an OOM; a failed read or write is an IO_ERROR; whichever is found, wrong content is worse."""
+    idle.host.swap.write_errors = 1
+    assert verdict(idle) == "IO_ERROR"
+    idle.host.oom.kills.append(kill())
+    assert verdict(idle) == "OOM"
+    idle.host.swap.corrupt.append("slot 3")
+    assert verdict(idle, hang="HANG") == "CORRUPT"
+
+
+def test_an_acknowledged_write_that_is_not_stored_is_lost(idle: Experiment) -> None:
+    """The storage must hold the newest version whose write was acknowledged."""
+    assert lost_writes(idle.host) == []
+    idle.host.swap.stored_version[5] = 7
+    assert lost_writes(idle.host) == ["slot 5: the storage holds version 0, acknowledged was 7"]
+    assert verdict(idle) == "LOST_WRITE"
+
+
+def test_kinds_of_hang(idle: Experiment) -> None:
+    """Sleepers alone are a HANG; one that goes round makes it a LIVELOCK."""
+    task = stuck(idle, "hog", Resource("memory", "a free page"))
+    assert hang_kind(idle.host) == "HANG"
+    task.spins_at = "should_reclaim_retry"
+    task.state = TaskState.RUNNABLE
+    assert hang_kind(idle.host) == "LIVELOCK"
+
+
+def test_packets_dropped_for_nothing(idle: Experiment) -> None:
+    """With memory above its marks, packets dropped as reserve packets are why nobody goes on."""
+    stuck(idle, "hog", Resource("reply", "a reply"))
+    idle.host.netstat.add("PFMemallocDrop")
+    assert hang_kind(idle.host) == "DROP_FOREVER"
+    for zone in idle.host.node.zones:
+        zone.watermark_boost = zone.managed
+    assert hang_kind(idle.host) == "HANG"
+
+
+def test_who_waits_for_the_world_is_not_stuck(idle: Experiment) -> None:
+    """A task whose provider is outside the machine is no part of a hang."""
+    task = stuck(idle, "sleeper", Resource("timer", "a pause", external=True))
+    task.spins_at = ""
+    assert hang_kind(idle.host) == "HANG"
+    task.resource = Resource("lock", "a lock")
+    task.spins_at = "a loop"
+    assert hang_kind(idle.host) == "LIVELOCK"
+
+
+def test_a_kill_is_explained(idle: Experiment) -> None:
+    """Who asked for what and who died; EARLY only if swap was left or pages were being written."""
+    idle.host.oom.kills += [kill(), kill(free_swap_pages=3), kill(pages_under_writeback=4)]
+    plain, swap_left, writing = explain_oom(idle.host)
+    assert plain == (
+        "at 2.000 s hog-13 invoked oom-killer: order=0, gfp_mask=0xcc0(GFP_KERNEL), free 7 pages; "
+        "killed hog (anon-rss 40 kB, swap 20 kB)."
+    )
+    assert swap_left.endswith("EARLY: swap had 3 pages free and 0 pages were under writeback")
+    assert "EARLY: swap had 0 pages free and 4 pages" in writing
+
+
+def test_a_hog_too_large_for_swap_is_killed() -> None:
+    """Swap is used up to the last page first, so the kill is not early."""
+    outcome = run_scenario(small(storage={"kind": "disk", "size_mib": 2}), name="small")
+    assert outcome.verdict == "OOM"
+    assert outcome.audit == []
+    assert "invoked oom-killer" in outcome.explanation[0]
+    assert "EARLY" not in outcome.explanation[0]
+
+
+def test_without_priority_sockets_the_sender_spins() -> None:
+    """The stacks of the recorded hangs: the sender reclaims without IO for ever, all others wait for bios it holds.
+
+    21 pages are under writeback, one slab page of bios; memory is free, below the boosted min; swap is all but free.
+    """
+    outcome = livelocked()
+    assert outcome.verdict == "LIVELOCK"
+    assert outcome.audit == []
+    why = "\n".join(outcome.explanation)
+    lines = {line.split(" ", 1)[0]: line for line in reversed(outcome.explanation)}
+    assert "(proved: only retries are left and they change nothing)" in outcome.explanation[0]
+    assert outcome.vmstat["nr_writeback"] == 21
+    assert "writeback:21 " in why
+    for sleeper in ("kswapd0", "hog"):
+        (line,) = (line for name, line in lines.items() if name.startswith(f"{sleeper}-"))
+        assert "(D) waits for fs_bio_set bio-160 (min_nr 2) in mempool_alloc" in line
+    (sender,) = (line for name, line in lines.items() if name.startswith("kworker/0:1H-"))
+    assert "(R, spinning)" in sender
+    assert "GFP_NOIO without __GFP_MEMALLOC enters direct reclaim" in why
+    zone = outcome.zones[0]
+    free = outcome.vmstat["nr_free_pages"]
+    boost = int(why.split("boost ")[1].split(" ")[0])
+    assert 0 < free <= zone.min + boost
+    assert outcome.vmstat.get("oom_kill", 0) == 0
+
+
+def test_the_knot_of_a_livelock_comes_back_to_its_sender() -> None:
+    """The chain starts at the program and goes over the pool and a write to who sends it."""
+    (knot,) = (line for line in livelocked().explanation if line.startswith("the knot: "))
+    assert knot.startswith("the knot: hog-")
+    assert "[fs_bio_set bio-160 (min_nr 2)] -> nbd0: WRITE of" in knot
+    assert ", being sent by kworker/0:1H -> kworker/0:1H-" in knot
