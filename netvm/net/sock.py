@@ -496,6 +496,4 @@ class TcpSock:
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
-        # probes of the peer pile up behind a lock whose owner does not let go, and help nobody before it does
-        backlog = len(self.lock) if self.lock.owner is None else -1
-        return (self.core.digest(), self.mem.wmem_queued, self.mem.rmem_alloc, backlog, self.readable_bytes)
+        return (self.core.digest(), self.mem.wmem_queued, self.mem.rmem_alloc, self.lock.digest(), self.readable_bytes)
