@@ -23,9 +23,14 @@ from netvm.runtime.timer import TimerHandle, TimerKind
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.workqueue import WorkItem, Workqueue
 from netvm.runtime.world import World
+from netvm.trace.recorder import Recorder
+from netvm.trace.tracepoints import number_of
 from netvm.units import NS_PER_MS, NS_PER_S
 
 __all__ = ["BLK_STS_IOERR", "BLK_STS_OK", "BLK_STS_RESOURCE", "BlockDriver", "Plug", "Request", "RequestQueue"]
+
+_REQUEST_ISSUE: Final = number_of("request_issue")
+_REQUEST_COMPLETE: Final = number_of("request_complete")
 
 BLK_STS_OK: Final = 0
 BLK_STS_RESOURCE: Final = 9
@@ -160,6 +165,7 @@ class RequestQueue:
         self.run_work = WorkItem(f"blk_mq_run_work_fn {name}", self.blk_mq_run_work_fn)
         self.timeout_work = WorkItem(f"blk_mq_timeout_work {name}", self.blk_mq_timeout_work)
         self.outstanding: dict[int, Request] = {}
+        self.tracer: Recorder | None = None
         """Requests the driver has, by number."""
         self.nr_sched_tags_used = 0
         self.completed = 0
@@ -305,6 +311,9 @@ class RequestQueue:
         """Give a request its driver tag (blk_mq_start_request)."""
         rq.started_ns = self.world.now_ns
         self.outstanding[rq.number] = rq
+        if self.tracer is not None:
+            rwbs = self.tracer.name("W" if rq.write else "R")
+            self.tracer.emit(_REQUEST_ISSUE, self.world.current, rq.number, rwbs, rq.slot, rq.nr_pages)
         if self._timeout is None or not self.world.is_pending(self._timeout):
             self._timeout = self.world.call_after(BLK_TIMEOUT_NS, self._blk_rq_timed_out, kind=TimerKind.CLOCK)
 
@@ -380,6 +389,9 @@ class RequestQueue:
         self.completed += 1
         if error:
             self.failed += 1
+        if self.tracer is not None:
+            rwbs = self.tracer.name("W" if rq.write else "R")
+            self.tracer.emit(_REQUEST_COMPLETE, task, rq.number, rwbs, error, rq.nr_pages)
         assert rq.end_io is not None
         rq.end_io(rq, error, task)
         if len(self._tag_wait):

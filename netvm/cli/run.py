@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Protocol
 from netvm.cli.arguments import natural, one_of
 from netvm.cli.output import emit, finish, is_coloured
 from netvm.cli.progress import ProgressLine
+from netvm.cli.recording import Recording
 from netvm.errors import UsageError
 
 if TYPE_CHECKING:
+    from netvm.runtime.world import World
     from netvm.scenario.outcome import Outcome, Progress
     from netvm.scenario.recorded import RecordedRun
     from netvm.scenario.schema import Scenario
+    from netvm.trace.recorder import Recorder
 
 __all__ = ["add_arguments", "add_output_arguments", "call", "execute", "exit_code", "runner", "tell"]
 
@@ -33,7 +36,12 @@ class RunScenario(Protocol):
     """What runs a scenario; on KeyboardInterrupt it returns what there is, marked as partial."""
 
     def __call__(
-        self, scenario: "Scenario", *, name: str, progress: "Callable[[Progress], None] | None"
+        self,
+        scenario: "Scenario",
+        *,
+        name: str,
+        progress: "Callable[[Progress], None] | None",
+        **options: "Callable[[World], Recorder]",
     ) -> "Outcome": ...
 
 
@@ -53,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override one key of the scenario, e.g. vm.min_free_kbytes=4096 or workload.0.mib=160; may be repeated",
     )
     parser.add_argument("--against", metavar="DIR", type=Path, help="hold the result against this recorded run")
+    parser.add_argument(
+        "--trace", metavar="FILE", type=Path, help="record the run; the suffix of FILE names the format"
+    )
+    parser.add_argument(
+        "--trace-groups",
+        metavar="default|full",
+        type=one_of("default", "full"),
+        default="default",
+        help="which tracepoints to record",
+    )
     add_output_arguments(parser)
 
 
@@ -76,6 +94,8 @@ def call(arguments: argparse.Namespace) -> int:
     recorded = None if arguments.against is None else read_recorded_run(arguments.against)
     if recorded is not None and len(jobs) > 1:
         raise UsageError(f"run: --against compares one scenario; {len(jobs)} are named")
+    if arguments.trace is not None and len(jobs) > 1:
+        raise UsageError(f"run: --trace records one scenario; {len(jobs)} are named")
     codes = []
     for name, scenario in jobs:
         outcome = execute(scenario, arguments, name=name, replay=_replay_command(name, scenario, arguments))
@@ -104,11 +124,15 @@ def execute(scenario: "Scenario", arguments: argparse.Namespace, *, name: str, r
         finish()
     started_s = time.perf_counter()
     show = ProgressLine(name, no_color=arguments.no_color) if told else nullcontext()
-    with show as progress:
+    recording = Recording(arguments) if getattr(arguments, "trace", None) is not None else None
+    with show as progress, recording or nullcontext():
         try:
-            outcome = runner()(scenario, name=name, progress=progress)
+            options = {} if recording is None else {"tracer": recording.start}
+            outcome = runner()(scenario, name=name, progress=progress, **options)
         except MemoryError as error:
             raise UsageError(f"{name}: not enough memory to emulate {scenario.machine.ram_mib} MiB") from error
+        if recording is not None:
+            recording.finish(outcome)
     wall_s = time.perf_counter() - started_s
     return msgspec.structs.replace(outcome, wall_seconds=round(wall_s, 3), replay=replay)
 

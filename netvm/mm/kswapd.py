@@ -19,9 +19,13 @@ from netvm.mm.zone import ZONE_MOVABLE, Zone
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task
 from netvm.runtime.world import World
+from netvm.trace.tracepoints import number_of
 from netvm.units import NS_PER_S
 
 __all__ = ["Kswapd"]
+
+_KSWAPD_WAKE: Final = number_of("mm_vmscan_kswapd_wake")
+_KSWAPD_SLEEP: Final = number_of("mm_vmscan_kswapd_sleep")
 
 NAP_NS: Final = NS_PER_S // 10
 
@@ -48,6 +52,8 @@ class Kswapd:
         vmscan = self.vmscan
         await self.kswapd_full_sleep(task)
         while True:
+            if vmscan.tracer is not None:
+                vmscan.tracer.emit(_KSWAPD_WAKE, task, 0, vmscan.kswapd_order)
             alloc_order, vmscan.kswapd_order = vmscan.kswapd_order, 0
             self.highest, vmscan.kswapd_highest = vmscan.kswapd_highest or self.highest, 0
             reclaim_order = await self.balance_pgdat(task, alloc_order)
@@ -89,6 +95,8 @@ class Kswapd:
     async def kswapd_full_sleep(self, task: Task) -> None:
         """Sleep until somebody needs memory."""
         self.nr_sleeps += 1
+        if self.vmscan.tracer is not None:
+            self.vmscan.tracer.emit(_KSWAPD_SLEEP, task, 0)
         await self.vmscan.kswapd_wait.wait(task)
 
     async def balance_pgdat(self, task: Task, order: int) -> int:

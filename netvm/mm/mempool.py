@@ -16,9 +16,14 @@ from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_IO, GFP_NOMEMALLOC, GFP_NORETRY
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
+from netvm.trace.recorder import Recorder
+from netvm.trace.tracepoints import number_of
 from netvm.units import NS_PER_S
 
 __all__ = ["Mempool", "UnderlyingAllocator"]
+
+_MEMPOOL_WAIT_BEGIN: Final = number_of("mempool_wait_begin")
+_MEMPOOL_WAIT_END: Final = number_of("mempool_wait_end")
 
 RETRY_NS: Final = 5 * NS_PER_S
 
@@ -44,7 +49,18 @@ class UnderlyingAllocator(Protocol[T]):
 class Mempool(Generic[T]):
     """One ``mempool_t``."""
 
-    __slots__ = ("_allocator", "_nomemalloc", "_queue", "elements", "min_nr", "name", "nr_out", "resource", "world")
+    __slots__ = (
+        "_allocator",
+        "_nomemalloc",
+        "_queue",
+        "elements",
+        "min_nr",
+        "name",
+        "nr_out",
+        "resource",
+        "tracer",
+        "world",
+    )
 
     def __init__(
         self,
@@ -61,6 +77,7 @@ class Mempool(Generic[T]):
         self.min_nr = min_nr
         self.elements: list[T] = []
         """The reserve, last in first out."""
+        self.tracer: Recorder | None = None
         self.nr_out = 0
         """Elements handed out and not yet freed."""
         self._allocator = allocator
@@ -111,7 +128,12 @@ class Mempool(Generic[T]):
             if mask != full:
                 mask = full
                 continue
+            tracer = self.tracer
+            if tracer is not None:
+                tracer.emit(_MEMPOOL_WAIT_BEGIN, task, tracer.name(self.name), self.min_nr)
             await self._queue.wait(task, timeout_ns=RETRY_NS)
+            if tracer is not None:
+                tracer.emit(_MEMPOOL_WAIT_END, task, tracer.name(self.name), 1)
 
     def free(self, element: T) -> None:
         """Refill the pool first and wake one waiter; else give the element back (mempool_free)."""

@@ -19,9 +19,12 @@ from netvm.mm.vmscan import Vmscan
 from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import World
+from netvm.trace.tracepoints import number_of
 from netvm.units import NS_PER_S
 
 __all__ = ["OomKill", "OomKiller", "oom_badness"]
+
+_MARK_VICTIM: Final = number_of("mark_victim")
 
 OOM_REAPER_DELAY_NS: Final = 2 * NS_PER_S
 
@@ -138,6 +141,9 @@ class OomKiller:
             gfp_mask=f"{gfp:#x}({gfp_name(gfp)})",
             order=order,
         )
+        tracer = vmscan.tracer
+        if tracer is not None:
+            tracer.emit(_MARK_VICTIM, task, victim.task.pid)
         victim.killed = True
         victim.task.flags |= PF_OOM_VICTIM
         victim.task.kill()

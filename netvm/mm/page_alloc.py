@@ -67,6 +67,7 @@ from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.workqueue import PF_WQ_WORKER
 from netvm.runtime.world import World
+from netvm.trace.tracepoints import number_of
 from netvm.trace.vmstat import VmStat
 from netvm.units import JIFFY_NS
 
@@ -75,6 +76,9 @@ if TYPE_CHECKING:
     from netvm.mm.vmscan import Vmscan
 
 __all__ = ["MAX_RECLAIM_RETRIES", "PageAllocator"]
+
+_ALLOC_STALL_BEGIN: Final = number_of("alloc_stall_begin")
+_ALLOC_STALL_END: Final = number_of("alloc_stall_end")
 
 MAX_RECLAIM_RETRIES: Final = 16
 _PLENTY: Final = 4096
@@ -258,6 +262,9 @@ class PageAllocator:
     async def alloc_pages_slowpath(self, task: Task, order: int, gfp: int, owner: int) -> int:
         """Do what the fast path could not (__alloc_pages_slowpath)."""
         pfn, alloc_flags = self._first_slow_attempts(task, order, gfp, owner)
+        tracer = self.vmscan.tracer if pfn < 0 and gfp & GFP_DIRECT_RECLAIM and not task.flags & PF_MEMALLOC else None
+        if tracer is not None:
+            tracer.emit(_ALLOC_STALL_BEGIN, task, order, tracer.mask(gfp))
         no_progress_loops = 0
         while pfn < 0:
             pfn, loops = await self._reclaim_round(task, order, gfp, alloc_flags, no_progress_loops, owner)
@@ -276,6 +283,8 @@ class PageAllocator:
                 await self._cond_resched(task)
             pfn, alloc_flags = self._retry_attempt(task, order, gfp, alloc_flags, owner)
         task.spins_at = ""
+        if tracer is not None:
+            tracer.emit(_ALLOC_STALL_END, task, order, pfn)
         if pfn < 0:
             self.warn_alloc(task, order, gfp)
         return pfn

@@ -38,6 +38,7 @@ from netvm.mm.gfp import GFP_FS, GFP_IO
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON
 from netvm.mm.ports import PlugPort
 from netvm.runtime.task import Task
+from netvm.trace.tracepoints import number_of
 
 if TYPE_CHECKING:
     from netvm.mm.scan_control import ScanControl
@@ -62,6 +63,7 @@ _KEEP: Final = 10
 
 _NOT_PLAIN: Final = PG_LOCKED | PG_WRITEBACK | PG_UNEVICTABLE | PG_SWAPCACHE | PG_DIRTY
 _U16 = np.uint16
+_LRU_SHRINK_INACTIVE = number_of("mm_vmscan_lru_shrink_inactive")
 
 
 class Shrinker:
@@ -101,6 +103,7 @@ class Shrinker:
             vmstat.pgscan_kswapd += nr_taken
         else:
             vmstat.pgscan_direct += nr_taken
+        met = (sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate)
         nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug)
         self._move_folios_to_lru(kept)
         vmstat.nr_isolated_anon -= nr_taken
@@ -112,7 +115,46 @@ class Shrinker:
         if nr_pageout:
             lruvec.note_cost(file=False, nr_pages=nr_pageout)
         sc.nr_taken += nr_taken
+        if self.vmscan.tracer is not None:
+            self._trace(task, nr_taken, nr_reclaimed, met, kept, sc)
         return nr_reclaimed
+
+    def _trace(
+        self,
+        task: Task,
+        nr_taken: int,
+        nr_reclaimed: int,
+        met: tuple[int, int, int, int],
+        kept: list[PfnArray],
+        sc: "ScanControl",
+    ) -> None:
+        """Pass the tracepoint at the end of a batch; ``met`` is what the round had met before it."""
+        tracer = self.vmscan.tracer
+        assert tracer is not None
+        flags = self.frames.flags
+        nr_active = sum(int(np.count_nonzero(flags[run] & _U16(PG_ACTIVE))) for run in kept)
+        dirty, writeback, congested, immediate = (
+            now - before
+            for now, before in zip((sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate), met, strict=True)
+        )
+        # MODEL: pages kept for having been referenced are not told from those kept for other reasons
+        tracer.emit(
+            _LRU_SHRINK_INACTIVE,
+            task,
+            0,
+            nr_taken,
+            nr_reclaimed,
+            dirty,
+            writeback,
+            congested,
+            immediate,
+            nr_active,
+            0,
+            nr_taken - nr_reclaimed - nr_active,
+            0,
+            sc.priority,
+            tracer.name("RECLAIM_WB_ANON|RECLAIM_WB_ASYNC"),
+        )
 
     def _move_folios_to_lru(self, kept: list[PfnArray]) -> None:
         """Put survivors back at the head of their list, oldest first (move_folios_to_lru)."""

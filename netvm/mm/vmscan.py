@@ -49,12 +49,21 @@ from netvm.runtime.task import Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.trace.latency import LatencyRecorder
+from netvm.trace.recorder import Recorder
+from netvm.trace.tracepoints import number_of
 from netvm.trace.vmstat import VmStat
 from netvm.units import JIFFY_NS, NS_PER_S
 
 __all__ = ["MAX_KSWAPD_FAILURES", "Vmscan"]
 
 MAX_KSWAPD_FAILURES: Final = 16
+
+_DIRECT_RECLAIM_BEGIN: Final = number_of("mm_vmscan_direct_reclaim_begin")
+_DIRECT_RECLAIM_END: Final = number_of("mm_vmscan_direct_reclaim_end")
+_WAKEUP_KSWAPD: Final = number_of("mm_vmscan_wakeup_kswapd")
+_THROTTLED: Final = number_of("mm_vmscan_throttled")
+_PFMEMALLOC_WAIT_BEGIN: Final = number_of("pfmemalloc_wait_begin")
+_PFMEMALLOC_WAIT_END: Final = number_of("pfmemalloc_wait_end")
 
 THROTTLE_TIMEOUT_NS: Final = {
     "VMSCAN_THROTTLE_WRITEBACK": NS_PER_S // 10,
@@ -126,6 +135,7 @@ class Vmscan:
             self.throttles.queues[reason] = WaitQueue(world, Resource("timer", f"reclaim_throttle {reason}"))
         self.nr_writeback_throttled = 0
         self._written_at_throttle = 0
+        self.tracer: Recorder | None = None
         self.shrinker = Shrinker(self)
         self.file_shrinker: FileShrinker | None = None
         """None while the host has no page cache: then there are no file pages."""
@@ -151,6 +161,8 @@ class Vmscan:
         boosted = any(zone.watermark_boost for zone in self.node.zones if zone.index <= highest)
         if hopeless or (self.pgdat_balanced(order, highest=highest) and not boosted):
             return
+        if self.tracer is not None:
+            self.tracer.emit(_WAKEUP_KSWAPD, self.world.current, 0, order, self.tracer.mask(gfp))
         self.kswapd_wait.wake_one()
 
     def pgdat_balanced(self, order: int, *, highest: int = ZONE_MOVABLE) -> bool:
@@ -191,12 +203,16 @@ class Vmscan:
             sc = ScanControl(gfp=gfp, order=order, may_writepage=not self.laptop_mode)
             begun_ns = self.world.now_ns + self._unpaid_ns(task)
             self.direct_reclaim_latency.begin()
+            if self.tracer is not None:
+                self.tracer.emit(_DIRECT_RECLAIM_BEGIN, task, order, self.tracer.mask(gfp))
             self.reclaimers.append(task)
             try:
                 nr_reclaimed = await self.do_try_to_free_pages(task, sc)
             finally:
                 self.reclaimers.remove(task)
             self.direct_reclaim_latency.end(max(0, self.world.now_ns + self._unpaid_ns(task) - begun_ns))
+            if self.tracer is not None:
+                self.tracer.emit(_DIRECT_RECLAIM_END, task, nr_reclaimed)
         await self._cond_resched(task)
         return nr_reclaimed
 
@@ -257,6 +273,8 @@ class Vmscan:
         if (task.killed and self.fixes.throttle_skips_kthreads) or self.allow_direct_reclaim():
             return False
         self.vmstat.pgscan_direct_throttle += 1
+        if self.tracer is not None:
+            self.tracer.emit(_PFMEMALLOC_WAIT_BEGIN, task, self.node.nr_free, 0)
         if not gfp & GFP_FS and self.fixes.throttle_noio_bounded:
             deadline_ns = self.world.now_ns + NS_PER_S
             while not self.allow_direct_reclaim() and self.world.now_ns < deadline_ns:
@@ -264,6 +282,8 @@ class Vmscan:
         else:
             while not self.allow_direct_reclaim():
                 await self.pfmemalloc_wait.wait(task, killable=True)
+        if self.tracer is not None:
+            self.tracer.emit(_PFMEMALLOC_WAIT_END, task, self.node.nr_free, 0)
         return task.killed
 
     # -- one pass over the node -----------------------------------------------------------------------------------
@@ -401,6 +421,9 @@ class Vmscan:
             self.nr_writeback_throttled += 1
         begun_ns = self.world.now_ns
         await self.throttles.queues[reason].wait(task, timeout_ns=THROTTLE_TIMEOUT_NS[reason])
+        if self.tracer is not None:
+            timeout_us, slept_us = THROTTLE_TIMEOUT_NS[reason] // 1000, (self.world.now_ns - begun_ns) // 1000
+            self.tracer.emit(_THROTTLED, task, 0, timeout_us, slept_us, self.tracer.name(reason))
         if reason == "VMSCAN_THROTTLE_WRITEBACK":
             self.nr_writeback_throttled -= 1
         slept = self.throttles.slept_ns

@@ -123,7 +123,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     series: dict[str, Any]
     counters: dict[str, dict[str, int]]
     """Of an emulated run: first, last, min and max of each counter."""
-    about: dict[str, str]
+    about: dict[str, Any]
+    """Of an emulated run: scenario, seed, verdict, explanation."""
     quantile_error: float
     histograms: dict[str, dict[str, Any]]
     """By kind of wait, in nanoseconds: the buckets that are not empty, for ``netvm diff``."""
@@ -273,7 +274,7 @@ class Profiler:
             worst=[self._worst_of(span) for _, _, span in sorted(self._worst, reverse=True)],
             series=self._series(),
             counters=dict(sorted(self._counters.items())),
-            about=recorded.about,
+            about=recorded.facts,
             quantile_error=RELATIVE_ERROR_MAX,
             histograms={kind: _sparse(histogram) for kind, histogram in sorted(self._by_kind.items())},
         )

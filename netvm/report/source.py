@@ -18,6 +18,7 @@ from typing import IO, Final
 from netvm.errors import UsageError
 from netvm.report.ftrace import FtraceReader
 from netvm.report.ftraceline import FTRACE_PREFIX
+from netvm.report.native import MAGIC, read_native
 from netvm.report.perf_script import PERF_PREFIX, read_perf_script
 from netvm.report.reorder import in_order
 from netvm.trace.records import RecordArray, Recorded
@@ -51,6 +52,10 @@ def _read(pieces: Iterator[bytes], path: Path, recorded: Recorded, *, keep_paylo
     """Generate the records of a stream whose format its beginning tells."""
     head = next(pieces, b"")
     whole = chain([head], pieces)
+    if head.startswith(MAGIC):
+        recorded.source = "netvm"
+        yield from read_native(whole, recorded)
+        return
     for magic, remedy in _FOREIGN.items():
         if head.startswith(magic):
             raise UsageError(f"{path}: {remedy}")

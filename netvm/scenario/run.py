@@ -13,6 +13,7 @@ import structlog
 from netvm import __version__
 from netvm.host.boot import boot, start_threads
 from netvm.host.machine import Host
+from netvm.host.tracing import attach
 from netvm.mm.invariants import audit_memory
 from netvm.mm.lru import LRU_NAMES
 from netvm.pagecache.invariants import audit_pagecache
@@ -38,6 +39,7 @@ from netvm.scenario.schema import Scenario, Verdict
 from netvm.scenario.traffic import start_traffic
 from netvm.scenario.verdict import explain_hang, explain_oom, hang_kind, judge, lost_writes
 from netvm.scenario.workload import Program, start_workloads
+from netvm.trace.recorder import Recorder
 from netvm.units import NS_PER_MS, NS_PER_S
 
 __all__ = ["Experiment", "run_scenario"]
@@ -61,12 +63,14 @@ def run_scenario(
     progress: Callable[[Progress], None] | None = None,
     oracle: Oracle | None = None,
     logger: Any = None,
+    tracer: Callable[[World], Recorder] | None = None,
 ) -> Outcome:
     """Run a scenario to its end and return what it came to; on Ctrl-C what there is, marked as partial.
 
-    ``logger`` is a structlog logger for what an operator would read in the kernel log; none is silence.
+    ``logger`` is a structlog logger for what an operator would read in the kernel log; none is silence. ``tracer``
+    makes the recorder of the run in its world; none records nothing.
     """
-    experiment = Experiment(scenario, name=name, progress=progress, oracle=oracle, logger=logger)
+    experiment = Experiment(scenario, name=name, progress=progress, oracle=oracle, logger=logger, tracer=tracer)
     try:
         run_virtual(experiment.run)
     except KeyboardInterrupt:
@@ -85,6 +89,7 @@ class Experiment:
         progress: Callable[[Progress], None] | None = None,
         oracle: Oracle | None = None,
         logger: Any = None,
+        tracer: Callable[[World], Recorder] | None = None,
     ) -> None:
         self.scenario = scenario
         self.name = name
@@ -99,6 +104,8 @@ class Experiment:
         self.world = World(seeds=seeds, oracle=oracle or oracle_named(scenario.run.oracle, seeds))
         self._logger = logger if logger is not None else structlog.wrap_logger(structlog.ReturnLogger())
         self.host: Host = boot(self.world, scenario, log=self.log)
+        if tracer is not None:
+            attach(self.host, tracer(self.world))
         self._progress = progress
         self._detector: HangDetector | None = None
         self._begun_ns = 0

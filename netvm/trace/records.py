@@ -11,7 +11,7 @@ tracepoints does not know, the first argument is its name and the second what it
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -130,5 +130,5 @@ class Recorded:
     clock: str = "mono"
     source: str = ""
     """Where it comes from: ``ftrace``, ``perf``, ``netvm``."""
-    about: dict[str, str] = field(default_factory=dict)
-    """Facts of an emulated run: scenario, seed, verdict."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What an emulated run is of: scenario, seed, verdict, explanation."""

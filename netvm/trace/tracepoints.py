@@ -134,14 +134,13 @@ COUNTERS: Final = (
     "nr_writeback",
     "reserve_used",
     "rx_ring",
-    "tx_queue",
     "tcp_mem",
     "swap_used",
     "bio_pool",
     "kswapd_failures",
 )
-"""Names of the counters that a recorder samples; pages, but for ``rx_ring`` (buffers), ``tx_queue`` (packets),
-``bio_pool`` (elements in the pool) and ``kswapd_failures``."""
+"""Names of the counters that a recorder samples; pages, but for ``rx_ring`` (buffers), ``bio_pool`` (elements in the
+pool) and ``kswapd_failures``."""
 
 
 def _fields(text: str) -> tuple[Field, ...]:

@@ -5,6 +5,8 @@ same object because the kernel prints them in the same file. ``pgalloc``, ``allo
 so live in dictionaries keyed by the zone's lower-case name; :meth:`VmStat.as_dict` flattens them.
 """
 
+from collections.abc import Callable
+
 __all__ = ["NetStat", "VmStat"]
 
 _GAUGES = (
@@ -151,14 +153,18 @@ class VmStat:
 class NetStat:
     """Counters of ``/proc/net/netstat`` (TcpExt) and the drivers' own; only what was counted is kept."""
 
-    __slots__ = ("counts",)
+    __slots__ = ("counts", "told")
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.told: Callable[[str, int], None] | None = None
+        """Told of everything that is counted; a recorder listens for what is dropped."""
 
     def add(self, name: str, nr: int = 1) -> None:
         """Count ``nr`` under a kernel name."""
         self.counts[name] = self.counts.get(name, 0) + nr
+        if self.told is not None:
+            self.told(name, nr)
 
     def __getitem__(self, name: str) -> int:
         return self.counts.get(name, 0)

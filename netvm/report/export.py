@@ -1,0 +1,52 @@
+"""A trace turned into another format: the suffix of the file names it.
+
+Each format is a module of its own; this one knows which is which. All of them are written as a stream, out of one pass
+over the records in order of time.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from netvm.errors import UsageError
+from netvm.report.ftrace_text import ftrace_lines
+from netvm.report.native import NativeWriter
+from netvm.report.source import open_trace
+
+__all__ = ["NATIVE_SUFFIXES", "check_suffix", "export"]
+
+NATIVE_SUFFIXES: Final = (".nvt",)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise UsageError if no format has the suffix of ``path``."""
+    if path.suffix not in _WRITERS:
+        known = ", ".join(f"{suffix} ({told})" for suffix, (told, _) in _WRITERS.items())
+        raise UsageError(f"{path}: the suffix names the format; must be one of {known}")
+
+
+def export(source: Path, target: Path) -> None:
+    """Write the trace ``source`` as ``target``, in the format its suffix names. Raises UsageError."""
+    check_suffix(target)
+    try:
+        _WRITERS[target.suffix][1](source, target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+def _native(source: Path, target: Path) -> None:
+    with open_trace(source, keep_payload=True) as (recorded, batches), NativeWriter(target, recorded) as writer:
+        for batch in batches:
+            writer.write(batch)
+        writer.about(recorded.facts)
+
+
+def _ftrace(source: Path, target: Path) -> None:
+    with open_trace(source, keep_payload=True) as (recorded, batches), target.open("w", encoding="utf-8") as file:
+        file.writelines(ftrace_lines(batches, recorded))
+
+
+_WRITERS: Final[dict[str, tuple[str, Callable[[Path, Path], None]]]] = {
+    ".nvt": ("netvm's own", _native),
+    ".txt": ("ftrace text", _ftrace),
+}

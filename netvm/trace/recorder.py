@@ -1,0 +1,178 @@
+"""The recorder: tracepoints of an emulated host, written down as they are passed.
+
+A room that has tracepoints has an attribute ``tracer``, which is None or a :class:`Recorder`; so a tracepoint that is
+off costs one test. On, it packs one fixed-size record (:mod:`netvm.trace.records`) into a preallocated array. Nothing
+is formatted. A full array goes to ``sink``, which may write it to disk, or is kept.
+
+A record's time is its task's own: the world's, and what the task has used of a CPU and not paid yet, as a clock read in
+the kernel at that place would show. Records of different tasks may so stand out of order by as much as a task may owe;
+readers put them in order (:mod:`netvm.report.reorder`).
+
+Counters are sampled on change: at most once every :data:`SAMPLE_NS`, with the first record after it, and only those
+that have another value than before are written.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from struct import Struct
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netvm.runtime.task import Task
+from netvm.runtime.world import World
+from netvm.trace.records import RECORD, RecordArray, Recorded
+from netvm.trace.tracepoints import ARGS_MAX, COUNTERS, TRACEPOINTS, number_of
+
+__all__ = ["DEFAULT_GROUPS", "FULL_GROUPS", "SAMPLE_NS", "Recorder"]
+
+CHUNK_RECORDS: Final = 1 << 14
+SAMPLE_NS: Final = 1_000_000
+DEFAULT_GROUPS: Final = ("vmscan", "oom", "writeback", "netvm")
+FULL_GROUPS: Final = (*DEFAULT_GROUPS, "kmem", "sock", "skb", "tcp", "workqueue")
+
+_COUNTER: Final = number_of("counter")
+_PACK: Final = tuple(Struct(f"<qHHiH6x{nr}q").pack_into for nr in range(ARGS_MAX + 1))
+_SIZE: Final = RECORD.itemsize
+assert Struct(f"<qHHiH6x{ARGS_MAX}q").size == _SIZE
+
+
+class Recorder:
+    """Records of one host."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        groups: Iterable[str] = DEFAULT_GROUPS,
+        sink: Callable[[RecordArray], None] | None = None,
+    ) -> None:
+        self.world = world
+        self.recorded = Recorded(source="netvm")
+        self.groups = frozenset(groups)
+        self.nr_records = 0
+        self.counters: Callable[[], Sequence[int]] | None = None
+        """Returns the values of :data:`~netvm.trace.tracepoints.COUNTERS`, in their order."""
+        self.gfp_name: Callable[[int], str] = hex
+        """Spells a mask; set by the host, whose masks they are."""
+        self._sink = sink
+        self._full: list[RecordArray] = []
+        self._enabled = [point.group in self.groups for point in TRACEPOINTS]
+        self._chunk: RecordArray = np.zeros(CHUNK_RECORDS, dtype=RECORD)
+        self._buffer = self._chunk.view(np.uint8).data
+        self._next = 0
+        self._tasks: dict[int, int] = {}
+        self._masks: dict[int, int] = {}
+        self._sampled_ns = -SAMPLE_NS
+        self._values: list[int | None] = [None] * len(COUNTERS)
+        self._counter_names = [self.recorded.names.intern(name) for name in COUNTERS]
+        self.recorded.names.intern("")
+        self._idle = self.recorded.tasks.intern("<idle>", 0)
+
+    def wants(self, group: str) -> bool:
+        """Say whether a group of tracepoints is on."""
+        return group in self.groups
+
+    def name(self, text: str) -> int:
+        """Return the number of a string, for an argument."""
+        return self.recorded.names.intern(text)
+
+    def mask(self, gfp: int) -> int:
+        """Return the number of a mask's name, for an argument."""
+        number = self._masks.get(gfp)
+        if number is None:
+            number = self._masks[gfp] = self.recorded.names.intern(self.gfp_name(gfp))
+        return number
+
+    def emit(self, event: int, task: Task | None, *args: int) -> None:
+        """Write one record."""
+        if not self._enabled[event]:
+            return
+        time_ns = self.world.now_ns
+        cpu = 0
+        number = self._idle
+        if task is not None:
+            if task.cpus is not None:
+                time_ns += int(task.charge_ns * task.cpus.scale)
+                if task.cpu is not None:
+                    cpu = task.cpu.index
+            number = self._tasks.get(task.number, -1)
+            if number < 0:
+                number = self._tasks[task.number] = self.recorded.tasks.intern(task.comm, task.pid)
+        if self._next == CHUNK_RECORDS:
+            self._rotate()
+        _PACK[len(args)](self._buffer, self._next * _SIZE, time_ns, event, cpu, number, _NO_FLAGS, *args)
+        self._next += 1
+        if time_ns - self._sampled_ns >= SAMPLE_NS and self.counters is not None:
+            self._sample(time_ns)
+
+    def emit_many(self, event: int, task: Task, args: npt.NDArray[np.int64]) -> None:
+        """Write a record for each row of ``args``, all of the same time."""
+        if not self._enabled[event] or not len(args):
+            return
+        rows: RecordArray = np.zeros(len(args), dtype=RECORD)
+        unpaid_ns = int(task.charge_ns * task.cpus.scale) if task.cpus is not None else 0
+        rows["time_ns"] = self.world.now_ns + unpaid_ns
+        rows["event"] = event
+        rows["task"] = self.recorded.tasks.intern(task.comm, task.pid)
+        rows["flags"] = _NO_FLAGS
+        rows["args"][:, : args.shape[1]] = args
+        while len(rows):
+            room = min(CHUNK_RECORDS - self._next, len(rows))
+            self._chunk[self._next : self._next + room] = rows[:room]
+            self._next += room
+            rows = rows[room:]
+            if self._next == CHUNK_RECORDS:
+                self._rotate()
+
+    def sample(self) -> None:
+        """Sample the counters now, whenever that was done last."""
+        if self.counters is not None:
+            self._sample(self.world.now_ns)
+
+    def _sample(self, time_ns: int) -> None:
+        """Write the counters that have changed."""
+        assert self.counters is not None
+        self._sampled_ns = time_ns
+        for index, value in enumerate(self.counters()):
+            if value != self._values[index]:
+                self._values[index] = value
+                if self._next == CHUNK_RECORDS:
+                    self._rotate()
+                _PACK[2](
+                    self._buffer,
+                    self._next * _SIZE,
+                    time_ns,
+                    _COUNTER,
+                    0,
+                    self._idle,
+                    _NO_FLAGS,
+                    self._counter_names[index],
+                    value,
+                )
+                self._next += 1
+
+    def _rotate(self) -> None:
+        chunk = self._chunk[: self._next]
+        self.nr_records += self._next
+        if self._sink is not None:
+            self._sink(chunk)
+        else:
+            self._full.append(chunk)
+        self._chunk = np.zeros(CHUNK_RECORDS, dtype=RECORD)
+        self._buffer = self._chunk.view(np.uint8).data
+        self._next = 0
+
+    def finish(self) -> None:
+        """Hand on what is left."""
+        if self._next:
+            self._rotate()
+
+    def batches(self) -> list[RecordArray]:
+        """Return what was kept, in the order of recording."""
+        self.finish()
+        return self._full
+
+
+_NO_FLAGS: Final = len(COUNTERS)
+"""The empty string, interned after the counters' names."""

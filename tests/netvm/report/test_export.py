@@ -1,0 +1,27 @@
+"""Traces from one format to another."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netvm.errors import UsageError
+from netvm.report.export import check_suffix, export
+
+_TRACE = Path(__file__).parents[2] / "data" / "traces" / "D2-guestnbd-2ms-a" / "ftrace.txt.gz"
+
+
+def test_there_and_back(tmp_path: Path, profile_of: Callable[[Path], Any]) -> None:
+    """Text to netvm's own and back to text changes nothing that is measured."""
+    export(_TRACE, tmp_path / "a.nvt")
+    export(tmp_path / "a.nvt", tmp_path / "b.txt")
+    assert profile_of(tmp_path / "b.txt") == profile_of(_TRACE)
+
+
+def test_the_suffix_names_the_format(tmp_path: Path) -> None:
+    """A suffix that no format has is refused with those that are known."""
+    with pytest.raises(UsageError, match=r"x.doc: the suffix names the format; must be one of \.nvt"):
+        check_suffix(tmp_path / "x.doc")
+    with pytest.raises(UsageError, match="cannot be written"):
+        export(_TRACE, tmp_path / "no" / "such.txt")
