@@ -54,13 +54,10 @@ from netvm.runtime.seeds import Stream
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
-from netvm.trace.tracepoints import number_of
+from netvm.trace.recorder import Recorder
 from netvm.trace.vmstat import VmStat
 
 __all__ = ["GFP_SWAPIN", "SwapArea"]
-
-_SWAPIN_BEGIN: Final = number_of("swapin_begin")
-_SWAPIN_END: Final = number_of("swapin_end")
 
 GFP_SWAPIN: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP
 
@@ -100,6 +97,7 @@ class SwapArea:
         self.costs = costs
         self.readahead = SwapReadahead(page_cluster=page_cluster, rotational=rotational)
         self.vmscan: Vmscan
+        self.tracer: Recorder | None = None
         self.slots = SwapSlots(nr_pages, random=random)
         self.count = self.slots.count
         """swap_map: references from page tables."""
@@ -350,12 +348,7 @@ class SwapArea:
         if queue is None:
             resource = Resource("page", f"lock of page {pfn} (swap-in)", lambda: self._providers_of_page(pfn))
             queue = self._page_waits[pfn] = WaitQueue(self.world, resource)
-        tracer = self.vmscan.tracer
-        if tracer is not None:
-            tracer.emit(_SWAPIN_BEGIN, task, pfn)
-        await queue.wait(task)
-        if tracer is not None:
-            tracer.emit(_SWAPIN_END, task, pfn)
+        await (queue.wait(task) if self.tracer is None else self.tracer.wait(task, pfn, queue.wait(task)))
 
     def _wake_page(self, pfn: int) -> None:
         """Wake who waits for a page that has been unlocked (folio_unlock)."""

@@ -34,6 +34,9 @@ def attach(host: Host, recorder: Recorder) -> None:
     """Turn the tracepoints of a host on."""
     recorder.gfp_name = gfp_name
     host.vmscan.tracer = recorder
+    host.pages.tracer = recorder
+    host.oom.tracer = recorder
+    host.swap.tracer = recorder
     host.queue.tracer = recorder
     pool: Mempool[int] = host.bios.pool
     pool.tracer = recorder

@@ -19,6 +19,7 @@ from netvm.mm.vmscan import Vmscan
 from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import World
+from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
 from netvm.units import NS_PER_S
 
@@ -63,6 +64,7 @@ class OomKiller:
         self.kills: list[OomKill] = []
         self.unmap: Callable[[AddressSpace], None]
         """Frees a process's memory (``__oom_reap_task_mm``); set where the host is wired."""
+        self.tracer: Recorder | None = None
         self.panicked = False
         self._locked = False
         vmscan.pages.oom = self
@@ -141,9 +143,8 @@ class OomKiller:
             gfp_mask=f"{gfp:#x}({gfp_name(gfp)})",
             order=order,
         )
-        tracer = vmscan.tracer
-        if tracer is not None:
-            tracer.emit(_MARK_VICTIM, task, victim.task.pid)
+        if self.tracer is not None:
+            self.tracer.emit(_MARK_VICTIM, task, victim.task.pid)
         victim.killed = True
         victim.task.flags |= PF_OOM_VICTIM
         victim.task.kill()

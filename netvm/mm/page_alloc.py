@@ -67,7 +67,7 @@ from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.workqueue import PF_WQ_WORKER
 from netvm.runtime.world import World
-from netvm.trace.tracepoints import number_of
+from netvm.trace.recorder import Recorder
 from netvm.trace.vmstat import VmStat
 from netvm.units import JIFFY_NS
 
@@ -77,12 +77,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_RECLAIM_RETRIES", "PageAllocator"]
 
-_ALLOC_STALL_BEGIN: Final = number_of("alloc_stall_begin")
-_ALLOC_STALL_END: Final = number_of("alloc_stall_end")
-
 MAX_RECLAIM_RETRIES: Final = 16
-_PLENTY: Final = 4096
-"""Pages above a mark: so far from it single requests and a block of them are treated alike."""
+_PLENTY: Final = 4096  # pages above a mark: so far from it single requests and a block of them are treated alike
 
 
 class PageAllocator:
@@ -111,16 +107,15 @@ class PageAllocator:
         self.fixes = fixes
         self.costs = costs
         self.softirq = softirq
-        """Stands for whatever is allocated in atomic context; its PF_MEMALLOC is the interrupted task's, as set for a
-        reserve packet."""
+        """Stands for whatever is allocated in atomic context; its PF_MEMALLOC is that of the task it interrupted."""
         self.log = log
+        self.tracer: Recorder | None = None
         self.node_dirty_ok: NodeDirtyPort = lambda: True
         self.vmscan: Vmscan
         self.oom: OomKiller
         self.failures: dict[tuple[str, int, int], int] = {}
         """Allocation failures by (comm, order, mask): what warn_alloc would have printed."""
-        self.memory = Resource("memory", "a free page")
-        """What every memory wait waits for; its providers are set where the host is wired."""
+        self.memory = Resource("memory", "a free page")  # its providers are set where the host is wired
         buddy.boosted = self._boosted
 
     # -- masks to flags -------------------------------------------------------------------------------------------
@@ -128,9 +123,7 @@ class PageAllocator:
     @staticmethod
     def migratetype(gfp: int) -> int:
         """Return the migrate type a mask asks for (gfp_migratetype)."""
-        if gfp & GFP_MOVABLE:
-            return MOVABLE
-        return RECLAIMABLE if gfp & GFP_RECLAIMABLE else UNMOVABLE
+        return MOVABLE if gfp & GFP_MOVABLE else RECLAIMABLE if gfp & GFP_RECLAIMABLE else UNMOVABLE
 
     def gfp_to_alloc_flags(self, gfp: int, order: int) -> int:
         """Return the slow path's flags for a mask (gfp_to_alloc_flags)."""
@@ -262,9 +255,7 @@ class PageAllocator:
     async def alloc_pages_slowpath(self, task: Task, order: int, gfp: int, owner: int) -> int:
         """Do what the fast path could not (__alloc_pages_slowpath)."""
         pfn, alloc_flags = self._first_slow_attempts(task, order, gfp, owner)
-        tracer = self.vmscan.tracer if pfn < 0 and gfp & GFP_DIRECT_RECLAIM and not task.flags & PF_MEMALLOC else None
-        if tracer is not None:
-            tracer.emit(_ALLOC_STALL_BEGIN, task, order, tracer.mask(gfp))
+        stalls = pfn < 0 and self.tracer is not None and self.tracer.begin_stall(task, order, gfp)
         no_progress_loops = 0
         while pfn < 0:
             pfn, loops = await self._reclaim_round(task, order, gfp, alloc_flags, no_progress_loops, owner)
@@ -283,8 +274,8 @@ class PageAllocator:
                 await self._cond_resched(task)
             pfn, alloc_flags = self._retry_attempt(task, order, gfp, alloc_flags, owner)
         task.spins_at = ""
-        if tracer is not None:
-            tracer.emit(_ALLOC_STALL_END, task, order, pfn)
+        if stalls and self.tracer is not None:
+            self.tracer.end_stall(task, order, pfn)
         if pfn < 0:
             self.warn_alloc(task, order, gfp)
         return pfn

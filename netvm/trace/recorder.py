@@ -12,7 +12,7 @@ Counters are sampled on change: at most once every :data:`SAMPLE_NS`, with the f
 that have another value than before are written.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from struct import Struct
 from typing import Final
 
@@ -31,6 +31,10 @@ SAMPLE_NS: Final = 1_000_000
 DEFAULT_GROUPS: Final = ("vmscan", "oom", "writeback", "netvm")
 FULL_GROUPS: Final = (*DEFAULT_GROUPS, "kmem", "sock", "skb", "tcp", "workqueue")
 
+_STALL_BEGIN: Final = number_of("alloc_stall_begin")
+_STALL_END: Final = number_of("alloc_stall_end")
+_SWAPIN_BEGIN: Final = number_of("swapin_begin")
+_SWAPIN_END: Final = number_of("swapin_end")
 _COUNTER: Final = number_of("counter")
 _PACK: Final = tuple(Struct(f"<qHHiH6x{nr}q").pack_into for nr in range(ARGS_MAX + 1))
 _SIZE: Final = RECORD.itemsize
@@ -124,6 +128,21 @@ class Recorder:
             rows = rows[room:]
             if self._next == CHUNK_RECORDS:
                 self._rotate()
+
+    def begin_stall(self, task: Task, order: int, gfp: int) -> bool:
+        """An allocation that has found no page goes on to wait for one, if its mask lets it; True."""
+        self.emit(_STALL_BEGIN, task, order, self.mask(gfp))
+        return True
+
+    def end_stall(self, task: Task, order: int, pfn: int) -> None:
+        """An allocation that waited has a page, or -1."""
+        self.emit(_STALL_END, task, order, pfn)
+
+    async def wait(self, task: Task, pfn: int, waiting: Awaitable[object]) -> None:
+        """A task waits for a page that it has faulted on and that is being read."""
+        self.emit(_SWAPIN_BEGIN, task, pfn)
+        await waiting
+        self.emit(_SWAPIN_END, task, pfn)
 
     def sample(self) -> None:
         """Sample the counters now, whenever that was done last."""
