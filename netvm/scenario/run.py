@@ -155,7 +155,8 @@ class Experiment:
             return
         self.hang = hang_kind(self.host)
         self.proved = proved
-        self.explanation = explain_hang(self.host, self.programs, proved=proved)
+        timeout_s = self.scenario.vm.hung_task_timeout_secs
+        self.explanation = explain_hang(self.host, self.programs, proved=proved, timeout_s=timeout_s)
         self.world.stop()
 
     def _out_of_time(self) -> None:

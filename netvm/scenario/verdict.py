@@ -80,12 +80,15 @@ def lost_writes(host: Host) -> list[str]:
 # -- a hang ---------------------------------------------------------------------------------------------------------
 
 
-def explain_hang(host: Host, programs: list[Program], *, proved: bool) -> list[str]:
-    """Say why nothing moves any more: the machine's figures, each stuck task, and the shortest chain of the knot."""
+def explain_hang(host: Host, programs: list[Program], *, proved: bool, timeout_s: int) -> list[str]:
+    """Say why nothing moves any more: the machine's figures, each stuck task, and the shortest chain of the knot.
+
+    ``timeout_s`` is after how long a standstill that is not ``proved`` was reported.
+    """
     how = (
         "proved: only retries are left and they change nothing"
         if proved
-        else f"reported: nothing got done for {_timeout_s(host)} s"
+        else f"reported: nothing got done for {timeout_s} s"
     )
     lines = [f"hung at {host.world.now_ns / NS_PER_S:.3f} s ({how})"]
     lines += _memory_lines(host)
@@ -97,10 +100,6 @@ def explain_hang(host: Host, programs: list[Program], *, proved: bool) -> list[s
     if start is not None:
         lines.append("the knot: " + " -> ".join(_node_name(node) for node in shortest_chain(knot, start)))
     return lines
-
-
-def _timeout_s(host: Host) -> int:
-    return int(getattr(host, "hung_task_timeout_secs", 120))
 
 
 def _is_stuck(task: Task) -> bool:

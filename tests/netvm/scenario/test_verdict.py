@@ -12,7 +12,7 @@ from netvm.scenario.load import scenario_from
 from netvm.scenario.outcome import Outcome
 from netvm.scenario.run import Experiment, run_scenario
 from netvm.scenario.schema import Scenario
-from netvm.scenario.verdict import explain_oom, hang_kind, judge, lost_writes
+from netvm.scenario.verdict import explain_hang, explain_oom, hang_kind, judge, lost_writes
 
 
 def small(**tables: Any) -> Scenario:
@@ -129,6 +129,13 @@ def test_who_waits_for_the_world_is_not_stuck(idle: Experiment) -> None:
     task.resource = Resource("lock", "a lock")
     task.spins_at = "a loop"
     assert hang_kind(idle.host) == "LIVELOCK"
+
+
+def test_a_hang_is_proved_or_reported(idle: Experiment) -> None:
+    """What is not proved says after how long it was reported: the scenario's limit."""
+    proved, reported = (explain_hang(idle.host, [], proved=how, timeout_s=30)[0] for how in (True, False))
+    assert proved == "hung at 0.000 s (proved: only retries are left and they change nothing)"
+    assert reported == "hung at 0.000 s (reported: nothing got done for 30 s)"
 
 
 def test_a_kill_is_explained(idle: Experiment) -> None:
