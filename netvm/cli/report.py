@@ -44,8 +44,8 @@ def outcome_text(outcome: Outcome, *, coloured: bool) -> str:
             *(line for workload in outcome.workload for line in _workload(workload)),
             *(_counters(outcome.vmstat)),
             *_latency(outcome.direct_reclaim_latency_us),
-            f"reserve: {outcome.reserve.pages} pages below min; drawn from there and held, at the peak: {outcome.reserve.peak_used}"
-            + _owners("; by owner: ", outcome.reserve.by_owner),
+            f"reserve: {outcome.reserve.pages} pages below min; drawn from there and held, at the peak: "
+            f"{outcome.reserve.peak_used}" + _owners("; by owner: ", outcome.reserve.by_owner),
             "drops: " + (_owners("", outcome.drops) or "none"),
             f"replay: {outcome.replay}",
         ]
