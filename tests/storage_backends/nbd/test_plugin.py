@@ -1,0 +1,57 @@
+"""The door to NBD: what the host gets, and what faults do to it."""
+
+import pytest
+
+from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK
+from netvm.host.backend import load_backend
+from netvm.units import NS_PER_S
+from storage_backends.nbd.plugin import backend
+
+REMOTE = '[storage]\nkind = "nbd"\nsize_mib = 64\n'
+LOCAL = '[nic]\nkind = "loopback"\n[storage]\nkind = "nbd"\nplace = "local"\nsize_mib = 64\n'
+
+
+def test_the_entry_point_is_this_door():
+    """``storage.kind = "nbd"`` finds this backend."""
+    assert load_backend("nbd") is backend
+
+
+@pytest.mark.parametrize(("text", "nr_threads"), [(REMOTE, 0), (LOCAL, 2)])
+def test_a_server_on_the_host_has_threads_there(device, text, nr_threads):
+    """A local server is two threads of the host, a remote one none."""
+
+    async def script(d, task):
+        assert len(d.host.backend.tasks()) == nr_threads
+        d.submit(0, [1])
+        assert await d.until_ended(task, 1) == [BLK_STS_OK]
+
+    device(text).run(script)
+
+
+@pytest.mark.parametrize("text", [REMOTE, LOCAL])
+def test_a_restart_loses_the_connection_for_good(device, text):
+    """NBD has no way back: after a restart of the server every request fails."""
+
+    async def script(d, task):
+        d.submit(0, [1])
+        await d.until_ended(task, 1)
+        d.host.backend.restart_server(d.world.now_ns + NS_PER_S)
+        await d.until(task, lambda: d.queue.driver.dead, within_ms=100)
+        d.submit(8, [2])
+        assert await d.until_ended(task, 2, within_ms=2000) == [BLK_STS_OK, BLK_STS_IOERR]
+
+    device(text).run(script)
+
+
+def test_the_digest_changes_with_what_is_in_flight(device):
+    """Two looks at an idle backend are equal; with a request under way they are not."""
+
+    async def script(d, task):
+        d.host.backend.stall(d.world.now_ns + NS_PER_S)
+        before = d.host.backend.digest()
+        assert d.host.backend.digest() == before
+        d.submit(0, [1])
+        await d.until(task, lambda: False, within_ms=5)
+        assert d.host.backend.digest() != before
+
+    device(REMOTE).run(script)
