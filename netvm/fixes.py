@@ -65,6 +65,10 @@ class Fixes:
     noio_isolation_limit: bool = True
     less_throttle: bool = True
     local_throttle: bool = True
+    per_bdi_dirty_limits: bool = True
+    io_less_throttle: bool = True
+    loop_less_throttle: bool = True
+    loop_noio: bool = True
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True
@@ -287,6 +291,34 @@ _TABLE = (
         version="5.7",
         source='a37b0715ddf3 "mm/writeback: replace PF_LESS_THROTTLE with PF_LOCAL_THROTTLE", NeilBrown',
         summary="a server or lower layer on this host is held back for the dirt of its own device only",
+    ),
+    Fix(
+        name="per_bdi_dirty_limits",
+        year=2007,
+        version="2.6.24",
+        source='04fbfdc14e5f "mm: per device dirty threshold", Peter Zijlstra',
+        summary="a writer is held back for the dirt of its own device; before, for all dirt of the machine",
+    ),
+    Fix(
+        name="io_less_throttle",
+        year=2011,
+        version="3.2",
+        source='143dfe8611a6 "writeback: IO-less balance_dirty_pages()", Wu Fengguang',
+        summary="a writer over the limit sleeps for a computed pause; before, it wrote pages itself and waited",
+    ),
+    Fix(
+        name="loop_less_throttle",
+        year=2017,
+        version="4.13",
+        source='b2ee7d46befc "loop: Add PF_LESS_THROTTLE to block/loop device thread", NeilBrown',
+        summary="the loop device's worker is marked as a lower layer (PF_LESS_THROTTLE, from 5.7 PF_LOCAL_THROTTLE)",
+    ),
+    Fix(
+        name="loop_noio",
+        year=2019,
+        version="5.4",
+        source='d0a255e795ab "loop: set PF_MEMALLOC_NOIO for the worker thread", Mikulas Patocka',
+        summary="the loop device's worker allocates in a NOIO scope",
     ),
     Fix(
         name="io_flusher_servers",

@@ -121,6 +121,7 @@ class _Boot:
             vmscan=vmscan,
             queue=queue,
             bios=bios,
+            kblockd=workers.kblockd,
             unbound=workers.pools[2],
             cpus=self.cpus,
         )
@@ -360,6 +361,7 @@ def start_threads(host: Host) -> None:
     host.creator.start(PF_KTHREAD)
     for pool in host.pools:
         pool.start()
-    for queue in (host.kblockd, host.events, host.unbound, host.files.writeback):
-        queue.start()
+    for queue in (host.kblockd, host.events, host.unbound, host.files.writeback, host.files.loop_queue):
+        if queue is not None:
+            queue.start()
     host.kswapd.start(host.cpus)

@@ -18,6 +18,7 @@ from netvm.mm.vmscan import Vmscan
 from netvm.pagecache.block_fs import BlockFileSystem
 from netvm.pagecache.filemap import PageCache
 from netvm.pagecache.flusher import Flusher
+from netvm.pagecache.loop import LoopDevice
 from netvm.pagecache.ports import FileSystem
 from netvm.pagecache.readahead import FileReader
 from netvm.pagecache.reclaim import FileReclaim
@@ -37,6 +38,7 @@ class Files:
     cache: PageCache
     reader: FileReader
     writeback: Workqueue
+    loop_queue: Workqueue | None = None
     fs: FileSystem | None = None
     """The mounted file system; None if the storage is swap alone."""
 
@@ -66,6 +68,7 @@ def make_files(
     vmscan: Vmscan,
     queue: RequestQueue,
     bios: BioSet,
+    kblockd: Workqueue,
     unbound: WorkerPool,
     cpus: Cpus | None,
 ) -> Files:
@@ -110,7 +113,53 @@ def make_files(
             files.fs = backend.mount(_mount_context(files, pages, slabs, vmscan, cpus))
         else:
             files.fs = _block_fs(options, backend, files, slabs, queue, bios)
+        if options.storage.loop_mib:
+            files.fs = _on_loop(options, files, slabs, bios, kblockd, unbound)
     return files
+
+
+def _on_loop(
+    options: Any, files: Files, slabs: SlabCaches, bios: BioSet, kblockd: Workqueue, unbound: WorkerPool
+) -> BlockFileSystem:
+    """Mount a file system on a loop device on a file of the one below."""
+    assert files.fs is not None
+    cache = files.cache
+    nr_pages = options.storage.loop_mib * PAGES_PER_MIB
+    files.loop_queue = Workqueue("loop0", unbound, mem_reclaim=True)
+    device = LoopDevice(
+        cache,
+        files.reader,
+        cache.create(files.fs, "loop0", nr_pages),
+        name="loop0",
+        workqueue=files.loop_queue,
+        fixes=cache.pages.fixes,
+    )
+    queue = RequestQueue(
+        cache.world,
+        device.name,
+        device,
+        kblockd=kblockd,
+        costs=cache.costs,
+        max_pages=max(1, options.storage.max_sectors_kb // 4),
+        nr_requests=options.storage.nr_requests,
+        queue_depth=options.storage.queue_depth,
+    )
+    device.queue = queue
+    bdi = files.throttle.add_device(queue.name)
+    files.flusher.add_device(bdi)
+    return BlockFileSystem(
+        cache,
+        files.reader,
+        name=queue.name,
+        queue=queue,
+        bios=bios,
+        biovecs=_biovecs(files, slabs, bios),
+        buffer_heads=slabs["buffer_head"],
+        nr_blocks=nr_pages,
+        first_block=1,
+        bdi=bdi,
+        stored=lambda: device.backing.version,
+    )
 
 
 def _mount_context(
@@ -135,14 +184,6 @@ def _mount_context(
 def _block_fs(
     options: Any, backend: Backend, files: Files, slabs: SlabCaches, queue: RequestQueue, bios: BioSet
 ) -> BlockFileSystem:
-    world = files.cache.world
-    biovecs = BioSet(
-        world,
-        slabs["biovec-max"],
-        nomemalloc=files.cache.pages.fixes.mempool_nomemalloc,
-        providers=bios.pool.resource.providers or list,
-    )
-    biovecs.fill(files.cache.pages.softirq)
     bdi = files.throttle.add_device(queue.name)
     files.flusher.add_device(bdi)
     return BlockFileSystem(
@@ -151,10 +192,23 @@ def _block_fs(
         name=queue.name,
         queue=queue,
         bios=bios,
-        biovecs=biovecs,
+        biovecs=_biovecs(files, slabs, bios),
         buffer_heads=slabs["buffer_head"],
         nr_blocks=options.storage.size_mib * PAGES_PER_MIB,
         first_block=swap_pages(options.storage),
         bdi=bdi,
         stored=backend.stored,
     )
+
+
+def _biovecs(files: Files, slabs: SlabCaches, bios: BioSet) -> BioSet:
+    """Make the vectors of large bios, two of them kept."""
+    pages = files.cache.pages
+    biovecs = BioSet(
+        pages.world,
+        slabs["biovec-max"],
+        nomemalloc=pages.fixes.mempool_nomemalloc,
+        providers=bios.pool.resource.providers or list,
+    )
+    biovecs.fill(pages.softirq)
+    return biovecs

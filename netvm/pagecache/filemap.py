@@ -91,6 +91,7 @@ class PageCache:
         pages.node_dirty_ok = throttle.node_dirty_ok
         self.owner_file = pages.ledger.owner("file")
         self.mappings: dict[int, Mapping] = {}
+        flusher.mappings = self.mappings
         self.filesystems: list[FileSystem] = []
         self._next_version = 1
         self._writeback_waits: dict[int, WaitQueue] = {}
@@ -197,21 +198,30 @@ class PageCache:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    async def generic_perform_write(self, task: Task, mapping: Mapping, index: int, nr_pages: int) -> int:
-        """Write whole pages through the cache; return 0 or a negative errno, with what came before it done."""
+    async def generic_perform_write(
+        self, task: Task, mapping: Mapping, index: int, nr_pages: int, *, content: list[int] | None = None
+    ) -> int:
+        """Write whole pages through the cache; return 0 or a negative errno, with what came before it done.
+
+        The pages get new versions, or those of ``content``: then they are copies of what others have written.
+        """
+        begin = index
         end = index + nr_pages
         wb = mapping.fs.bdi
         mapping.extend(end)
         while index < end:
             if task.killed:
                 return -Errno.EINTR
-            limit = min(end - index, self._budget_pages(task), self.throttle.pages_until_look(task, wb))
+            limit = min(
+                end - index, self.budget_pages(task, self.costs.write_page), self.throttle.pages_until_look(task, wb)
+            )
             error = await mapping.fs.write_begin(task, mapping, index, limit)
             if error:
                 return error
-            done = self._write_block(task, mapping, index, limit)
+            copied = content[index - begin :] if content is not None else None
+            done = self._write_block(task, mapping, index, limit, copied)
             if not done:
-                done = await self._write_one(task, mapping, index)
+                done = await self._write_one(task, mapping, index, copied)
                 if done < 0:
                     return done
             index += done
@@ -220,15 +230,17 @@ class PageCache:
                 await task.cpus.cond_resched(task)
         return 0
 
-    def _budget_pages(self, task: Task) -> int:
-        """How many pages may be written before something else could happen, or as one block."""
+    def budget_pages(self, task: Task, cost_ns: int) -> int:
+        """Return how many pages of this cost may pass before something else could happen, or as one block."""
         cpus = task.cpus
         if cpus is None:
             return _BLOCK_MAX
         ahead_ns = max(min(self.world.horizon_ns() - self.world.now_ns, _TICK_NS), _BLOCK_NS)
-        return max(1, min(_BLOCK_MAX, ahead_ns // (int(self.costs.write_page * cpus.scale) or 1)))
+        return max(1, min(_BLOCK_MAX, ahead_ns // (int(cost_ns * cpus.scale) or 1)))
 
-    def _write_block(self, task: Task, mapping: Mapping, index: int, limit: int) -> int:
+    def _write_block(
+        self, task: Task, mapping: Mapping, index: int, limit: int, content: list[int] | None = None
+    ) -> int:
         """Write the pages that are all there, or all absent and to be had at once; return how many."""
         entries = mapping.pfn[index : index + limit]
         cached = bool(entries[0])
@@ -255,7 +267,7 @@ class PageCache:
             self._add_pages(mapping, index, pfns)
             self._trim_nodes(mapping, index + len(pfns), index + limit)
         task.charge_ns += len(pfns) * self.costs.write_page
-        self._write_end(task, mapping, index, pfns)
+        self._write_end(task, mapping, index, pfns, content)
         return len(pfns)
 
     def _trim_nodes(self, mapping: Mapping, start: int, end: int) -> None:
@@ -264,7 +276,7 @@ class PageCache:
             if node in mapping.node_slab and not mapping.node_entries[node]:
                 self.radix_nodes.free(mapping.node_slab.pop(node))
 
-    async def _write_one(self, task: Task, mapping: Mapping, index: int) -> int:
+    async def _write_one(self, task: Task, mapping: Mapping, index: int, content: list[int] | None = None) -> int:
         """Write one page, sleeping for memory or for its lock; return 1 or a negative errno."""
         while True:
             pfn = int(mapping.pfn_of[index]) - 1
@@ -280,7 +292,7 @@ class PageCache:
                 return pfn
             break
         task.charge_ns += self.costs.write_page
-        self._write_end(task, mapping, index, np.array([pfn], dtype=np.intp))
+        self._write_end(task, mapping, index, np.array([pfn], dtype=np.intp), content)
         return 1
 
     async def add_new_page(self, task: Task, mapping: Mapping, index: int, gfp: int, *, locked: bool = False) -> int:
@@ -298,11 +310,14 @@ class PageCache:
         self._add_pages(mapping, index, np.array([pfn], dtype=np.intp), locked=locked)
         return pfn
 
-    def _write_end(self, task: Task, mapping: Mapping, index: int, pfns: PfnArray) -> None:
+    def _write_end(self, task: Task, mapping: Mapping, index: int, pfns: PfnArray, content: list[int] | None) -> None:
         nr = len(pfns)
-        mapping.version[index : index + nr] = np.arange(self._next_version, self._next_version + nr)
+        if content is None:
+            mapping.version[index : index + nr] = np.arange(self._next_version, self._next_version + nr)
+            self._next_version += nr
+        else:
+            mapping.version[index : index + nr] = content[:nr]
         mapping.lost[index : index + nr] = False
-        self._next_version += nr
         self.set_page_dirty(task, mapping, np.arange(index, index + nr), pfns)
         mapping.fs.write_end(task, mapping, index, pfns)
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from netvm.errors import Errno
 from netvm.pagecache.bdi import BackingDevice, jiffies
+from netvm.pagecache.mapping import TAG_WRITEBACK
 from netvm.pagecache.ports import WB_SYNC_ALL, WB_SYNC_NONE, WritebackControl
 from netvm.pagecache.throttle import DirtyThrottle
-from netvm.runtime.task import Resource, Task
+from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.timer import TimerHandle, TimerKind
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.workqueue import WorkItem, Workqueue
@@ -81,6 +82,8 @@ class Flusher:
         self._inode_wait = WaitQueue(world, Resource("lock", "I_SYNC: writeback of an inode"))
         self.fdatawait: Callable[[Task, Mapping], Awaitable[None]]
         """Waits for a file's pages under writeback (the page cache's)."""
+        self.mappings: dict[int, Mapping] = {}
+        """All files of the host by their id (the page cache's)."""
         self.nr_chunks = 0
         """Rounds of writeback_sb_inodes over one file: writeback_start and writeback_written pairs."""
         throttle.flusher = self
@@ -258,6 +261,29 @@ class Flusher:
             if jiffies(self.world) > start + HZ // 10 or work.nr_pages <= 0:
                 break
         return progress
+
+    async def writeback_inodes_wb(self, task: Task, wb: BackingDevice, nr_pages: int) -> int:
+        """Write up to so many pages of a device in the caller's context; return how many (writeback_inodes, to 3.1)."""
+        work = WritebackWork(nr_pages=nr_pages, reason="background")
+        if not wb.b_io:
+            self._queue_io(wb, work)
+        await self._writeback_sb_inodes(task, wb, work)
+        if work.nr_pages == nr_pages and task.cpus is not None:
+            await task.cpus.cond_resched(task)
+        return nr_pages - work.nr_pages
+
+    def cleaners(self, devices: list[BackingDevice]) -> list[Provider | Task]:
+        """Say who could bring the dirt of these devices down: the writes under way, and their flushers."""
+        found: list[Provider | Task] = []
+        for wb in devices:
+            found += self._states[wb.name].workers()
+            if wb.nr_reclaimable and not wb.in_progress:
+                found.append(Provider(name=f"flush-{wb.name}"))
+        for mapping in self.mappings.values():
+            if mapping.nr_writeback and mapping.fs.bdi in devices:
+                index, _nr = mapping.first_tagged(TAG_WRITEBACK, 0, LONG_MAX, 1)
+                found += mapping.fs.needs_page(mapping, index)
+        return found
 
     def _requeue_inode(self, mapping: "Mapping", wbc: WritebackControl) -> None:
         """Put a file that is still dirty where it belongs (requeue_inode)."""

@@ -71,14 +71,26 @@ class FileReader:
                 continue
             if mapping.lost[index] and mapping.version[index] != mapping.stored[index]:
                 return -Errno.EIO
-            cache.lruvec.mark_accessed([pfn])
-            task.charge_ns += cache.costs.read_page
-            index += 1
+            index += self._copy_run(task, mapping, index, end)
             sequential = True
             ra.expected = index
             if task.cpus is not None:
                 await task.cpus.cond_resched(task)
         return 0
+
+    def _copy_run(self, task: Task, mapping: Mapping, index: int, end: int) -> int:
+        """Copy the pages that are there, from one that is to the first that needs a closer look; return how many."""
+        cache = self.cache
+        end = min(end, index + cache.budget_pages(task, cache.costs.read_page))
+        entries = mapping.pfn[index:end]
+        pfns: PfnArray = (entries - 1).astype(np.intp)
+        stop = (entries == 0) | (self.frames.flags[pfns] & np.uint16(PG_LOCKED | PG_READAHEAD) != 0)
+        stop |= mapping.lost[index:end]
+        stop[0] = False
+        nr = int(stop.argmax()) or len(pfns)
+        cache.lruvec.mark_accessed(pfns[:nr].tolist())
+        task.charge_ns += nr * cache.costs.read_page
+        return nr
 
     async def _readahead(
         self, task: Task, mapping: Mapping, ra: ReadAhead, index: int, end: int, *, sequential: bool

@@ -1,7 +1,7 @@
 """Holding back those who dirty pages faster than the storage takes them.
 
-Mirrors mm/page-writeback.c of 6.1: the limits (``global_dirtyable_memory``, ``domain_dirty_limits``), where a device
-should be (``wb_position_ratio``) and the pause (``balance_dirty_pages``).
+Mirrors mm/page-writeback.c of 6.1: the limits (``global_dirtyable_memory``, ``domain_dirty_limits``) and the pause
+(``balance_dirty_pages``), by the curve of :mod:`netvm.pagecache.position`.
 
 A writer is looked at each time it has dirtied ``nr_dirtied_pause`` pages. Below *freerun*, half way between the
 background threshold and the limit, it goes on. Above, it is to dirty at ``dirty_ratelimit`` scaled by how far the
@@ -13,9 +13,11 @@ A task with PF_LOCAL_THROTTLE goes on while its own device is below its own free
 Before that (``local_throttle``, 5.7) such a task had a limit a quarter higher (``less_throttle``, 2.6.12), which is not
 the same: once the others' dirt is past that too, it waits for them. Before both it was a writer like any other.
 
+Before 3.2 (``io_less_throttle``) a writer over the limit wrote pages of its own device itself and waited in
+congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``) for everybody's rest.
+
 # MODEL: counters are exact, so the kernel's approximations of per-cpu counters are kept as slack only where its
-# decisions use them (wb_stat_error); no memory groups. The preset of an old kernel changes these named fixes and not
-# the algorithm, which before 3.2 looped over congestion_wait instead of computing pauses.
+# decisions use them (wb_stat_error); no memory groups. Of the old kernels the wait is modelled, not each of its limits.
 """
 
 from dataclasses import dataclass
@@ -32,8 +34,15 @@ from netvm.pagecache.bdi import (
     FlexProportion,
     jiffies,
 )
+from netvm.pagecache.position import (
+    DirtyLimits,
+    dirty_poll_interval,
+    wb_max_pause,
+    wb_min_pause,
+    wb_position_ratio,
+)
 from netvm.runtime.costs import CpuCosts
-from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.task import Resource, Task
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
 from netvm.units import HZ, JIFFY_NS, PAGE_SHIFT, PAGE_SIZE
@@ -41,11 +50,11 @@ from netvm.units import HZ, JIFFY_NS, PAGE_SHIFT, PAGE_SIZE
 if TYPE_CHECKING:
     from netvm.pagecache.flusher import Flusher
 
-__all__ = ["MAX_PAUSE", "DirtyLimits", "DirtySysctls", "DirtyThrottle", "pos_ratio_polynom"]
+__all__ = ["DirtySysctls", "DirtyThrottle"]
 
-MAX_PAUSE: Final = max(HZ // 5, 1)
-"""Jiffies: 200 ms."""
-DIRTY_POLL_THRESH: Final = 128 >> (PAGE_SHIFT - 10)
+WRITE_CHUNK: Final = 1536
+"""Pages that a writer over the limit had to write before 3.2 (sync_writeback_pages)."""
+OLD_RATELIMIT_MAX: Final = 1024
 RATELIMIT_EXCEEDED: Final = 32 >> (PAGE_SHIFT - 10)
 """Pages between two looks while a device is over its share."""
 RATELIMIT_PAGES_MIN: Final = 16
@@ -54,9 +63,6 @@ INIT_PAGES: Final = 1748
 """Managed pages that are not free yet when the limit is first set."""
 INITIAL_PAUSE_PAGES: Final = 128 >> (PAGE_SHIFT - 10)
 """nr_dirtied_pause of a new task."""
-_ROUNDED_HZ: Final = 1 << (HZ - 1).bit_length()
-_ROUNDED_EIGHTH: Final = 1 << (HZ // 8).bit_length()
-_ONE: Final = 1 << RATELIMIT_CALC_SHIFT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,26 +75,6 @@ class DirtySysctls:
     bytes: int = 0
     writeback_centisecs: int = 500
     expire_centisecs: int = 3000
-
-
-@dataclass(slots=True, kw_only=True)
-class DirtyLimits:
-    """One look at the system (``struct dirty_throttle_control``), in pages."""
-
-    dirty: int
-    """Dirty and under writeback."""
-    nr_dirty: int
-    thresh: int
-    bg_thresh: int
-    wb_thresh: int = 0
-    wb_bg_thresh: int = 0
-    wb_dirty: int = 0
-    pos_ratio: int = 0
-
-    @property
-    def freerun(self) -> int:
-        """dirty_freerun_ceiling of the system."""
-        return (self.thresh + self.bg_thresh) // 2
 
 
 @dataclass(slots=True)
@@ -236,51 +222,9 @@ class DirtyThrottle:
         if self.dirty_limit > thresh:
             self.dirty_limit -= (self.dirty_limit - thresh) >> 5
 
-    # -- position -------------------------------------------------------------------------------------------------
-
     def setpoint(self, look: DirtyLimits) -> int:
         """Return where the system's dirty pages should be."""
         return (look.freerun + max(look.thresh, self.dirty_limit)) // 2
-
-    def wb_position_ratio(self, wb: BackingDevice, look: DirtyLimits) -> int:
-        """Return how much faster or slower than the ratelimit a writer should be, in 1/1024 (wb_position_ratio)."""
-        limit = max(look.thresh, self.dirty_limit)
-        if look.dirty >= limit:
-            return 0
-        if wb.strictlimit:
-            return self._strict_ratio(look)
-        setpoint = (look.freerun + limit) // 2
-        ratio = pos_ratio_polynom(setpoint, look.dirty, limit)
-        wb_thresh = max(min(look.wb_thresh, look.thresh), (limit - look.dirty) // 8)
-        x = (wb_thresh << 16) // (look.thresh | 1)
-        wb_setpoint = setpoint * x >> 16
-        span = (look.thresh - wb_thresh + 8 * wb.avg_write_bandwidth) * x >> 16
-        x_intercept = wb_setpoint + span
-        if look.wb_dirty < x_intercept - span // 4:
-            ratio = ratio * (x_intercept - look.wb_dirty) // ((x_intercept - wb_setpoint) | 1)
-        else:
-            ratio //= 4
-        # a device that has little dirty must not run dry
-        x_intercept = wb_thresh // 2
-        if look.wb_dirty < x_intercept:
-            if look.wb_dirty > x_intercept // 8:
-                ratio = ratio * x_intercept // look.wb_dirty
-            else:
-                ratio *= 8
-        return ratio
-
-    @staticmethod
-    def _strict_ratio(look: DirtyLimits) -> int:
-        """A BDI_CAP_STRICTLIMIT device is held to its own limits."""
-        if look.wb_dirty < 8:
-            return min(_ONE * 2, 2 << RATELIMIT_CALC_SHIFT)
-        if look.wb_dirty >= look.wb_thresh:
-            return 0
-        wb_setpoint = (look.wb_thresh + look.wb_bg_thresh) // 2
-        wb_setpoint = (wb_setpoint + look.wb_thresh) // 2
-        if wb_setpoint in (0, look.wb_thresh):
-            return 0
-        return pos_ratio_polynom(wb_setpoint, look.wb_dirty, look.wb_thresh)
 
     # -- pausing --------------------------------------------------------------------------------------------------
 
@@ -301,6 +245,8 @@ class DirtyThrottle:
 
     def pages_until_look(self, task: Task, wb: BackingDevice) -> int:
         """Return how many pages a task may dirty before it is looked at."""
+        if not self.fixes.io_less_throttle:
+            return max(1, self._old_ratelimit() - self._bdp_ratelimits)
         dirtier = self._dirtier(task)
         ratelimit = dirtier.nr_dirtied_pause
         if wb.dirty_exceeded:
@@ -309,6 +255,11 @@ class DirtyThrottle:
 
     async def balance_dirty_pages_ratelimited(self, task: Task, wb: BackingDevice) -> None:
         """Look at a task that has dirtied enough pages since the last time."""
+        if not self.fixes.io_less_throttle:
+            if self._bdp_ratelimits >= self._old_ratelimit():
+                self._bdp_ratelimits = 0
+                await self._balance_by_writing(task, wb)
+            return
         dirtier = self._dirtier(task)
         ratelimit = dirtier.nr_dirtied_pause
         if wb.dirty_exceeded:
@@ -337,7 +288,7 @@ class DirtyThrottle:
                 break
             exceeded = look.wb_dirty > look.wb_thresh and (look.dirty > look.thresh or wb.strictlimit)
             wb.dirty_exceeded = wb.dirty_exceeded or exceeded
-            look.pos_ratio = self.wb_position_ratio(wb, look)
+            look.pos_ratio = wb_position_ratio(wb, look, self.dirty_limit)
             if wb.is_estimate_due():
                 self._update_estimates(wb, look)
             self.setpoint_seen, self.dirty_seen = self.setpoint(look), look.dirty
@@ -353,6 +304,43 @@ class DirtyThrottle:
         if not exceeded:
             wb.dirty_exceeded = False
         if not wb.in_progress and not self.laptop_mode and look.nr_dirty > look.bg_thresh:
+            self.flusher.start_background_writeback(wb)
+
+    def _old_ratelimit(self) -> int:
+        """Return how many pages all writers of a CPU dirtied between two looks before 3.2."""
+        if any(wb.dirty_exceeded for wb in self.devices):
+            return RATELIMIT_EXCEEDED
+        return min(max(self.node.managed // (self.nr_cpus * 32), RATELIMIT_PAGES_MIN), OLD_RATELIMIT_MAX)
+
+    async def _balance_by_writing(self, task: Task, wb: BackingDevice) -> None:
+        """Let a writer over the limit write pages of its own device until the dirt is down or its duty is done.
+
+        balance_dirty_pages of 2.6.12 to 3.1: between two looks it sleeps in congestion_wait. Whose dirt counts is
+        everybody's at first, the device's own since 2.6.24.
+        """
+        nr_left = WRITE_CHUNK
+        while not task.killed:
+            look = self.limits()
+            task.charge_ns += self.costs.balance_dirty_pages
+            if task.flags & PF_LOCAL_THROTTLE and self.fixes.less_throttle:
+                look.thresh += look.thresh // 4
+            self._wb_dirty_limits(wb, look)
+            if self.fixes.per_bdi_dirty_limits:
+                if look.wb_dirty <= look.wb_thresh or look.dirty <= look.freerun:
+                    break
+            elif look.dirty <= look.thresh:
+                break
+            wb.dirty_exceeded = True
+            if wb.nr_reclaimable:
+                nr_left -= await self.flusher.writeback_inodes_wb(task, wb, nr_left)
+                if nr_left <= 0:
+                    break
+                continue
+            await self._sleep(task, wb, HZ // 10, everybody=not self.fixes.per_bdi_dirty_limits)
+        look = self.limits()
+        if look.dirty <= look.thresh:
+            wb.dirty_exceeded = False
+        if look.nr_dirty > look.bg_thresh and not wb.in_progress:
             self.flusher.start_background_writeback(wb)
 
     def _is_free_running(self, task: Task, wb: BackingDevice, look: DirtyLimits) -> bool:
@@ -375,7 +363,7 @@ class DirtyThrottle:
         dirty, thresh = (look.wb_dirty, look.wb_thresh) if wb.strictlimit else (look.dirty, look.thresh)
         dirtier.dirty_paused_when = jiffies(self.world)
         dirtier.nr_dirtied = 0
-        dirtier.nr_dirtied_pause = _dirty_poll_interval(dirty, thresh)
+        dirtier.nr_dirtied_pause = dirty_poll_interval(dirty, thresh)
 
     def _update_estimates(self, wb: BackingDevice, look: DirtyLimits) -> None:
         """Renew limit, ratelimit and bandwidth, in this order (__wb_update_bandwidth)."""
@@ -397,8 +385,8 @@ class DirtyThrottle:
     ) -> tuple[int | None, int]:
         """Return how long to sleep in jiffies, None for not at all, and after how many pages to look again."""
         now = jiffies(self.world)
-        max_pause = self._wb_max_pause(wb, look.wb_dirty)
-        min_pause, pause_pages = self._wb_min_pause(wb, max_pause, task_ratelimit)
+        max_pause = wb_max_pause(wb, look.wb_dirty)
+        min_pause, pause_pages = wb_min_pause(wb, max_pause, task_ratelimit)
         if not task_ratelimit:
             dirtier.dirty_paused_when = now + max_pause
             return max_pause, pause_pages
@@ -423,62 +411,13 @@ class DirtyThrottle:
         dirtier.dirty_paused_when = now + pause
         return pause, pause_pages
 
-    @staticmethod
-    def _wb_max_pause(wb: BackingDevice, wb_dirty: int) -> int:
-        """Return the longest pause in jiffies: a device with little dirty would run dry meanwhile (wb_max_pause)."""
-        return min(wb_dirty // (1 + wb.avg_write_bandwidth // _ROUNDED_EIGHTH) + 1, MAX_PAUSE)
-
-    @staticmethod
-    def _wb_min_pause(wb: BackingDevice, max_pause: int, task_ratelimit: int) -> tuple[int, int]:
-        """Return the least worthwhile pause in jiffies, and the pages to dirty before the next (wb_min_pause)."""
-        ratelimit = wb.dirty_ratelimit
-        hi, lo = wb.avg_write_bandwidth.bit_length() - 1, ratelimit.bit_length() - 1
-        t = max(1, HZ // 100)
-        if hi > lo:
-            t += (hi - lo) * (10 * HZ) // 1024
-        t = min(t, 1 + max_pause // 2)
-        pages = ratelimit * t // _ROUNDED_HZ
-        if pages < DIRTY_POLL_THRESH:
-            t = max_pause
-            pages = ratelimit * t // _ROUNDED_HZ
-            if pages > DIRTY_POLL_THRESH:
-                pages = DIRTY_POLL_THRESH
-                t = HZ * DIRTY_POLL_THRESH // ratelimit
-        if HZ * pages // (task_ratelimit + 1) > max_pause:
-            t = max_pause
-            pages = task_ratelimit * t // _ROUNDED_HZ
-        return (1 + t // 2 if pages >= DIRTY_POLL_THRESH else t), pages
-
-    async def _sleep(self, task: Task, wb: BackingDevice, pause: int) -> None:
+    async def _sleep(self, task: Task, wb: BackingDevice, pause: int, *, everybody: bool = False) -> None:
         """Sleep killably (io_schedule_timeout)."""
         pause_ns = pause * JIFFY_NS
-        resource = Resource("memory", f"balance_dirty_pages: {wb.name} over its dirty setpoint", lambda: _cleaners(wb))
+        devices = self.devices if everybody else [wb]
+        whose = "all dirty pages over the limit" if everybody else f"{wb.name} over its dirty setpoint"
+        resource = Resource("memory", f"balance_dirty_pages: {whose}", lambda: self.flusher.cleaners(devices))
         self.nr_pauses += 1
         self.paused_ns += pause_ns
         self.max_pause_ns = max(self.max_pause_ns, pause_ns)
         await self.world.sleep_on(task, resource, timeout_ns=pause_ns, killable=True)
-
-
-def _cleaners(wb: BackingDevice) -> list[Provider | Task]:
-    return [Provider(name=f"writeback of {wb.name}")]
-
-
-def pos_ratio_polynom(setpoint: int, dirty: int, limit: int) -> int:
-    """Return 1 + ((setpoint - dirty) / (limit - setpoint))**3 in 1/1024, within 0 and 2 (pos_ratio_polynom)."""
-    x = _div((setpoint - dirty) << RATELIMIT_CALC_SHIFT, (limit - setpoint) | 1)
-    ratio = x
-    ratio = ratio * x >> RATELIMIT_CALC_SHIFT
-    ratio = ratio * x >> RATELIMIT_CALC_SHIFT
-    return min(max(ratio + _ONE, 0), 2 << RATELIMIT_CALC_SHIFT)
-
-
-def _div(a: int, b: int) -> int:
-    """Divide as C does: toward zero."""
-    return a // b if a >= 0 else -(-a // b)
-
-
-def _dirty_poll_interval(dirty: int, thresh: int) -> int:
-    """Return after how many pages a free-running task is looked at again."""
-    if thresh > dirty:
-        return 1 << ((thresh - dirty).bit_length() - 1 >> 1)
-    return 1

@@ -147,7 +147,10 @@ def _files(scenario: Scenario) -> Iterator[Blame]:
         if storage.swap_mib:
             problem = 'all of the device is swap; must be 0, or storage.role "fs"'
             yield Blame(path=("storage", "swap_mib"), value=storage.swap_mib, problem=problem)
-    elif storage.swap_mib >= storage.size_mib:
+    if storage.loop_mib and (storage.role == "swap" or storage.loop_mib + storage.swap_mib >= storage.size_mib):
+        problem = f'must fit beside the rest on size_mib = {storage.size_mib}, with storage.role "fs"'
+        yield Blame(path=("storage", "loop_mib"), value=storage.loop_mib, problem=problem)
+    if storage.role == "fs" and storage.swap_mib >= storage.size_mib:
         problem = f"must be less than size_mib = {storage.size_mib}"
         yield Blame(path=("storage", "swap_mib"), value=storage.swap_mib, problem=problem)
 

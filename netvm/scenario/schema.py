@@ -271,6 +271,9 @@ class Storage(_Table, frozen=True, kw_only=True):
     """What is kept there: swap, or a file system."""
     swap_mib: Natural = 0
     """Of a device with a file system: how much of it, in front, is swap."""
+    loop_mib: Natural = 0
+    """Programs use a file system on a loop device of this size, whose blocks are a file of the one on the storage; 0:
+    they use that one itself."""
     place: Literal["remote", "local"] = "remote"
     """``remote``: a server outside the host. ``local``: a server process on this host, over loopback. A ``disk`` is
     always local hardware."""

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from netvm.mm.gfp import PF_LOCAL_THROTTLE
-from netvm.pagecache.throttle import MAX_PAUSE, DirtyLimits, DirtySysctls, pos_ratio_polynom
+from netvm.pagecache.position import MAX_PAUSE
+from netvm.pagecache.throttle import DirtySysctls
 from netvm.runtime.task import Task
 from netvm.units import JIFFY_NS, NS_PER_S
 
@@ -47,23 +48,6 @@ def test_bytes_stand_for_ratios(make_host: Any) -> None:
     host = make_host(sysctls=DirtySysctls(bytes=40 * 4096 + 1, background_bytes=1 << 30))
     look = host.throttle.limits()
     assert (look.thresh, look.bg_thresh) == (41, 20)
-
-
-def test_the_position_curve_has_its_corners() -> None:
-    """The ratio is 2 at zero dirt or below, 1 at the setpoint, 0 at the limit, and falls all the way."""
-    setpoint, limit = 750, 1000
-    curve = [pos_ratio_polynom(setpoint, dirty, limit) for dirty in range(0, limit + 1, 10)]
-    assert curve[0] == 2048
-    assert abs(curve[75] - 1024) <= 1
-    assert curve[-1] <= 16
-    assert curve == sorted(curve, reverse=True)
-
-
-def test_at_the_limit_nobody_may_dirty(host: Any) -> None:
-    """wb_position_ratio is zero from the hard limit on."""
-    wb = host.throttle.add_device("disk")
-    look = DirtyLimits(dirty=host.throttle.dirty_limit, nr_dirty=0, thresh=100, bg_thresh=50)
-    assert host.throttle.wb_position_ratio(wb, look) == 0
 
 
 def test_one_writer_settles_at_the_setpoint(make_host: Any) -> None:
@@ -138,3 +122,18 @@ def test_a_local_writer_is_not_held_back_for_others_dirt(make_host: Any) -> None
     assert with_fix < NS_PER_S // 100
     assert without > 20 * with_fix
     assert ordinary > 20 * with_fix
+
+
+@pytest.mark.parametrize("per_device", [True, False])
+def test_before_3_2_a_writer_over_the_limit_writes_itself(make_host: Any, per_device: bool) -> None:
+    """It does its duty of pages of its own device, and dirt overshoots by what is dirtied between two looks."""
+    host = make_host(zones=(("DMA32", 4096),), switches={"io_less_throttle": False, "per_bdi_dirty_limits": per_device})
+    fs = host.slow_store(pages_per_s=2000)
+
+    async def body(task: Task) -> int:
+        await _settled(host, task, fs, 3000)
+        return int(host.throttle.limits().dirty)
+
+    dirty = host.run(body)
+    assert fs.bdi.nr_written > 1500
+    assert dirty <= host.throttle.limits().thresh + 4096 // 32
