@@ -34,7 +34,8 @@ class _Verb(NamedTuple):
 _VERBS: Final = {
     "list": _Verb("netvm.cli.list", "list the shipped scenarios"),
     "run": _Verb("netvm.cli.run", "run scenarios and say whether the host survives, and why"),
-    "replay": _Verb("netvm.cli.replay", "run a recorded result again and compare"),
+    "check": _Verb("netvm.cli.check", "look for a schedule that hangs, and say how sure it is that there is none"),
+    "replay": _Verb("netvm.cli.replay", "run a recorded result or a reproducer again and compare"),
     "import-run": _Verb("netvm.cli.import_run", "write the scenario of a run recorded on a real machine"),
     "profile": _Verb("netvm.cli.profile", "read a trace, real or emulated: who waited for memory, for what, how long"),
     "diff": _Verb("netvm.cli.diff", "hold two traces or profiles against each other"),

@@ -1,12 +1,15 @@
-"""``netvm replay``: run a recorded result again and compare.
+"""``netvm replay``: run a recorded result or a reproducer again and compare.
 
-Run again what FILE records: the output of `netvm run --json` (each line of it), or a scenario in TOML. The result of
-the same version has to be the same to the byte, wall time excepted; replay says whether it is.
+Run again what FILE records: the output of `netvm run --json` (each line of it), a reproducer of `netvm check`, or a
+scenario in TOML. The result of the same version has to be the same to the byte, wall time excepted; replay says whether
+it is. With --step a reproducer is walked through: who runs, and who could have run instead.
 
 Exit code: 0 the result is the recorded one, 1 it is not; for a TOML scenario as of `netvm run`.
 """
 
 import argparse
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,10 @@ __all__ = ["add_arguments", "call"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="output of `netvm run --json`, or a scenario")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="output of `netvm run --json`, a reproducer, or a scenario"
+    )
+    parser.add_argument("--step", action="store_true", help="walk through a reproducer; on a terminal, step by step")
     add_output_arguments(parser)
 
 
@@ -32,7 +38,13 @@ def call(arguments: argparse.Namespace) -> int:
 
     text = read_text(arguments.file)
     if not text.lstrip().startswith("{"):
+        if re.search(r"^\[reproducer\]", text, re.MULTILINE):
+            return _reproducer(arguments)
+        if arguments.step:
+            raise UsageError(f"{arguments.file}: --step walks through a reproducer of `netvm check`; this is none")
         return _scenario(arguments)
+    if arguments.step:
+        raise UsageError(f"{arguments.file}: --step walks through a reproducer of `netvm check`; this is none")
     codes = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
@@ -50,6 +62,54 @@ def _scenario(arguments: argparse.Namespace) -> int:
     outcome = execute(load_scenario(arguments.file), arguments, name=name, replay=f"netvm replay {name}")
     tell(outcome, arguments)
     return exit_code(outcome)
+
+
+def _reproducer(arguments: argparse.Namespace) -> int:
+    """Run a failing schedule again and say whether it comes out the same."""
+    from netvm import __version__
+    from netvm.explore.reproducer import digest_of, load, rerun
+    from netvm.runtime.oracle import TapeMismatchError
+
+    reproducer, subject = load(arguments.file)
+    version = (
+        "" if reproducer.version == __version__ else f" (written by netvm {reproducer.version}, this is {__version__})"
+    )
+    if arguments.step:
+        _walk(arguments.file)
+    try:
+        schedule = rerun(subject, reproducer.tape)
+    except TapeMismatchError as error:
+        emit(f"replayed: NOT the schedule of {arguments.file}{version}: {error}")
+        return 1
+    outcome = schedule.experiment.outcome()
+    tell(outcome, arguments)
+    say = complain if arguments.json else emit
+    if schedule.broken is not None:
+        say(f"fails: {schedule.broken.property}: {schedule.broken.what}")
+    if reproducer.leaves_at is not None:
+        say(f"leaves the last passing schedule at choice {reproducer.leaves_at}: {reproducer.leaves_how}")
+    elif not any(reproducer.tape):
+        say("the calm schedule, in which every choice is 0, fails")
+    if digest_of(outcome) == reproducer.digest:
+        say(f"replayed: the same result as {arguments.file}, byte for byte")
+        return 0
+    say(f"replayed: NOT the result of {arguments.file}{version}")
+    return 1
+
+
+def _walk(path: Path) -> None:
+    """Tell the schedule of a reproducer step by step; on a terminal, one at a time."""
+    from netvm.explore.reproducer import load, walk
+
+    reproducer, subject = load(path)
+    waits = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    for step in walk(subject, reproducer.tape):
+        mark = ">" if step.choice is not None and step.choice == reproducer.leaves_at else " "
+        chosen = "" if step.choice is None else f"choice {step.choice}"
+        others = f", not {', '.join(step.instead_of)}" if step.instead_of else ""
+        emit(f"{mark} {step.number:6} {step.at_ns / 1e9:12.6f} s {chosen:12} {step.who} runs{others}")
+        if waits and input() == "q":
+            return
 
 
 def _result(line: str, origin: str, arguments: argparse.Namespace) -> int:

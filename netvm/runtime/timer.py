@@ -89,9 +89,19 @@ class Timers:
         """Return whether the timer has neither fired nor been cancelled."""
         return timer[_FUNCTION] is not None
 
+    def pending_timers(self) -> list[TimerHandle]:
+        """Return all pending timers, in no order that means anything."""
+        return [timer for timer in self._heap if timer[_FUNCTION] is not None]
+
     def pending_retry_sites(self) -> set[str]:
         """Return the sites of all pending retry timers."""
         return {t[_SITE] for t in self._heap if t[_FUNCTION] is not None and t[_KIND] == _RETRY}
+
+    def _pop(self) -> TimerHandle:
+        return heappop(self._heap)
+
+    def _push(self, timer: TimerHandle) -> None:
+        heappush(self._heap, timer)
 
     def horizon_ns(self) -> int:
         """Return the time of the next event: until then nothing can interfere with the running task."""

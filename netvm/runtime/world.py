@@ -20,17 +20,18 @@ parking task may dispatch past them, since trio tells its deadlines to the clock
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
-from heapq import heappop, heappush
+from heapq import heappop
 from typing import Any
 
 import outcome
 import trio
 
+from netvm.runtime.choices import Choices
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.oracle import FifoOracle, Oracle
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.task import NOT_WAITING, Resource, Task, TaskState
-from netvm.runtime.timer import NEVER_NS, TimerHandle, TimerKind, Timers
+from netvm.runtime.timer import NEVER_NS, TimerKind
 
 __all__ = ["TIMED_OUT", "World"]
 
@@ -45,19 +46,16 @@ TIMED_OUT: Any = type("TimedOut", (), {"__repr__": lambda _self: "TIMED_OUT", "_
 """What :meth:`World.sleep_on` returns when its timeout passed."""
 
 
-class World(Timers):
+class World(Choices):
     """The virtual time, events and tasks of one run."""
 
     def __init__(
         self, *, seeds: Seeds | None = None, oracle: Oracle | None = None, trio_deadlines: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(oracle if oracle is not None else FifoOracle())
         self.seeds = seeds if seeds is not None else Seeds(0)
-        self.oracle: Oracle = oracle if oracle is not None else FifoOracle()
         self.current: Task | None = None
         """The task that runs or was interrupted last: what the kernel calls ``current``."""
-        self.choices: list[int] = []
-        """Every choice taken, in order: a tape for :class:`netvm.runtime.oracle.ReplayOracle`."""
         self.tasks: dict[int, Task] = {}
         """Tasks that have not ended, by number."""
         self.nr_events = 0
@@ -69,7 +67,6 @@ class World(Timers):
         self.quiesced: Callable[[], None] | None = None
         """Called when no task can run and no timer is left at all."""
         self.stopped = False
-        self._explores_events = self.oracle.explores_events
         self._inline = not trio_deadlines
         self._next_task_number = 1
         # tasks of hosts without a CPU model that may run now, in the order they became ready
@@ -384,7 +381,7 @@ class World(Timers):
                     if timer[_FUNCTION] is not None:
                         break
                 if self._explores_events:
-                    timer = self._choose_event(timer)
+                    timer = self._choose_event(timer, until_ns)
                 self.now_ns, _, function, args, kind, site = timer
                 timer[_FUNCTION] = None
                 turn_left -= 1
@@ -435,9 +432,11 @@ class World(Timers):
             self.attention = False
             if not candidates:
                 return None
-            task = candidates[0]
-        else:
-            task = candidates[self._choose("task", len(candidates))]
+        if self.picking is not None:
+            self.picking(len(candidates))
+            if self.stopped:
+                return None
+        task = candidates[0] if len(candidates) == 1 else self._choose_task(candidates)
         if task.cpus is None:
             self._ready.remove(task)
         else:
@@ -445,27 +444,6 @@ class World(Timers):
         self.current = task
         self.nr_steps += 1
         return task
-
-    def _choose(self, kind: str, nr_options: int) -> int:
-        index = self.oracle.choose(kind, nr_options)
-        assert 0 <= index < nr_options
-        self.choices.append(index)
-        return index
-
-    def _choose_event(self, first: TimerHandle) -> TimerHandle:
-        """Offer all events of this instant to the oracle; put the others back."""
-        same = [first]
-        heap = self._heap
-        while heap and heap[0][_TIME] == first[_TIME]:
-            timer = heappop(heap)
-            if timer[_FUNCTION] is not None:
-                same.append(timer)
-        if len(same) == 1:
-            return first
-        chosen = same.pop(self._choose("event", len(same)))
-        for timer in same:
-            heappush(heap, timer)
-        return chosen
 
     def advance_inline(self, until_ns: int) -> bool:
         """Let time pass under the running task up to ``until_ns``, running what falls due; return whether it got there.

@@ -31,6 +31,12 @@ __all__ = ["load_scenario", "options_of", "read_text", "read_toml", "scenario_fr
 _FILE_BYTES_MAX: Final = 1 << 22
 """No scenario is near this; a device file or a core dump is beyond it."""
 
+_HOSTLESS: Final[dict[str, object]] = {
+    "storage": {"kind": "disk"},
+    "workload": [{"kind": "anon-hog", "mib": 1}],
+}
+"""What a scenario without a host need not say."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Override:
@@ -53,6 +59,8 @@ def scenario_from(data: Mapping[str, object], *, origin: str, overrides: Sequenc
     """Return the scenario that raw ``data`` from ``origin`` describes. Raises UsageError."""
     merged = deepcopy(dict(data))
     applied = [_apply(merged, text) for text in overrides]
+    if "abstract" in merged:
+        merged = _HOSTLESS | merged
     for blame in blames(merged, Scenario):
         raise _blamed(blame, origin, applied)
     try:

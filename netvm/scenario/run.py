@@ -5,7 +5,7 @@ last program has ended, when the host is hung (:mod:`netvm.runtime.hang`), or wh
 is audited: the ledger against the frames, no packet leaked, the storage's content against what was acknowledged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import structlog
@@ -24,6 +24,7 @@ from netvm.runtime.seeds import Seeds
 from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import World
+from netvm.scenario.abstract import AbstractExperiment
 from netvm.scenario.faults import schedule_faults
 from netvm.scenario.load import options_of
 from netvm.scenario.outcome import (
@@ -70,7 +71,11 @@ def run_scenario(
     ``logger`` is a structlog logger for what an operator would read in the kernel log; none is silence. ``tracer``
     makes the recorder of the run in its world; none records nothing.
     """
-    experiment = Experiment(scenario, name=name, progress=progress, oracle=oracle, logger=logger, tracer=tracer)
+    experiment: Experiment | AbstractExperiment
+    if scenario.abstract is not None:
+        experiment = AbstractExperiment(scenario, name=name, oracle=oracle, logger=logger)
+    else:
+        experiment = Experiment(scenario, name=name, progress=progress, oracle=oracle, logger=logger, tracer=tracer)
     try:
         run_virtual(experiment.run)
     except KeyboardInterrupt:
@@ -88,6 +93,7 @@ class Experiment:
         name: str,
         progress: Callable[[Progress], None] | None = None,
         oracle: Oracle | None = None,
+        make_world: Callable[..., World] = World,
         logger: Any = None,
         tracer: Callable[[World], Recorder] | None = None,
     ) -> None:
@@ -101,7 +107,7 @@ class Experiment:
         self.programs: list[Program] = []
         self.finished = False
         seeds = Seeds(scenario.run.seed)
-        self.world = World(seeds=seeds, oracle=oracle or oracle_named(scenario.run.oracle, seeds))
+        self.world = make_world(seeds=seeds, oracle=oracle or oracle_named(scenario.run.oracle, seeds))
         self._logger = logger if logger is not None else structlog.wrap_logger(structlog.ReturnLogger())
         self.host: Host = boot(self.world, scenario, log=self.log)
         if tracer is not None:
@@ -122,9 +128,10 @@ class Experiment:
 
     async def run(self) -> None:
         """Run the world to its end (an async function for a trio loop on a VirtualClock)."""
-        await self.world.run(self._main)
+        await self.world.run(self.main)
 
-    def _main(self) -> None:
+    def main(self) -> None:
+        """Start the host's threads and bring its storage up; the world calls it once."""
         start_threads(self.host)
         self.world.spawn("swapon", self._bring_up, cpus=self.host.cpus)
 
@@ -190,21 +197,37 @@ class Experiment:
     def _virtual_s(self) -> float:
         return round((self.world.now_ns - self._begun_ns) / NS_PER_S, 9)
 
+    def progress_made(self) -> int:
+        """Return a number that grows with progress."""
+        return self.host.progress()
+
+    def step_of(self, number: int) -> Hashable:
+        """Return what the next step of a task does; of a host's tasks no two are alike."""
+        return number
+
     # -- what it came to ------------------------------------------------------------------------------------------
+
+    def standstill_ns(self) -> int:
+        """Return the longest span in which nothing got done."""
+        return self._detector.longest_standstill_ns if self._detector is not None else 0
+
+    def verdict(self) -> Verdict | None:
+        """Return what the run came to; None if it was cut short."""
+        if self.partial is not None:
+            return None
+        return judge(
+            self.host,
+            self.programs,
+            hang=self.hang,
+            standstill_ns=self.standstill_ns(),
+            stall_ns=int(self.scenario.run.stall_s * NS_PER_S),
+        )
 
     def outcome(self) -> Outcome:
         """Return the result of the run."""
         host, scenario = self.host, self.scenario
-        standstill_ns = self._detector.longest_standstill_ns if self._detector is not None else 0
-        verdict = None
-        if self.partial is None:
-            verdict = judge(
-                host,
-                self.programs,
-                hang=self.hang,
-                standstill_ns=standstill_ns,
-                stall_ns=int(scenario.run.stall_s * NS_PER_S),
-            )
+        standstill_ns = self.standstill_ns()
+        verdict = self.verdict()
         explanation = [*self.explanation]
         if self.hang is None:
             explanation += explain_oom(host)

@@ -34,6 +34,10 @@ def impossibilities(scenario: Scenario) -> Iterator[Blame]:
     yield from _network(scenario)
     yield from _iscsi(scenario.storage)
     yield from _times(scenario)
+    abstract = scenario.abstract
+    if abstract is not None and abstract.reserve > abstract.frames:
+        problem = f"must be at most abstract.frames = {abstract.frames}"
+        yield Blame(path=("abstract", "reserve"), value=abstract.reserve, problem=problem)
 
 
 def _fixes(scenario: Scenario) -> Iterator[Blame]:

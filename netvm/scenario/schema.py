@@ -24,6 +24,7 @@ from netvm.scenario.schema_workload import (
 )
 
 __all__ = [
+    "Abstract",
     "AnonHog",
     "AnonPulse",
     "Boot",
@@ -370,6 +371,23 @@ class Fault(_Table, frozen=True, kw_only=True):
     """Share of packets lost in a ``loss-burst``."""
 
 
+class Abstract(_Table, frozen=True, kw_only=True):
+    """``[abstract]``: the abstract machine of :mod:`netvm.scenario.reserve_model` in place of an emulated host."""
+
+    frames: Annotated[int, Meta(ge=1, le=4096)] = 8
+    """N: page frames of the machine."""
+    reserve: Annotated[int, Meta(ge=0, le=4096)] = 4
+    """R: frames that an ordinary allocation leaves free."""
+    writebacks: Annotated[int, Meta(ge=0, le=256)] = 2
+    """W: writers, each with one dirty frame and one to send it."""
+    bystanders: Annotated[int, Meta(ge=0, le=256)] = 1
+    """B: frames for others that the receiver must take at any time."""
+    priority: bool = True
+    """Sending and receiving may use the reserve."""
+    drop: bool = True
+    """A bystander's frame is given back at once; else it stays parked until its reader has allocated and run."""
+
+
 class Run(_Table, frozen=True, kw_only=True):
     """``[run]``: how it is run and when it is given up."""
 
@@ -414,3 +432,5 @@ class Scenario(_Table, frozen=True, kw_only=True):
     """What goes wrong, and when."""
     run: Run = Run()
     """How it is run and when it is given up."""
+    abstract: Abstract | None = None
+    """The abstract machine runs instead of a host: of the other tables only ``[run]`` means anything."""

@@ -1,0 +1,179 @@
+"""``netvm check``: look for a schedule in which a scenario hangs, and say how sure it is that there is none.
+
+Explore the schedules of a scenario: which ready task runs next, which event of an instant comes first, and with
+--mishap which packet is lost, late or doubled, which allocation fails, which request overtakes another. The result is
+one of proved (everything was looked at), bounded (all of a part was), statistical (a random sample was) and refuted; a
+refuted one comes with a reproducer that `netvm replay` runs.
+
+Exit code: 0 nothing found, 1 refuted, 2 usage or scenario error, 3 nothing decided, 130 interrupted.
+"""
+
+import argparse
+import time  # noqa: TID251  # a budget of the user's time is wall time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from netvm.cli.arguments import natural, one_of
+from netvm.cli.output import complain, emit, finish, save
+from netvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from netvm.explore.result import CheckResult
+    from netvm.explore.subject import Subject
+
+__all__ = ["add_arguments", "call", "code_of", "mishap", "subject_of"]
+
+_STRATEGIES = ("random", "pct", "pos", "delay", "exhaustive")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("name", metavar="NAME|FILE", help="the scenario")
+    parser.add_argument(
+        "--strategy",
+        metavar="|".join(_STRATEGIES),
+        type=one_of(*_STRATEGIES),
+        help="how schedules are chosen; default: exhaustive for an abstract scenario, else random",
+    )
+    parser.add_argument("--schedules", metavar="N", type=natural, help="schedules to run (default 1000)")
+    parser.add_argument("--time", metavar="SECONDS", type=natural, help="wall time to spend")
+    parser.add_argument(
+        "--jobs", metavar="J", type=natural, default=1, help="processes side by side (random strategies)"
+    )
+    parser.add_argument("--seed", metavar="N", type=natural, default=0, help="seed of the search")
+    parser.add_argument("--keep-going", action="store_true", help="count all failures, do not stop at the first")
+    add_subject_arguments(parser)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="where the reproducer goes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+
+
+def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is explored beside the scenario's name."""
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="override one key of the scenario; may be repeated",
+    )
+    parser.add_argument(
+        "--mishap",
+        metavar="KIND=N",
+        dest="mishaps",
+        type=mishap,
+        action="append",
+        default=[],
+        help="let up to N packets (packet) be lost, late or doubled, allocations (alloc) fail, or requests (complete) "
+        "be overtaken; may be repeated",
+    )
+    parser.add_argument(
+        "--window-us",
+        metavar="US",
+        type=natural,
+        default=0,
+        help="events so close may come in any order: an arrival and the retry timer it beats",
+    )
+
+
+def mishap(text: str) -> tuple[str, int]:
+    """Read ``KIND=N``."""
+    from netvm.runtime.choices import MISHAPS
+
+    kind, equals, number = text.partition("=")
+    if kind not in MISHAPS or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be KIND=N, KIND one of {', '.join(MISHAPS)}")
+    return kind, natural(number)
+
+
+def subject_of(arguments: argparse.Namespace, *, overrides: list[str] | None = None) -> "Subject":
+    """Load what is to be explored. Raises UsageError."""
+    from netvm.explore.subject import Subject
+    from netvm.scenario.catalog import find
+    from netvm.scenario.load import load_scenario
+
+    named = find(arguments.name)
+    if len(named) > 1:
+        names = ", ".join(entry.name for entry in named)
+        raise UsageError(f"{arguments.verb}: {arguments.name} is several scenarios: {names}; name one")
+    scenario = load_scenario(named[0].path, overrides=[*arguments.overrides, *(overrides or [])])
+    return Subject(
+        scenario=scenario,
+        name=named[0].name,
+        mishaps=dict(arguments.mishaps),
+        window_ns=arguments.window_us * 1000,
+    )
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Search, and print what it came to."""
+    import msgspec
+
+    from netvm.explore.search import Budget, check
+
+    arguments.verb = "check"
+    subject = subject_of(arguments)
+    strategy = arguments.strategy or ("random" if subject.scenario.abstract is None else "exhaustive")
+    if not arguments.jobs:
+        raise UsageError("check: --jobs 0: must be at least 1")
+    schedules = arguments.schedules
+    if schedules is None and arguments.time is None and strategy != "exhaustive":
+        schedules = 1000
+    deadline_s = None if arguments.time is None else time.monotonic() + arguments.time
+    budget = Budget(
+        nr_schedules=schedules,
+        is_out_of_time=lambda: deadline_s is not None and time.monotonic() >= deadline_s,
+    )
+    result = check(
+        subject,
+        strategy=strategy,
+        seed=arguments.seed,
+        budget=budget,
+        jobs=arguments.jobs,
+        keep_going=arguments.keep_going,
+    )
+    result = msgspec.structs.replace(result, overrides=list(arguments.overrides))
+    if result.failure is not None:
+        result = _with_reproducer(subject, result, arguments.output)
+    emit(msgspec.json.encode(result).decode() if arguments.json else text_of(result))
+    finish()
+    return code_of(result)
+
+
+def code_of(result: "CheckResult") -> int:
+    """Return the exit code of a result."""
+    if result.result == "refuted":
+        return 1
+    return 0 if result.decided else 3
+
+
+def _with_reproducer(subject: "Subject", result: "CheckResult", path: Path | None) -> "CheckResult":
+    """Write the reproducer and name it in the result."""
+    import msgspec
+
+    from netvm.explore.reproducer import reproducer_of, text_of
+
+    reproducer = reproducer_of(subject, result)
+    if path is None:
+        path = Path(f"{subject.name.replace('/', '-').removesuffix('.toml').lstrip('.-')}.reproducer.toml")
+    save(text_of(reproducer, subject), path)
+    if reproducer.leaves_at is not None:
+        complain(f"leaves the last passing schedule at choice {reproducer.leaves_at}: {reproducer.leaves_how}")
+    return msgspec.structs.replace(result, reproducer=str(path))
+
+
+def text_of(result: "CheckResult") -> str:
+    """Return what a user reads."""
+    lines = [
+        f"{result.scenario}: {result.result}",
+        f"  {result.statement}",
+        f"  strategy {result.strategy}, seed {result.seed}: {result.schedules} schedules ({result.distinct} distinct)"
+        + (f", {result.states} states" if result.states is not None else "")
+        + f", {result.steps} steps",
+    ]
+    if result.failure is not None:
+        lines.append(f"  schedule {result.first_failure_at} fails; replayed {result.failure.replays} times, the same")
+        lines.append(f"  run it again: netvm replay {result.reproducer}")
+    lines += [f"  {key}: {value}" for key, value in result.bound.items()]
+    lines += [f"  never seen, so nothing is said about it: {name}" for name in result.vacuous]
+    return "\n".join(lines)

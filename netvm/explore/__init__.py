@@ -1,0 +1,1 @@
+"""Many runs looking for one bad one: strategies, properties, proofs, reproducers."""

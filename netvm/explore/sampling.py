@@ -1,0 +1,201 @@
+"""Random schedules: each is decided by seed and number, so a sample can be split among processes and told again.
+
+What a sample without a failure says: at most a share of the schedules *drawn this way* fail, at 95 % confidence. PCT
+adds a bound that does not depend on luck with rare schedules: with n tasks and k choices, one schedule finds a bug of
+depth d with probability at least 1 / (n * k**(d - 1)).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+from netvm.explore.oracles import PctOracle, PosOracle, RandomWalk
+from netvm.explore.result import CheckResult, Failure, good_turing, knuth, most_that_fail
+from netvm.explore.subject import Broken, Subject
+from netvm.runtime.oracle import FifoOracle, Oracle
+from netvm.runtime.seeds import Seeds
+
+__all__ = ["PCT_DEPTH", "SAMPLED", "Sample", "measure", "oracle_of", "sample"]
+
+SAMPLED = ("random", "pct", "pos")
+PCT_DEPTH = 3
+"""``pct`` looks for bugs of depth 1, 2 and 3 in turn."""
+_CHUNK = 64
+"""Schedules that one process runs before the others are waited for."""
+
+
+class Sample(NamedTuple):
+    """What is kept of one schedule."""
+
+    number: int
+    tape_hash: int
+    nr_steps: int
+    partial: bool
+    log_size: float
+    sights: frozenset[str]
+    broken: Broken | None
+    tape: list[int] | None
+    """The choices of a failing schedule."""
+
+
+def oracle_of(subject: Subject, strategy: str, seed: int, number: int, size: tuple[int, int]) -> Oracle:
+    """Return the oracle of one schedule of a random strategy; ``size`` is (tasks, choices) of a calm run."""
+    stream = Seeds(seed).stream(f"{strategy}.{number}")
+    if strategy == "random":
+        return RandomWalk(stream, window_ns=subject.window_ns)
+    if strategy == "pos":
+        return PosOracle(stream, window_ns=subject.window_ns)
+    return PctOracle(stream, depth=1 + number % PCT_DEPTH, nr_choices=size[1], window_ns=subject.window_ns)
+
+
+class _Counting(FifoOracle):
+    """What a kernel would do, counting who could have run."""
+
+    explores_events = True
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+
+    def choose_among(self, kind: str, names: Sequence[tuple[int, str]]) -> int:  # noqa: ARG002  the protocol's shape
+        """Return 0."""
+        self.numbers.update(number for number, _ in names)
+        return 0
+
+
+def measure(subject: Subject) -> tuple[int, int]:
+    """Return how many tasks and events, and how many choice points, a calm run has: n and k of PCT's bound."""
+    oracle = _Counting()
+    tape = subject.run(oracle).tape
+    return max(1, len(oracle.numbers)), max(1, len(tape))
+
+
+def run_part(subject: Subject, strategy: str, seed: int, numbers: Iterable[int], size: tuple[int, int]) -> list[Sample]:
+    """Run the schedules of these numbers."""
+    samples = []
+    for number in numbers:
+        oracle = oracle_of(subject, strategy, seed, number, size)
+        schedule = subject.run(oracle)
+        samples.append(
+            Sample(
+                number,
+                hash(tuple(schedule.tape)),
+                schedule.experiment.world.nr_steps,
+                schedule.experiment.partial is not None,
+                oracle.log_size if isinstance(oracle, RandomWalk) else 0.0,
+                frozenset(subject.sights(schedule.experiment)),
+                schedule.broken,
+                list(schedule.tape) if schedule.broken is not None else None,
+            )
+        )
+    return samples
+
+
+def sample(
+    subject: Subject,
+    strategy: str,
+    seed: int,
+    is_spent: Callable[[int], bool],
+    *,
+    nr_schedules: int | None,
+    jobs: int = 1,
+    keep_going: bool = False,
+) -> CheckResult:
+    """Run random schedules until one fails or the budget is spent, in ``jobs`` processes.
+
+    The answer depends on seed and number of schedules, not on how many processes there were.
+    """
+    size = measure(subject) if strategy == "pct" else (1, 1)
+    samples: list[Sample] = []
+
+    def is_over() -> bool:
+        return is_spent(len(samples)) or (
+            not keep_going and any(s.broken is not None for s in samples[-_CHUNK * jobs :])
+        )
+
+    if jobs == 1:
+        while not is_over():
+            samples += run_part(subject, strategy, seed, [len(samples)], size)
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            while not is_over():
+                first = len(samples)
+                nr = _CHUNK * jobs if nr_schedules is None else min(_CHUNK * jobs, nr_schedules - first)
+                parts = [range(first + job, first + nr, jobs) for job in range(jobs)]
+                futures = [pool.submit(run_part, subject, strategy, seed, part, size) for part in parts]
+                samples += sorted(s for future in futures for s in future.result())
+    if not keep_going:
+        end = next((i + 1 for i, s in enumerate(samples) if s.broken is not None), len(samples))
+        samples = samples[:end]
+    return _result(subject, strategy, seed, samples, size)
+
+
+def _result(
+    subject: Subject, strategy: str, seed: int, samples: Sequence[Sample], size: tuple[int, int]
+) -> CheckResult:
+    failures = [s for s in samples if s.broken is not None]
+    first = failures[0] if failures else None
+    nr_whole = sum(1 for s in samples if not s.partial)
+    tapes = Counter(s.tape_hash for s in samples)
+    failure = None
+    if first is not None:
+        assert first.broken is not None
+        assert first.tape is not None
+        failure = Failure(
+            schedule=first.number + 1, property=first.broken.property, what=first.broken.what, tape=first.tape
+        )
+    seen = frozenset[str]().union(*(s.sights for s in samples))
+    bound = (
+        _bounds(strategy, nr_whole, tapes, [s.log_size for s in samples], size)
+        if failure is None
+        else {"failure_rate": len(failures) / len(samples)}
+    )
+    return CheckResult(
+        scenario=subject.name,
+        result="statistical" if failure is None else "refuted",
+        strategy=strategy,
+        seed=seed,
+        schedules=len(samples),
+        distinct=len(tapes),
+        steps=sum(s.nr_steps for s in samples),
+        failures=len(failures),
+        first_failure_at=failure.schedule if failure is not None else None,
+        failure=failure,
+        bound=bound,
+        vacuous=[name for name in subject.guards() if name not in seen] if samples else [],
+        decided=failure is not None or nr_whole > 0,
+        statement=_statement(nr_whole, len(samples) - nr_whole) if failure is None else failure.statement(),
+    )
+
+
+def _bounds(
+    strategy: str, nr_whole: int, tapes: Counter[int], logs: Sequence[float], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return what so many random schedules without a failure bound."""
+    bound: dict[str, Any] = {
+        "failure_rate_at_most": most_that_fail(nr_whole),
+        "confidence": 0.95,
+        "unseen_share_good_turing": good_turing(list(tapes.values())),
+    }
+    if strategy == "random" and logs:
+        bound["log10_schedules_knuth"] = knuth(logs)
+    if strategy == "pct":
+        n, k = size
+        bound["tasks_n"], bound["choices_k"] = n, k
+        for depth in range(1, PCT_DEPTH + 1):
+            each = 10.0 ** -(math.log10(n) + (depth - 1) * math.log10(k))
+            runs = nr_whole // PCT_DEPTH
+            bound[f"found_if_depth_{depth}"] = 1.0 if each >= 1.0 and runs else -math.expm1(runs * math.log1p(-each))
+    return bound
+
+
+def _statement(nr_whole: int, nr_cut: int) -> str:
+    if not nr_whole:
+        return "nothing decided: no schedule was completed within its budget"
+    cut = f"; {nr_cut} more were cut short" if nr_cut else ""
+    return (
+        f"statistical: no failure in {nr_whole} random schedules{cut}: at most {most_that_fail(nr_whole):.2%} of the "
+        "schedules drawn this way fail (95 % confidence); nothing is said about schedules that are hardly ever drawn"
+    )

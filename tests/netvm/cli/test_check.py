@@ -1,0 +1,67 @@
+"""`netvm check`: results, exit codes, JSON, and the reproducer that `netvm replay` runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from netvm.cli.app import main
+
+HANGS = ["--set", "abstract.frames=4", "--set", "abstract.reserve=1"]
+
+
+def test_a_safe_machine_is_proved(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 0, and every key of the JSON object is there."""
+    assert main(["check", "abstract/reserve", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["result"] == "proved"
+    assert told["failures"] == 0
+    assert told["first_failure_at"] is None
+    assert told["reproducer"] is None
+    assert {"strategy", "schedules", "states", "bound"} <= set(told)
+
+
+def test_a_refuted_machine_leaves_a_reproducer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 1; the file replays to the byte with exit 0, and --step tells every step."""
+    path = tmp_path / "r.toml"
+    arguments = ["check", "abstract/reserve", *HANGS, "--strategy", "random", "--output", str(path), "--json"]
+    assert main(arguments) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["result"], told["reproducer"], told["first_failure_at"]) == ("refuted", str(path), 1)
+    assert main(["replay", str(path), "--step"]) == 0
+    out = capsys.readouterr().out
+    assert "user-1 runs, not writer/0-2" in out
+    assert "byte for byte" in out
+
+
+def test_a_reproducer_of_something_else_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 1 where the result is not the recorded one, or where the tape names what is not offered."""
+    path = tmp_path / "r.toml"
+    main(["check", "abstract/reserve", *HANGS, "--output", str(path)])
+    text = path.read_text()
+    path.write_text(text.replace("frames = 4", "frames = 6"))
+    assert main(["replay", str(path)]) == 1
+    assert "NOT the result" in capsys.readouterr().out
+    path.write_text(text.replace("tape = [", "tape = [99, "))
+    assert main(["replay", str(path)]) == 1
+    assert "choice 0 of the tape is 99" in capsys.readouterr().out
+
+
+def test_nothing_run_decides_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 3: a limit is never a pass."""
+    assert main(["check", "abstract/reserve", "--strategy", "random", "--schedules", "0"]) == 3
+    assert "nothing decided" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--mishap", "fire=1"], "KIND one of packet, alloc, complete"),
+        (["--strategy", "luck"], "must be one of random"),
+        (["--jobs", "0"], "--jobs 0: must be at least 1"),
+    ],
+)
+def test_what_is_typed_wrong_is_told(arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 and one line."""
+    assert main(["check", "abstract/reserve", *arguments]) == 2
+    assert what in capsys.readouterr().err

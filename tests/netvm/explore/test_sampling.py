@@ -1,0 +1,35 @@
+"""A sample is decided by seed and number: by whom it is run does not matter."""
+
+from collections.abc import Callable
+
+import pytest
+
+from netvm.explore.sampling import SAMPLED, measure, sample
+from netvm.explore.search import Budget
+from netvm.explore.subject import Subject
+
+KEYS = {"frames": 6, "reserve": 2, "writebacks": 2, "bystanders": 1, "drop": False}
+
+
+@pytest.mark.parametrize("strategy", SAMPLED)
+def test_the_same_seed_gives_the_same_answer(machine: Callable[..., Subject], strategy: str) -> None:
+    """Whole results are equal; another seed draws other schedules."""
+    subject = machine(**KEYS, max_steps=300)
+    budget = Budget(nr_schedules=20)
+    results = [sample(subject, strategy, seed, budget.is_spent, nr_schedules=20, keep_going=True) for seed in (1, 1, 2)]
+    assert results[0] == results[1]
+    assert results[0].steps != results[2].steps
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_give_the_same_answer(machine: Callable[..., Subject]) -> None:
+    """One process or two, the first failure is the same and so is what was counted."""
+    subject = machine(**KEYS | {"reserve": 4, "frames": 9}, max_steps=300)
+    budget = Budget(nr_schedules=100)
+    alone, together = (sample(subject, "random", 5, budget.is_spent, nr_schedules=100, jobs=jobs) for jobs in (1, 2))
+    assert alone == together
+
+
+def test_a_calm_run_is_measured(machine: Callable[..., Subject]) -> None:
+    """All actors of the machine that could run, and as many choices as its budget of steps has."""
+    assert measure(machine(**KEYS, max_steps=50)) == (6, 50)

@@ -1,0 +1,98 @@
+"""Each strategy finds what is there, says no more than it knows, and a failure comes with its proof."""
+
+from collections.abc import Callable
+
+import pytest
+
+from netvm.errors import UsageError
+from netvm.explore.properties import PROPERTIES, Explorable, always
+from netvm.explore.search import STRATEGIES, Budget, UnsteadyError, check
+from netvm.explore.subject import Subject
+
+SAFE = {"frames": 6, "reserve": 3, "writebacks": 1, "bystanders": 1, "drop": True}
+SMALL_RESERVE = {"frames": 6, "reserve": 1, "writebacks": 1, "bystanders": 1, "drop": True}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_finds_a_hang(machine: Callable[..., Subject], strategy: str) -> None:
+    """A reserve of one frame for one writer hangs: refuted, with a tape that failed ten times more."""
+    result = check(machine(**SMALL_RESERVE), strategy=strategy, budget=Budget(nr_schedules=300))
+    assert result.result == "refuted"
+    assert result.failure is not None
+    assert result.failure.replays == 10
+    assert "HANG" in result.failure.what
+    assert result.first_failure_at == result.failure.schedule
+
+
+def test_only_an_exhausted_search_proves(machine: Callable[..., Subject]) -> None:
+    """Of a safe machine: exhaustive proves, delay bounds by delays, a sample bounds a rate."""
+    short, long = machine(**SAFE, max_steps=60), machine(**SAFE)
+    by_strategy = {
+        s: check(long if s == "exhaustive" else short, strategy=s, budget=Budget(nr_schedules=200)) for s in STRATEGIES
+    }
+    assert {s: r.result for s, r in by_strategy.items()} == {
+        "random": "statistical",
+        "pct": "statistical",
+        "pos": "statistical",
+        "delay": "bounded",
+        "exhaustive": "proved",
+    }
+    assert by_strategy["delay"].bound["delays"] >= 0
+    assert by_strategy["random"].bound["failure_rate_at_most"] == pytest.approx(1 - 0.05 ** (1 / 200), abs=0.01)
+
+
+def test_a_limit_is_never_a_pass(machine: Callable[..., Subject]) -> None:
+    """An exhaustive search that is cut short is bounded; one that ran nothing decides nothing."""
+    subject = machine(**SAFE)
+    short = check(subject, strategy="exhaustive", budget=Budget(nr_schedules=3))
+    assert short.result == "bounded"
+    assert short.bound["untried"] > 0
+    nothing = check(subject, strategy="random", budget=Budget(nr_schedules=0))
+    assert not nothing.decided
+    assert nothing.statement.startswith("nothing decided")
+
+
+def test_a_livelock_is_decided(machine: Callable[..., Subject]) -> None:
+    """Without a writer bystanders come and are dropped for ever: that is a non-progress cycle, not a deadlock."""
+    result = check(machine(frames=4, reserve=2, writebacks=0, bystanders=1, drop=True), strategy="exhaustive")
+    assert result.failure is not None
+    assert "LIVELOCK" in result.failure.what
+
+
+def test_what_was_never_seen_is_named(machine: Callable[..., Subject]) -> None:
+    """Nothing is dropped where nobody drops: the search says that it says nothing about it."""
+    result = check(machine(**SAFE | {"bystanders": 0}), strategy="exhaustive")
+    assert result.vacuous == ["a packet was dropped at demux"]
+
+
+def test_a_users_property_is_looked_at(machine: Callable[..., Subject]) -> None:
+    """One decorated function is a property like any other."""
+
+    @always("the user never gets a third frame")
+    def third(run: Explorable) -> str | None:
+        return "it did" if run.progress_made() > 2 else None
+
+    subject = machine(**SAFE)
+    own = Subject(scenario=subject.scenario, name="own", properties=[*PROPERTIES, third])
+    result = check(own, strategy="random")
+    assert result.failure is not None
+    assert (result.failure.property, result.failure.what) == ("the user never gets a third frame", "it did")
+
+
+def test_a_failure_that_does_not_come_again_is_our_bug(machine: Callable[..., Subject]) -> None:
+    """What failed once and not in a replay is raised, never reported."""
+    times = iter([True])
+
+    @always("fails once")
+    def once(_run: Explorable) -> str | None:
+        return "now" if next(times, False) else None
+
+    own = Subject(scenario=machine(**SAFE).scenario, name="own", properties=[once])
+    with pytest.raises(UnsteadyError, match="not deterministic"):
+        check(own, strategy="random")
+
+
+def test_an_unknown_strategy_is_refused(machine: Callable[..., Subject]) -> None:
+    """The message lists what there is."""
+    with pytest.raises(UsageError, match="must be one of random, pct, pos, delay, exhaustive"):
+        check(machine(**SAFE), strategy="luck")
