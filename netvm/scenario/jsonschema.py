@@ -33,6 +33,9 @@ def json_schema() -> dict[str, Any]:
             if text:
                 property_["description"] = _plain(text)
     definitions["Kernel"]["properties"]["fixes"] |= _fixes()
+    # an abstract machine stands in place of a host
+    scenario = definitions["Scenario"]
+    scenario["anyOf"] = [{"required": ["abstract"]}, {"required": scenario.pop("required")}]
     return {"$schema": _DRAFT, "title": "netvm scenario", **top, "$defs": definitions}
 
 
