@@ -72,6 +72,10 @@ class Fixes:
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True
+    nfs_swap_memalloc: bool = True
+    rpc_swap_memalloc: bool = True
+    rpc_alloc_nowait: bool = True
+    nfs_swap_stable: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""
@@ -341,6 +345,34 @@ _TABLE = (
         source="sk_use_task_frag = false for kernel sockets",
         summary="kernel sockets cut their payload from sk_frag, not from the interrupted task's task_frag",
         in_recorded=True,
+    ),
+    Fix(
+        name="nfs_swap_memalloc",
+        year=2012,
+        version="3.6",
+        source='a564b8f03986 "nfs: enable swap on NFS"; Mel Gorman, "Swap-over-NFS without deadlocking", 2012',
+        summary="swap on an NFS mount makes its socket a SOCK_MEMALLOC one, also after a reconnect",
+    ),
+    Fix(
+        name="rpc_swap_memalloc",
+        year=2022,
+        version="5.18",
+        source="8db55a032ac7 \"SUNRPC: improve 'swap' handling: scheduling and PF_MEMALLOC\", NeilBrown",
+        summary="RPC tasks of a mount that is swapped over, and its connect worker, run with PF_MEMALLOC",
+    ),
+    Fix(
+        name="rpc_alloc_nowait",
+        year=2022,
+        version="5.18",
+        source='c487216bec83 "SUNRPC/call_alloc: async tasks mustn\'t block waiting for memory", NeilBrown',
+        summary="an RPC task's worker never waits in a mempool: it takes an element or comes again later",
+    ),
+    Fix(
+        name="nfs_swap_stable",
+        year=2022,
+        version="5.18",
+        source='c265de257f55 "NFS: swap-out must always use STABLE writes.", NeilBrown',
+        summary="swap over NFS writes FILE_SYNC, so that no COMMIT, which needs memory, has to follow",
     ),
 )
 

@@ -23,6 +23,7 @@ from netvm.block.swap_io import SwapIo
 from netvm.block.swap_readahead import SwapReadahead
 from netvm.block.swap_slots import SwapSlots
 from netvm.block.swap_tree import XA_CHUNK_SHIFT, SwapTree
+from netvm.errors import Errno
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, AddressSpace
 from netvm.mm.frames import (
     PG_ACTIVE,
@@ -68,7 +69,6 @@ class SwapArea:
     """One swap device or file."""
 
     needs_fs = False
-    """Writing a page out enters a file system, and not only a block device."""
 
     def __init__(
         self,
@@ -115,6 +115,8 @@ class SwapArea:
         """What integrity checking found."""
         self.read_errors = 0
         self.write_errors = 0
+        self.nr_write_refused = 0
+        """Pages whose file system had no memory to write them: dirty again, not lost."""
         self.nr_cleaned = 0
         """Pages whose write has ended: progress."""
         self.nr_read = 0
@@ -288,7 +290,10 @@ class SwapArea:
         vmstat.nr_written += nr
         self._account_pending(pfns, -nr)
         if error:
-            self.write_errors += nr
+            if error == -Errno.ENOMEM:
+                self.nr_write_refused += nr
+            else:
+                self.write_errors += nr
             frames.flags[pfns] = state & _U16(0xFFFF & ~(PG_WRITEBACK | PG_RECLAIM)) | _U16(PG_DIRTY)
         else:
             self.nr_cleaned += nr

@@ -98,7 +98,7 @@ class FileSwapIo:
         self._outstanding: dict[int, Request] = {}
         self._next_number = 1
         self._nr_errors = 0
-        self.pool: Mempool[int] = Mempool(
+        self._pool: Mempool[int] = Mempool(
             world,
             "sio_pool",
             min_nr=SIO_POOL_SIZE,
@@ -117,6 +117,11 @@ class FileSwapIo:
         """Requests that the file system has."""
         return self._outstanding
 
+    @property
+    def pool(self) -> Mempool[int]:
+        """sio_pool."""
+        return self._pool
+
     def attach(self, area: SwapPages) -> None:
         """Take the area whose pages are written."""
         self._area = area
@@ -125,7 +130,7 @@ class FileSwapIo:
         """Set the pool's elements aside (sio_pool_init); memory is plentiful then."""
         elements = [self.cache.try_alloc(task, GFP_NOWAIT) for _ in range(SIO_POOL_SIZE)]
         assert min(elements) >= 0
-        self.pool.fill(elements)
+        self._pool.fill(elements)
 
     def start_plug(self, _task: Task) -> PlugPort:
         """Begin to collect a task's pages."""
@@ -167,7 +172,7 @@ class FileSwapIo:
 
     async def _new_sio(self, task: Task, gfp: int, *, write: bool, slot: int) -> Request:
         sio = Request(write=write, slot=slot, pfns=[], bios=[], versions=[])
-        sio.bios.append(await self.pool.mempool_alloc(task, gfp))
+        sio.bios.append(await self._pool.mempool_alloc(task, gfp))
         sio.number = self._next_number
         self._next_number += 1
         sio.cookie = task
@@ -213,7 +218,7 @@ class FileSwapIo:
             self._area.end_swap_write(sio, error, task)
         else:
             self._area.end_swap_read(sio, error, task)
-        self.pool.free(sio.bios[0])
+        self._pool.free(sio.bios[0])
 
     def providers(self, pfn: int | None = None) -> list[Provider | Task]:
         """Return what the requests that are on their way wait for."""
@@ -222,4 +227,4 @@ class FileSwapIo:
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
-        return (len(self.pool.elements), len(self._outstanding))
+        return (len(self._pool.elements), len(self._outstanding))

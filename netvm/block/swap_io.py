@@ -6,13 +6,14 @@ itself (``SWP_FS_OPS``: NFS) gets batches of pages through ``swap_rw`` (:mod:`ne
 is what the area asks of either.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import Plug, Request, RequestQueue
 from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO
+from netvm.mm.mempool import Mempool
 from netvm.mm.ports import PlugPort
 from netvm.runtime.task import Provider, Task
 
@@ -52,6 +53,11 @@ class SwapIo(Protocol):
         """Requests that are on their way, by number."""
         ...
 
+    @property
+    def pool(self) -> Mempool[int]:
+        """Where writers wait when there is no memory for a request."""
+        ...
+
     def attach(self, area: SwapPages) -> None:
         """Be told whose pages they are."""
         ...
@@ -76,7 +82,7 @@ class SwapIo(Protocol):
         """Send what is being collected for a file; a block device's plug goes when it is finished."""
         ...
 
-    def providers(self, pfn: int | None = None) -> Iterable[Provider | Task]:
+    def providers(self, pfn: int | None = None) -> Sequence[Provider | Task]:
         """Return who is to complete what is outstanding, or what of it has this page."""
         ...
 
@@ -99,6 +105,11 @@ class BlockSwapIo:
     def outstanding(self) -> Mapping[int, Request]:
         """Requests that are on their way."""
         return self.queue.outstanding
+
+    @property
+    def pool(self) -> Mempool[int]:
+        """The bios' mempool."""
+        return self.bios.pool
 
     def attach(self, area: SwapPages) -> None:
         """Take the area whose pages are written."""

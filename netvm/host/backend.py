@@ -13,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from netvm.block.blk_mq import BlockDriver, RequestQueue
+from netvm.block.blk_mq import BlockDriver
+from netvm.block.swap_file import SwapFileSystem
 from netvm.errors import UsageError
 from netvm.fixes import Fixes
 from netvm.mm.page_alloc import PageAllocator
@@ -59,6 +60,7 @@ class BackendContext:
     """The wire to a server outside; None for a server on this host or local hardware."""
     options: Any
     """The ``[storage]`` table of the scenario (its attributes are the table's keys)."""
+    slabs: SlabCaches
     unbound: Workqueue
     """A WQ_UNBOUND, WQ_MEM_RECLAIM queue for the driver's workers."""
     log: LogPort
@@ -69,12 +71,12 @@ class Backend(Protocol):
     """A storage protocol or device, plugged in."""
 
     @property
-    def driver(self) -> BlockDriver:
-        """What the request queue sends requests to."""
+    def driver(self) -> BlockDriver | SwapFileSystem:
+        """What the request queue sends requests to; or, for a file, what writes and reads it."""
         ...
 
-    def attach(self, queue: RequestQueue) -> None:
-        """Be told the queue whose requests the driver serves."""
+    def attach(self, queue: Any) -> None:
+        """Be told whose requests the driver serves: a RequestQueue for a block driver, a FileSwapIo for a file's."""
         ...
 
     async def start(self, task: Task) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import RequestQueue
 from netvm.block.swap import SwapArea
-from netvm.block.swap_io import BlockSwapIo
+from netvm.block.swap_file import FileSwapIo, SwapFileSystem
+from netvm.block.swap_io import BlockSwapIo, SwapIo
 from netvm.fixes import preset
 from netvm.host.backend import Backend, BackendContext, LinkPair, load_backend
 from netvm.host.files import make_files, swap_pages
@@ -107,10 +108,9 @@ class _Boot:
         skbs = SkbAllocator(pages, slabs)
         stack = make_stack(self.options, pages, skbs, self.netstat)
         nic, link = connect_nic(self.options, stack, self.memory_map, workers.events)
-        backend = self._backend(stack, link, workers.unbound)
-        queue = self._request_queue(backend, workers.kblockd)
-        bios = self._bios(bio_cache, queue, pages.softirq)
-        swap = self._swap(pages, lruvec, slabs, bios, queue)
+        backend = self._backend(stack, link, workers.unbound, slabs)
+        io, bios = self._swap_io(backend, workers.kblockd, bio_cache, slabs)
+        swap = self._swap(pages, lruvec, slabs, io)
         vmscan = self._vmscan(pages, lruvec, swap)
         files = make_files(
             self.options,
@@ -119,7 +119,7 @@ class _Boot:
             lruvec=lruvec,
             slabs=slabs,
             vmscan=vmscan,
-            queue=queue,
+            io=io,
             bios=bios,
             kblockd=workers.kblockd,
             unbound=workers.pools[2],
@@ -153,7 +153,7 @@ class _Boot:
             nic=nic,
             link=link,
             backend=backend,
-            queue=queue,
+            queue=io.queue if isinstance(io, BlockSwapIo) else None,
             swap=swap,
             vmscan=vmscan,
             kswapd=Kswapd(self.world, vmscan),
@@ -197,7 +197,7 @@ class _Boot:
             log=self.log,
         )
 
-    def _backend(self, stack: NetStack, link: LinkPair | None, unbound: Workqueue) -> Backend:
+    def _backend(self, stack: NetStack, link: LinkPair | None, unbound: Workqueue, slabs: SlabCaches) -> Backend:
         storage = self.options.storage
         return load_backend(storage.kind)(
             BackendContext(
@@ -206,18 +206,31 @@ class _Boot:
                 cpus=self.cpus,
                 link=link if storage.place == "remote" else None,
                 options=storage,
+                slabs=slabs,
                 unbound=unbound,
                 log=self.log,
                 transmit_inherits_memalloc=self.options.kernel.transmit_inherits_memalloc,
             )
         )
 
-    def _request_queue(self, backend: Backend, kblockd: Workqueue) -> RequestQueue:
+    def _swap_io(
+        self, backend: Backend, kblockd: Workqueue, bio_cache: SlabCache, slabs: SlabCaches
+    ) -> tuple[SwapIo, BioSet]:
+        """Make the way of swap pages to the backend: bios and a queue, or the batches of a file; and the bios."""
+        nomemalloc, softirq = self.fixes.mempool_nomemalloc, slabs.pages.softirq
+        driver = backend.driver
+        if isinstance(driver, SwapFileSystem):
+            file_io = FileSwapIo(self.world, driver, slabs["kmalloc-1k"], nomemalloc=nomemalloc, log=self.log)
+            file_io.fill(softirq)
+            backend.attach(file_io)
+            bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=list)
+            bios.fill(softirq)
+            return file_io, bios
         storage = self.options.storage
         queue = RequestQueue(
             self.world,
-            backend.driver.name,
-            backend.driver,
+            driver.name,
+            driver,
             kblockd=kblockd,
             costs=self.costs,
             max_pages=max(1, storage.max_sectors_kb // 4),
@@ -225,22 +238,15 @@ class _Boot:
             queue_depth=storage.queue_depth,
         )
         backend.attach(queue)
-        return queue
-
-    def _bios(self, cache: SlabCache, queue: RequestQueue, softirq: Task) -> BioSet:
-        bios = BioSet(
-            self.world, cache, nomemalloc=self.fixes.mempool_nomemalloc, providers=lambda: _bio_providers(queue)
-        )
+        bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=lambda: _bio_providers(queue))
         bios.fill(softirq)
-        return bios
+        return BlockSwapIo(queue, bios), bios
 
-    def _swap(
-        self, pages: PageAllocator, lruvec: Lruvec, slabs: SlabCaches, bios: BioSet, queue: RequestQueue
-    ) -> SwapArea:
+    def _swap(self, pages: PageAllocator, lruvec: Lruvec, slabs: SlabCaches, io: SwapIo) -> SwapArea:
         return SwapArea(
             self.world,
             nr_pages=swap_pages(self.options.storage),
-            io=BlockSwapIo(queue, bios),
+            io=io,
             frames=self.memory_map.frames,
             pages=pages,
             lruvec=lruvec,
@@ -350,7 +356,7 @@ def _set_memory_providers(host: Host) -> None:
         found: list[Provider | Task] = list(host.vmscan.reclaimers)
         if host.vmscan.kswapd is not None:
             found.append(host.vmscan.kswapd)
-        found += _bio_providers(host.queue)
+        found += host.swap.io.providers()
         return found
 
     object.__setattr__(host.pages.memory, "providers", providers)

@@ -9,6 +9,7 @@ from typing import Any
 
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import RequestQueue
+from netvm.block.swap_io import BlockSwapIo, SwapIo
 from netvm.host.backend import Backend, FileBackend, MountContext
 from netvm.host.memory_map import PAGES_PER_MIB
 from netvm.mm.lru import Lruvec
@@ -66,7 +67,7 @@ def make_files(
     lruvec: Lruvec,
     slabs: SlabCaches,
     vmscan: Vmscan,
-    queue: RequestQueue,
+    io: SwapIo,
     bios: BioSet,
     kblockd: Workqueue,
     unbound: WorkerPool,
@@ -112,7 +113,8 @@ def make_files(
         if isinstance(backend, FileBackend):
             files.fs = backend.mount(_mount_context(files, pages, slabs, vmscan, cpus))
         else:
-            files.fs = _block_fs(options, backend, files, slabs, queue, bios)
+            assert isinstance(io, BlockSwapIo)
+            files.fs = _block_fs(options, backend, files, slabs, io.queue, bios)
         if options.storage.loop_mib:
             files.fs = _on_loop(options, files, slabs, bios, kblockd, unbound)
     return files

@@ -65,7 +65,8 @@ class Host:
     nic: Nic | None
     link: LinkPair | None
     backend: Backend
-    queue: RequestQueue
+    queue: RequestQueue | None
+    """The swap device's; None if swap is a file."""
     swap: SwapArea
     vmscan: Vmscan
     kswapd: Kswapd

@@ -37,8 +37,9 @@ def attach(host: Host, recorder: Recorder) -> None:
     host.pages.tracer = recorder
     host.oom.tracer = recorder
     host.swap.tracer = recorder
-    host.queue.tracer = recorder
-    pool: Mempool[int] = host.bios.pool
+    if host.queue is not None:
+        host.queue.tracer = recorder
+    pool: Mempool[int] = host.swap.io.pool
     pool.tracer = recorder
 
     def dropped(name: str, nr: int) -> None:

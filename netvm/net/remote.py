@@ -48,6 +48,11 @@ class RemoteSocket:
         self.accepting = True
         self.acks_every_frame = acks_every_frame
         """Acknowledge each frame of a burst by itself, as user-mode network stacks do, instead of the burst."""
+        self.receive_space = RECEIVE_SPACE
+        """Its receive buffer, all of it window."""
+        self.reads_at_once = True
+        """The application reads what arrives; else it says when (:meth:`was_read`) and the window closes meanwhile."""
+        self.unread_bytes = 0
         self._ack_frames = 1
         self._timer = TcpTimer(world, name, deadline_ns=self._deadline_ns, expire=self._timer_expired)
 
@@ -64,7 +69,8 @@ class RemoteSocket:
         if self.core is None or self.core.state is TcpState.CLOSED:
             if segment.flags & SYN and self.accepting:
                 self.core = TcpConnection.from_syn(self.config, segment, now_ns)
-                self.core.set_receive_space(RECEIVE_SPACE, full_bytes=RECEIVE_SPACE)
+                self.unread_bytes = 0
+                self.core.set_receive_space(self.receive_space, full_bytes=self.receive_space)
                 self._transmit()
             return
         self._ack_frames = packet.nr_frames if self.acks_every_frame else 1
@@ -74,12 +80,25 @@ class RemoteSocket:
         self._transmit()
         if receipt.readable_bytes:
             content = self.incoming.read(receipt.readable_bytes)
+            if not self.reads_at_once:
+                self.unread_bytes += receipt.readable_bytes
+                self.core.set_receive_space(max(0, self.receive_space - self.unread_bytes))
             if self.on_data is not None:
                 self.on_data(content)
-            self.core.cleanup_rbuf(receipt.readable_bytes, drained=True)
-            self._transmit()
+            if self.reads_at_once:
+                self.core.cleanup_rbuf(receipt.readable_bytes, drained=True)
+                self._transmit()
         if receipt.closed or receipt.fin:
             self._ended()
+
+    def was_read(self, size_bytes: int) -> None:
+        """Say that the application has read so much of what it was given: the window may open."""
+        self.unread_bytes -= size_bytes
+        assert self.unread_bytes >= 0
+        if self.core is not None and self.core.state is not TcpState.CLOSED:
+            self.core.set_receive_space(max(0, self.receive_space - self.unread_bytes))
+            self.core.cleanup_rbuf(size_bytes, drained=not self.unread_bytes)
+            self._transmit()
 
     def _ended(self) -> None:
         if self.on_closed is not None:

@@ -328,7 +328,7 @@ class TcpSock:
             if error:
                 break
         if not error:
-            self._push(task, more=more)
+            self.push(task, more=more)
         self.release_sock(task)
         if task.cpus is not None:
             await task.cpus.cond_resched(task)
@@ -367,7 +367,7 @@ class TcpSock:
             queue.append(task, skb, frag, copy)
             left -= copy
             if not left or queue.tail_bytes >= room or len(skb.frags) >= MAX_SKB_FRAGS:
-                self._push(task, more=more or bool(left))
+                self.push(task, more=more or bool(left))
         return 0
 
     async def _no_memory(self, task: Task, *, more: bool) -> None:
@@ -378,7 +378,7 @@ class TcpSock:
 
     async def sk_stream_wait_memory(self, task: Task, *, more: bool) -> None:
         """Sleep without the lock: for space if the buffer is full, else for a moment, since pages were short."""
-        self._push(task, more=more)
+        self.push(task, more=more)
         timeout_ns = None
         if self.mem.stream_memory_free():
             timeout_ns = (self.stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
@@ -417,12 +417,13 @@ class TcpSock:
             sent = self.write_queue.try_attach(task, pfns, page_offset, total)
             if sent:
                 self.outgoing.write(content if sent == total else content_part(content, 0, sent))
-        self._push(task, more=more)
+        self.push(task, more=more)
         return sent
 
     # -- the wire -------------------------------------------------------------------------------------------------
 
-    def _push(self, context: Task, *, more: bool) -> None:
+    def push(self, context: Task, *, more: bool) -> None:
+        """Mark the end of what was written, unless ``more`` follows, and send what may go (tcp_push)."""
         if not more:
             self.core.push()
         self.tcp_push_pending(context, more=more)

@@ -12,6 +12,7 @@ acknowledged. A packet that got no data, because the page for it could not be ha
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +39,11 @@ class _Sock(Protocol):
     allocation: int
     core: TcpConnection
     kernel: bool
+
+    @property
+    def established(self) -> bool:
+        """Whether data can be sent."""
+        ...
 
 
 class WriteQueue:
@@ -138,6 +144,40 @@ class WriteQueue:
         core.append(size_bytes, self._sock.stack.world.now_ns, new_skb=new)
         skb.end_seq = core.write_seq
         self.tail_bytes += size_bytes
+
+    async def copy_dontwait(
+        self, task: Task, size_bytes: int, copied: Callable[[int], None], push: Callable[[], None]
+    ) -> tuple[int, bool]:
+        """Copy as much as there is room and memory for (tcp_sendmsg_locked with MSG_DONTWAIT).
+
+        Returns the bytes taken and whether the send buffer had no room for more (SOCK_NOSPACE). ``copied`` is told of
+        every part, ``push`` called when a packet is full. An allocation may sleep as the socket's mask allows.
+        """
+        sock = self._sock
+        done = 0
+        while done < size_bytes and sock.established:
+            skb = self.tail if self.tail_has_room() else None
+            if skb is None:
+                if not sock.mem.stream_memory_free():
+                    return done, True
+                skb = await self.new_skb(task)
+            frag = await self.frag_refill(task) if skb is not None else None
+            if skb is None or frag is None:
+                if skb is not None and not self.tail_bytes and skb is self.tail:
+                    self.drop_empty_tail()
+                sock.mem.proto.under_pressure = True
+                sock.mem.moderate_sndbuf()
+                break
+            room = sock.core.size_goal_bytes - self.tail_bytes
+            size = min(size_bytes - done, room, frag.size_bytes - frag.offset)
+            if not sock.mem.mem_schedule(size, receive=False):
+                break
+            copied(size)
+            self.append(task, skb, frag, size)
+            done += size
+            if size == room or len(skb.frags) >= MAX_SKB_FRAGS:
+                push()
+        return done, False
 
     def try_copy(self, task: Task, size_bytes: int) -> bool:
         """Queue a small header in the socket's fragment without sleeping."""

@@ -15,7 +15,9 @@ program goes round until the first is through: its repeats are those it had time
 Chance: what the recording owes to it (noise of the host, the start of the swap area) is not recorded. The seed is the
 number of the run, so that two recordings of one machine are two draws.
 
-Left out: NFS, which this version does not emulate; it is refused by name.
+An NFS server was behind a proxy that ended the connection and let bytes through at a rate, with a window of 64 KiB:
+that is not the wire's own bandwidth but ``storage.proxy_bandwidth_bytes_per_s``. A fault that was recorded as happening
+after so much was written happens after so much here.
 """
 
 import re
@@ -99,6 +101,7 @@ def import_run(directory: Path) -> str:
         "workload": _workloads(run.config, notes),
         "traffic": _traffic(run.config),
         "run": {"seed": _number(run.config)},
+        "fault": _fault(run.config, origin),
     }
     notes["run"] = "Where the recording was left to chance, the number of the run makes two of one machine two draws."
     scenario_from(data, origin=str(directory))
@@ -106,9 +109,6 @@ def import_run(directory: Path) -> str:
 
 
 def _refuse_what_is_not_emulated(config: Config, origin: str) -> None:
-    if config.backend.protocol == "nfs":
-        problem = 'NFS is not emulated by this version; must be "nbd", "iscsi" or "virtio-blk"'
-        raise refuse(origin, Blame(path=("backend", "protocol"), value="nfs", problem=problem))
     if config.workload.kind not in ("anon-hog", "file-writer"):
         problem = 'must be "anon-hog" or "file-writer"'
         raise refuse(origin, Blame(path=("workload", "kind"), value=config.workload.kind, problem=problem))
@@ -125,7 +125,7 @@ def _number(config: Config) -> int:
 
 def _title(config: Config) -> str:
     backend = config.backend
-    how = {"nbd": "over NBD", "iscsi": "over iSCSI"}.get(backend.protocol, "on a local disk")
+    how = {"nbd": "over NBD", "iscsi": "over iSCSI", "nfs": "over NFS"}.get(backend.protocol, "on a local disk")
     if config.workload.kind == "file-writer":
         beside = f" beside a pulse of {config.second_workload.mib} MiB" if config.second_workload else ""
         return f"recorded run {config.run}: a writer of {config.workload.mib} MiB on {config.ram}{beside}, files {how}"
@@ -291,7 +291,7 @@ def _nic_kind(nic: str, origin: str) -> str:
 
 def _storage(run: RecordedRun, origin: str, notes: dict[str, str]) -> Table:
     backend = run.config.backend
-    kinds = {"nbd": "nbd", "iscsi": "iscsi", "virtio-blk": "disk"}
+    kinds = {"nbd": "nbd", "iscsi": "iscsi", "nfs": "nfs", "virtio-blk": "disk"}
     if backend.protocol not in kinds:
         problem = f"must be one of {', '.join(kinds)}"
         raise refuse(origin, Blame(path=("backend", "protocol"), value=backend.protocol, problem=problem))
@@ -312,8 +312,39 @@ def _storage(run: RecordedRun, origin: str, notes: dict[str, str]) -> Table:
         notes["storage.queue_depth"] = "Not recorded: open-iscsi's default."
     if backend.server_memory_locked is not None:
         table["server_memory_locked"] = backend.server_memory_locked
-    table["disk"] = {"latency_us": backend.latency_us, "bandwidth_bytes_per_s": backend.rate_bytes_per_s}
+    if backend.protocol == "nfs":
+        table |= _nfs_link(run.config)
+    else:
+        table["disk"] = {"latency_us": backend.latency_us, "bandwidth_bytes_per_s": backend.rate_bytes_per_s}
     return table
+
+
+def _nfs_link(config: Config) -> Table:
+    """Return the proxied link of an NFS mount, and the sizes its mount options ask for."""
+    backend = config.backend
+    table: Table = {
+        "proxy_bandwidth_bytes_per_s": backend.rate_bytes_per_s,
+        "proxy_latency_us": backend.latency_us,
+    }
+    options = config.nfs.mount_options if config.nfs is not None else ""
+    for key in ("wsize", "rsize"):
+        asked = re.search(rf"\b{key}=(\d+)", options)
+        if asked:
+            table[f"{key}_bytes"] = int(asked[1])
+    return table
+
+
+def _fault(config: Config, origin: str) -> list[Table]:
+    """Return what went wrong in the recording."""
+    fault = config.fault
+    if fault is None:
+        return []
+    kinds = {"stall": "stall", "close": "reset", "restart": "server-restart"}
+    if fault.kind not in kinds:
+        problem = f"must be one of {', '.join(kinds)}"
+        raise refuse(origin, Blame(path=("fault", "kind"), value=fault.kind, problem=problem))
+    table: Table = {"at_ms": 0, "after_mib": int(fault.when_mib_written), "kind": kinds[fault.kind]}
+    return [table | ({"for_ms": int(fault.seconds * 1000)} if fault.seconds else {})]
 
 
 def _traffic(config: Config) -> list[Table]:

@@ -83,6 +83,21 @@ class PacketFlood(msgspec.Struct, frozen=True, kw_only=True):
     socket: str = ""
 
 
+class RecordedFault(msgspec.Struct, frozen=True, kw_only=True):
+    """``fault`` of config.json: what happened to the connection or the server, and after how much was written."""
+
+    kind: str
+    when_mib_written: float = 0.0
+    seconds: float = 0.0
+
+
+class RecordedNfs(msgspec.Struct, frozen=True, kw_only=True):
+    """``nfs`` of config.json."""
+
+    mount_options: str = ""
+    swap: bool = False
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """config.json: everything that defines the run, and how it ended."""
 
@@ -100,6 +115,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     clears_inherited_memalloc: bool = False
     drops_pfmemalloc_for_ordinary_sockets: bool = True
     flood: PacketFlood | None = None
+    fault: RecordedFault | None = None
+    nfs: RecordedNfs | None = None
     verdict: str
     verdict_detail: str = ""
 

@@ -266,7 +266,7 @@ class Disk(_Table, frozen=True, kw_only=True):
 class Storage(_Table, frozen=True, kw_only=True):
     """``[storage]``: where dirty pages go."""
 
-    kind: Literal["iscsi", "nbd", "disk"]
+    kind: Literal["iscsi", "nbd", "nfs", "disk"]
     """``disk`` is a local disk without a network: the control."""
     role: Literal["swap", "fs"] = "swap"
     """What is kept there: swap, or a file system."""
@@ -290,6 +290,18 @@ class Storage(_Table, frozen=True, kw_only=True):
     """As in /sys/block/*/queue: swap readahead goes by neighbouring slots on a rotational device, by VMA on others."""
     timeout_s: Natural = 0
     """NBD's request timeout (0: none, as recorded); iSCSI's replacement_timeout when its session is lost."""
+    wsize_bytes: Annotated[int, Meta(ge=4096, le=1_048_576, multiple_of=4096)] = 1_048_576
+    """NFS: most data in one WRITE."""
+    rsize_bytes: Annotated[int, Meta(ge=4096, le=1_048_576, multiple_of=4096)] = 1_048_576
+    """NFS: most data in one READ."""
+    tcp_max_slot_table_entries: Annotated[int, Meta(ge=2, le=65536)] = 65536
+    """NFS: calls that may be out at once (sunrpc.tcp_max_slot_table_entries)."""
+    proxy_bandwidth_bytes_per_s: Natural = 0
+    """NFS: rate of a link each way that ends the connection and pushes back with a window of 64 KiB; 0: no limit."""
+    proxy_latency_us: Natural = 0
+    """NFS: how long that link takes from client to server."""
+    commit_ms: Natural = 0
+    """NFS: what a COMMIT takes on top of the disk's own time."""
     server_memory_locked: bool = True
     """A local server's own memory is locked and its store lies outside managed RAM."""
     immediate_data: bool = True
@@ -362,6 +374,8 @@ class Fault(_Table, frozen=True, kw_only=True):
 
     at_ms: Natural
     """When it begins."""
+    after_mib: Natural = 0
+    """Not 0: it begins when so much has been written to the storage, and not before ``at_ms``."""
     kind: Literal["link-down", "stall", "reset", "loss-burst", "server-restart"]
     """``link-down``: no carrier. ``stall``: the storage answers nothing, the connection stays up. ``reset``: the
     connection is closed once. ``loss-burst``: packets are lost. ``server-restart``: the server is gone for a while."""

@@ -168,13 +168,13 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
     """Say which mechanism is at work, from the figures."""
     lines = []
     zone = host.node.zones[-1]
-    pool = host.bios.pool
+    pool = host.swap.io.pool
     if pool.waiters:
         names = ", ".join(f"{task.comm}-{task.pid}" for task in list(pool.waiters)[:_NAMES_MAX])
         if len(pool.waiters) > _NAMES_MAX:
             names += f" and {len(pool.waiters) - _NAMES_MAX} more"
         lines.append(
-            f"{pool.name}: {pool.nr_out} bios in flight for {host.vmstat.nr_writeback} pages under writeback, pool "
+            f"{pool.name}: {pool.nr_out} in flight for {host.vmstat.nr_writeback} pages under writeback, pool "
             f"{len(pool.elements)} of {pool.min_nr}; waiting: {names}. Its slab cannot grow: mempool masks carry "
             f"__GFP_NOMEMALLOC, so they need free {zone.nr_free} > min {zone.min_wmark_pages()}"
             f"{_boost_note(zone)}{_highatomic_note(zone)}"

@@ -180,7 +180,7 @@ class RecordReader:
             self._fragment_bytes = -1
             if self._last:
                 record, self._record, self._record_bytes = self._record, [], 0
-                return XdrReader.of(*record)
+                return XdrReader(record)
 
     def _pull_mark(self) -> bool:
         raw = self._buffer.pull_bytes(_MARK.size)

@@ -11,9 +11,10 @@ Left out: floating point, unions and structures as such, which the messages spel
 neither ONC RPC nor NFS has.
 """
 
+from collections.abc import Sequence
 from struct import Struct
 
-from storage_backends.wire import Chunk, ChunkBuffer, Payload, RemoteProtocolError
+from storage_backends.wire import Chunk, ChunkBuffer, Payload, RemoteProtocolError, render
 
 __all__ = ["UNIT_BYTES", "XdrReader", "XdrWriter", "fill_bytes"]
 
@@ -32,18 +33,48 @@ def fill_bytes(size_bytes: int) -> int:
 class XdrReader:
     """One complete message, consumed item by item."""
 
-    __slots__ = ("buffer",)
+    __slots__ = ("_at", "_buffer", "_head")
 
-    def __init__(self, buffer: ChunkBuffer) -> None:
-        self.buffer = buffer
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        # the bytes a message begins with are most of what is read of it: they are kept apart, with a place in them
+        nr_head = 0
+        while nr_head < len(chunks) and isinstance(chunks[nr_head], bytes):
+            nr_head += 1
+        self._head = render(chunks[:nr_head])
+        self._at = 0
+        self._buffer = ChunkBuffer()
+        for chunk in chunks[nr_head:]:
+            self._buffer.push(chunk)
 
     @classmethod
     def of(cls, *chunks: Chunk) -> "XdrReader":
         """Return a reader of these chunks."""
-        buffer = ChunkBuffer()
-        for chunk in chunks:
-            buffer.push(chunk)
-        return cls(buffer)
+        return cls(chunks)
+
+    @property
+    def bytes_left(self) -> int:
+        """What was not consumed."""
+        return len(self._head) - self._at + self._buffer.size_bytes
+
+    def _pull(self, size_bytes: int) -> bytes | None:
+        """Consume bytes, from the head while it has them."""
+        end = self._at + size_bytes
+        if end <= len(self._head):
+            raw = self._head[self._at : end]
+            self._at = end
+            return raw
+        self._join()
+        return self._buffer.pull_bytes(size_bytes)
+
+    def _join(self) -> None:
+        """Put what is left of the head before the rest."""
+        rest = self._head[self._at :]
+        self._head, self._at = b"", 0
+        if rest:
+            behind = self._buffer.pull(self._buffer.size_bytes)
+            self._buffer = ChunkBuffer()
+            for chunk in (rest, *(behind or ())):
+                self._buffer.push(chunk)
 
     def unpack(self, layout: Struct) -> tuple[int, ...]:
         """Return several integers at once."""
@@ -51,9 +82,9 @@ class XdrReader:
 
     def fixed(self, size_bytes: int) -> bytes:
         """Return opaque data of a length both sides know (section 4.9)."""
-        raw = self.buffer.pull_bytes(size_bytes + fill_bytes(size_bytes))
+        raw = self._pull(size_bytes + fill_bytes(size_bytes))
         if raw is None:
-            raise RemoteProtocolError(f"XDR item of {size_bytes} bytes in a message with {self.buffer.size_bytes} left")
+            raise RemoteProtocolError(f"XDR item of {size_bytes} bytes in a message with {self.bytes_left} left")
         if size_bytes % UNIT_BYTES:
             if any(raw[size_bytes:]):
                 raise RemoteProtocolError(f"opaque data of {size_bytes} bytes is filled up with {raw[size_bytes:]!r}")
@@ -86,10 +117,11 @@ class XdrReader:
     def payload(self, size_bytes_max: int) -> Payload:
         """Return opaque data that brings its length, by reference."""
         size_bytes = self.length(size_bytes_max)
-        payload = self.buffer.pull_payload(size_bytes)
+        self._join()
+        payload = self._buffer.pull_payload(size_bytes)
         if payload is None:
-            raise RemoteProtocolError(f"data of {size_bytes} bytes in a message with {self.buffer.size_bytes} left")
-        fill = self.buffer.pull_bytes(fill_bytes(size_bytes))
+            raise RemoteProtocolError(f"data of {size_bytes} bytes in a message with {self.bytes_left} left")
+        fill = self._buffer.pull_bytes(fill_bytes(size_bytes))
         if fill is None or any(fill):
             raise RemoteProtocolError(f"data of {size_bytes} bytes is filled up with {fill!r}")
         return payload
@@ -101,10 +133,16 @@ class XdrReader:
             raise RemoteProtocolError(f"length {size} is more than {size_max}")
         return size
 
+    def rest(self) -> bytes:
+        """Consume everything that is left."""
+        raw = self._pull(self.bytes_left)
+        assert raw is not None
+        return raw
+
     def done(self) -> None:
         """Insist that nothing is left."""
-        if self.buffer.size_bytes:
-            raise RemoteProtocolError(f"{self.buffer.size_bytes} bytes left over behind a message")
+        if self.bytes_left:
+            raise RemoteProtocolError(f"{self.bytes_left} bytes left over behind a message")
 
 
 class XdrWriter:

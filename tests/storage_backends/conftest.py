@@ -78,6 +78,7 @@ class Device:
         self.world = World(seeds=Seeds(scenario.run.seed), oracle=FifoOracle())
         self.log: list[str] = []
         self.host: Host = boot(self.world, scenario, log=self.note)
+        assert self.host.queue is not None
         self.queue = self.host.queue
         self.ended: list[tuple[Request, int]] = []
         """Requests that are done, and their status, in order."""

@@ -15,8 +15,8 @@ from netvm.scenario.recorded import read_recorded_run
 from netvm.scenario.schema import AnonPulse, FileWriter, Flood, Scenario
 
 _RUNS = Path(__file__).parents[2] / "data" / "runs"
-_REFUSED = ("N10-gt96-swap-0ms",)
-_HOGS = sorted(path.name for path in _RUNS.iterdir() if path.name not in _REFUSED)
+_NFS = ("N10-gt96-swap-0ms",)
+_HOGS = sorted(path.name for path in _RUNS.iterdir() if path.name not in _NFS)
 
 
 def _imported(name: str) -> Scenario:
@@ -170,20 +170,34 @@ def test_remarks_stand_beside_what_is_not_as_recorded() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        (
-            _REFUSED[0],
-            'backend.protocol = "nfs": NFS is not emulated by this version; must be "nbd", "iscsi" or "virtio-blk"',
-        ),
-    ],
-)
-def test_what_is_not_emulated_is_refused(name: str, line: str) -> None:
-    """NFS is refused by name, in one line."""
-    with pytest.raises(UsageError) as caught:
-        import_run(_RUNS / name)
-    assert str(caught.value) == f"{_RUNS / name / 'config.json'}: {line}"
+def test_an_nfs_server_is_behind_its_proxy(tmp_path: Path) -> None:
+    """Rate and latency of the recording are the proxied link's, sizes the mount's, faults come after so much."""
+    run = tmp_path / "run"
+    shutil.copytree(_RUNS / _NFS[0], run)
+    config = json.loads((run / "config.json").read_text())
+    config["backend"] |= {"rate_bytes_per_s": 10485760, "latency_us": 5000}
+    config["nfs"]["mount_options"] += ",wsize=65536"
+    config["fault"] = {"kind": "restart", "when_mib_written": 40.0, "seconds": 2.0, "uncommitted_bytes_lost": 0}
+    (run / "config.json").write_text(json.dumps(config))
+    scenario = scenario_from(tomllib.loads(import_run(run)), origin="run")
+    storage = scenario.storage
+    assert (storage.kind, storage.role, storage.size_mib) == ("nfs", "swap", 256)
+    assert (storage.proxy_bandwidth_bytes_per_s, storage.proxy_latency_us) == (10485760, 5000)
+    assert (storage.wsize_bytes, storage.rsize_bytes) == (65536, 1 << 20)
+    assert storage.disk.bandwidth_bytes_per_s == 0
+    (fault,) = scenario.fault
+    assert (fault.kind, fault.at_ms, fault.after_mib, fault.for_ms) == ("server-restart", 0, 40, 2000)
+
+
+def test_an_unknown_fault_is_refused(tmp_path: Path) -> None:
+    """In one line that says what would be right."""
+    run = tmp_path / "run"
+    shutil.copytree(_RUNS / _NFS[0], run)
+    config = json.loads((run / "config.json").read_text())
+    config["fault"] = {"kind": "fire"}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match='"fire": must be one of stall, close, restart'):
+        import_run(run)
 
 
 @pytest.mark.parametrize(

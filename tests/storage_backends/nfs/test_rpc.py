@@ -100,9 +100,7 @@ def records_of(chunks: list[Chunk]) -> list[bytes]:
     for chunk in chunks:
         reader.push(chunk)
         while (record := reader.pull_record()) is not None:
-            rest = record.buffer.pull_bytes(record.buffer.size_bytes)
-            assert rest is not None
-            found.append(rest)
+            found.append(record.rest())
     return found
 
 
@@ -132,7 +130,7 @@ def test_records_come_back_however_the_stream_is_cut(bodies: list[bytes], cuts: 
         start += size
         step += 1
         while (record := reader.pull_record()) is not None:
-            found.append(record.buffer.pull_bytes(record.buffer.size_bytes))
+            found.append(record.rest())
     assert found == bodies
     assert not reader.is_inside
 

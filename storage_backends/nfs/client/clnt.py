@@ -1,0 +1,112 @@
+"""The RPC client: what all calls of one mount share, and the two ways to make one.
+
+Mirrors net/sunrpc/clnt.c of 6.1. An asynchronous call is handed to rpciod; a synchronous one is run by the caller, who
+sleeps where a worker would leave. Either needs a ``struct rpc_task`` first, from a slab cache with a mempool of eight.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from netvm.host.backend import BackendContext
+from netvm.runtime.task import Task
+from netvm.runtime.workqueue import Workqueue
+from storage_backends.nfs.client.pools import NfsPools, rpc_task_gfp_mask
+from storage_backends.nfs.client.rpc_task import RpcTask
+from storage_backends.nfs.connection.client import NfsClientConnection, Reply
+from storage_backends.nfs.connection.procedures import Procedure
+from storage_backends.nfs.rpc import AuthSys
+
+if TYPE_CHECKING:
+    from storage_backends.nfs.client.xprt import Xprt
+
+__all__ = ["RpcClient"]
+
+XID_MASK: Final = 0xFFFFFFFF
+
+
+class RpcClient:
+    """``struct rpc_clnt``."""
+
+    def __init__(
+        self, context: BackendContext, pools: NfsPools, *, name: str, server_tasks: Callable[[], Sequence[Task]]
+    ) -> None:
+        self.name = name
+        self.server_name = "10.0.2.2"
+        self.world = context.world
+        self.stack = context.stack
+        self.costs = context.stack.costs
+        self.fixes = context.stack.fixes
+        self.log = context.log
+        self.pools = pools
+        self.server_tasks = server_tasks
+        """The server's threads, if it runs on this host."""
+        pool = context.unbound.pool
+        self.rpciod = Workqueue("rpciod", pool, mem_reclaim=True)
+        self.xprtiod = Workqueue("xprtiod", pool, mem_reclaim=True)
+        self.nfsiod = Workqueue("nfsiod", pool, mem_reclaim=True)
+        self.connection = NfsClientConnection(AuthSys(machinename="(none)", gids=(0,)))
+        self.tasks: dict[int, RpcTask] = {}
+        """Calls that have their xid and are not over."""
+        self.nr_swapping = 0
+        """cl_swapper: swap files on this mount."""
+        self.nr_failed = 0
+        """Calls for which there was no memory at all."""
+        self.xprt: Xprt
+        self._xid = context.world.seeds.stream("nfs.xid").below(XID_MASK)
+
+    def start(self) -> None:
+        """Make the rescuers of the three workqueues."""
+        for queue in (self.rpciod, self.xprtiod, self.nfsiod):
+            queue.start()
+
+    def next_xid(self) -> int:
+        """Return an xid that no other call has (xprt_alloc_xid)."""
+        self._xid = (self._xid + 1) & XID_MASK
+        return self._xid
+
+    def swap_activate(self) -> None:
+        """Let this mount be swapped over from now on (rpc_clnt_swap_activate, xs_enable_swap)."""
+        self.nr_swapping += 1
+        self.xprt.set_memalloc()
+
+    async def call_async(
+        self,
+        task: Task,
+        procedure: Procedure,
+        args: object,
+        *,
+        nr_pages: int = 0,
+        done: Callable[[RpcTask, Task], None],
+    ) -> RpcTask | None:
+        """Begin a call; ``done(rpc, task)`` is called in nfsiod when it is over. None if there is no memory for it."""
+        rpc = await self._new_task(task, procedure, args, nr_pages=nr_pages, done=done)
+        if rpc is not None:
+            self.rpciod.queue_work(rpc.item)
+        return rpc
+
+    async def call_sync(self, task: Task, procedure: Procedure, args: object) -> Reply | None:
+        """Make a call and wait for its reply; None if there is no memory for it."""
+        rpc = await self._new_task(task, procedure, args, nr_pages=0, done=None)
+        if rpc is None:
+            return None
+        await rpc.run_sync(task)
+        return rpc.reply
+
+    async def _new_task(
+        self,
+        task: Task,
+        procedure: Procedure,
+        args: object,
+        *,
+        nr_pages: int,
+        done: Callable[[RpcTask, Task], None] | None,
+    ) -> RpcTask | None:
+        slab = await self.pools.tasks.alloc(task, rpc_task_gfp_mask(task))
+        if slab < 0:
+            self.nr_failed += 1
+            return None
+        return RpcTask(self, procedure, args, slab=slab, owner=task.number, nr_pages=nr_pages, done=done)
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        return (len(self.tasks), self.xprt.digest())

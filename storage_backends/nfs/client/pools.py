@@ -1,0 +1,171 @@
+"""What a call needs in memory before it can be sent: sunrpc's and NFS's slab caches and their reserves.
+
+Sizes and order are those of 6.1. Every object is asked for with its own mask first; only where there is a mempool, and
+only when that failed, an element of it is taken without waiting (``rpc_malloc``, ``rpc_alloc_task``,
+``nfs_writehdr_alloc``): a mempool here is a fallback for workers that must not sleep. Without the fix
+``rpc_alloc_nowait`` the buffer is a mempool allocation like any other, and a worker of rpciod may sleep in it.
+
+What a run of pages costs besides: one ``nfs_page`` a page, an array of page pointers where there are more than eight,
+and the ``bio_vec`` array that sendmsg walks.
+"""
+
+from typing import Final
+
+from netvm.fixes import Fixes
+from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_KERNEL, GFP_NORETRY, GFP_NOWAIT, GFP_NOWARN
+from netvm.mm.mempool import Mempool
+from netvm.mm.page_alloc import PageAllocator
+from netvm.mm.slab import CacheSpec, SlabCache, SlabCaches
+from netvm.runtime.task import Provider, Task
+from netvm.runtime.workqueue import PF_WQ_WORKER
+from netvm.runtime.world import World
+
+__all__ = ["NfsPools", "SlabPool", "kmalloc_cache", "rpc_task_gfp_mask"]
+
+MIN_POOL_WRITE: Final = 32
+MIN_POOL_COMMIT: Final = 4
+RPC_TASK_POOLSIZE: Final = 8
+RPC_BUFFER_POOLSIZE: Final = 8
+NFS_PAGEVEC_SIZE: Final = 8
+"""Pages whose pointers fit into the header itself."""
+PAGE_POINTER_BYTES: Final = 8
+BIO_VEC_BYTES: Final = 16
+
+_CACHES: Final = {
+    "rpc_tasks": CacheSpec(256, 16, 0),
+    "rpc_buffers": CacheSpec(2048, 8, 2),
+    "nfs_write_data": CacheSpec(1024, 8, 1),
+    "nfs_read_data": CacheSpec(1024, 8, 1),
+    "nfs_commit_data": CacheSpec(768, 10, 1),
+    "nfs_direct_cache": CacheSpec(184, 22, 0),
+    "nfs_page": CacheSpec(128, 32, 0),
+    "kmalloc-128": CacheSpec(128, 32, 0),
+    "kmalloc-512": CacheSpec(512, 8, 0),
+}
+_KMALLOC: Final = (128, 256, 512, 1024, 2048, 4096)
+
+
+def rpc_task_gfp_mask(task: Task) -> int:
+    """Return the mask of an RPC task's allocations (rpc_task_gfp_mask, nfs_io_gfp_mask): a worker gives up early."""
+    return GFP_KERNEL | GFP_NORETRY | GFP_NOWARN if task.flags & PF_WQ_WORKER else GFP_KERNEL
+
+
+def kmalloc_cache(size_bytes: int) -> str:
+    """Return the kmalloc cache of a size; the smallest here is of 128 bytes."""
+    for size in _KMALLOC:
+        if size_bytes <= size:
+            return f"kmalloc-{size}" if size < 1024 else f"kmalloc-{size // 1024}k"
+    raise AssertionError(f"{size_bytes} bytes are no kmalloc object of this model")
+
+
+class _Objects:
+    """A slab cache as a mempool's underlying allocator."""
+
+    __slots__ = ("cache",)
+
+    def __init__(self, cache: SlabCache) -> None:
+        self.cache = cache
+
+    def try_alloc(self, task: Task, gfp: int) -> int | None:
+        found = self.cache.try_alloc(task, gfp & ~GFP_DIRECT_RECLAIM)
+        return found if found >= 0 else None
+
+    async def alloc(self, task: Task, gfp: int) -> int | None:
+        found = await self.cache.alloc(task, gfp)
+        return found if found >= 0 else None
+
+    def free(self, element: int) -> None:
+        self.cache.free(element)
+
+
+class SlabPool:
+    """A slab cache with elements set aside for when it fails."""
+
+    __slots__ = ("cache", "pool")
+
+    def __init__(self, world: World, cache: SlabCache, *, min_nr: int, nomemalloc: bool) -> None:
+        self.cache = cache
+        self.pool: Mempool[int] = Mempool(
+            world, f"{cache.name} mempool", min_nr=min_nr, allocator=_Objects(cache), nomemalloc=nomemalloc
+        )
+
+    def fill(self, task: Task) -> None:
+        """Set the elements aside; memory is plentiful then."""
+        elements = [self.cache.try_alloc(task, GFP_NOWAIT) for _ in range(self.pool.min_nr)]
+        assert min(elements) >= 0
+        self.pool.fill(elements)
+
+    async def alloc(self, task: Task, gfp: int) -> int:
+        """Take an object: the cache with the mask, then the reserve without waiting; -1 if both are empty."""
+        found = await self.cache.alloc(task, gfp)
+        if found >= 0:
+            self.pool.nr_out += 1
+            return found
+        element = self.pool.try_alloc(task, GFP_NOWAIT)
+        return -1 if element is None else element
+
+    async def wait_for(self, task: Task, gfp: int) -> int:
+        """Take an object, sleeping for one if it must be (mempool_alloc)."""
+        return await self.pool.mempool_alloc(task, gfp)
+
+    def free(self, element: int) -> None:
+        """Give an object back, to the reserve first (mempool_free)."""
+        self.pool.free(element)
+
+
+class NfsPools:
+    """Everything the client allocates from."""
+
+    def __init__(self, world: World, pages: PageAllocator, slabs: SlabCaches, fixes: Fixes) -> None:
+        self.pages = pages
+        self._slabs = slabs
+        self.caches = {name: self._cache(name) for name in _CACHES}
+        nomemalloc = fixes.mempool_nomemalloc
+
+        def reserve(name: str, min_nr: int) -> SlabPool:
+            return SlabPool(world, self.caches[name], min_nr=min_nr, nomemalloc=nomemalloc)
+
+        self.tasks = reserve("rpc_tasks", RPC_TASK_POOLSIZE)
+        self.buffers = reserve("rpc_buffers", RPC_BUFFER_POOLSIZE)
+        self.write_headers = reserve("nfs_write_data", MIN_POOL_WRITE)
+        self.commit_headers = reserve("nfs_commit_data", MIN_POOL_COMMIT)
+        self.read_headers = self.caches["nfs_read_data"]
+        self.direct_requests = self.caches["nfs_direct_cache"]
+        self.nfs_pages = self.caches["nfs_page"]
+
+    def _cache(self, name: str) -> SlabCache:
+        for cache in self._slabs.caches():
+            if cache.name == name:
+                return cache
+        return self._slabs.add(name, _CACHES[name])
+
+    def fill(self, task: Task) -> None:
+        """Set every reserve aside (rpc_init_mempool, nfs_init_writepagecache)."""
+        for reserve in (self.tasks, self.buffers, self.write_headers, self.commit_headers):
+            reserve.fill(task)
+
+    def kmalloc(self, size_bytes: int) -> SlabCache:
+        """Return the cache that an object of this size comes from."""
+        name = kmalloc_cache(size_bytes)
+        return self.caches[name] if name in self.caches else self._slabs[name]
+
+    def set_providers(self, providers: "list[Provider | Task]") -> None:
+        """Say who gives elements back: nobody waits for them but swap-in of old kernels."""
+        for reserve in (self.buffers, self.write_headers):
+            object.__setattr__(reserve.pool.resource, "providers", lambda: providers)
+
+    async def nfs_pages_alloc(self, task: Task, nr: int, gfp: int) -> list[int] | None:
+        """Take one ``nfs_page`` for each of ``nr`` pages, or none and return None (nfs_page_create)."""
+        taken = self.nfs_pages.take_many(task, gfp, nr)
+        while len(taken) < nr:
+            found = await self.nfs_pages.alloc(task, gfp)
+            if found < 0:
+                self.nfs_pages_free(taken)
+                return None
+            taken.append(found)
+        return taken
+
+    def nfs_pages_free(self, taken: list[int]) -> None:
+        """Give ``nfs_page`` objects back."""
+        for slab in taken:
+            self.nfs_pages.free(slab)

@@ -1,0 +1,319 @@
+"""One RPC task: a call on its way, step by step, and what it sleeps for.
+
+Mirrors net/sunrpc/sched.c and clnt.c of 6.1. An asynchronous task is a work item of ``rpciod``: a worker runs its steps
+(``call_reserve``, ``call_allocate``, ``call_encode``, ``call_connect``, ``call_transmit``, ``call_status``) until one
+has to wait; then the worker is free for others, and whatever is waited for queues the task again. Only memory is waited
+for with the worker held, as far as the mask lets it. When the call is over, ``nfsiod`` runs its release.
+
+A task of a client that is swapped over runs with PF_MEMALLOC while it runs (``RPC_IS_SWAPPER``); without the fix
+``rpc_swap_memalloc`` it does not and relies on its masks.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from netvm.mm.gfp import GFP_MEMALLOC, GFP_NOFS, GFP_NOWAIT, GFP_NOWARN, PF_MEMALLOC, PF_MEMALLOC_NOFS, GfpScope
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.timer import TimerHandle, TimerKind
+from netvm.runtime.wait import WaitQueue
+from netvm.runtime.workqueue import WorkItem
+from netvm.units import NS_PER_S
+from storage_backends.nfs.client.pools import BIO_VEC_BYTES, rpc_task_gfp_mask
+from storage_backends.nfs.connection.client import Reply
+from storage_backends.nfs.connection.procedures import Procedure
+from storage_backends.nfs.connection.timeouts import RetransmitTimer
+
+if TYPE_CHECKING:
+    from storage_backends.nfs.client.clnt import RpcClient
+
+__all__ = ["RpcTask"]
+
+RESERVE_DELAY_NS: Final = NS_PER_S // 4
+"""HZ >> 2: a task without a request slot's memory, or without the socket's."""
+ALLOCATE_DELAY_NS: Final = NS_PER_S // 16
+"""HZ >> 4: a task without a buffer."""
+RPC_RQST_BYTES: Final = 488
+
+Step = Callable[["RpcTask", Task], Awaitable[None]]
+
+
+class RpcTask:
+    """``struct rpc_task``."""
+
+    __slots__ = (
+        "action",
+        "args",
+        "buffer",
+        "bvec",
+        "client",
+        "done",
+        "item",
+        "name",
+        "need_xmit",
+        "nr_pages",
+        "owner",
+        "procedure",
+        "queued",
+        "release",
+        "reply",
+        "retransmit",
+        "rqst",
+        "running_on",
+        "slab",
+        "sleeps_on",
+        "status",
+        "swapper",
+        "timer",
+        "waiter",
+        "xid",
+    )
+
+    def __init__(
+        self,
+        client: "RpcClient",
+        procedure: Procedure,
+        args: object,
+        *,
+        slab: int,
+        owner: int,
+        nr_pages: int,
+        done: Callable[["RpcTask", Task], None] | None,
+    ) -> None:
+        self.client = client
+        self.procedure = procedure
+        self.args = args
+        self.slab = slab
+        self.owner = owner
+        """Whose call it is (tk_owner): callers take turns on the wire."""
+        self.nr_pages = nr_pages
+        self.done = done
+        """Called by nfsiod when it is over; None for a call that somebody waits for."""
+        self.xid = 0
+        self.name = procedure.name
+        self.action: Step | None = RpcTask.call_reserve
+        self.status = 0
+        self.reply: Reply | None = None
+        self.queued = False
+        """It sleeps: on ``sleeps_on``."""
+        self.sleeps_on = ""
+        self.swapper = client.nr_swapping > 0
+        self.need_xmit = False
+        self.rqst = self.buffer = self.bvec = -1
+        self.timer: TimerHandle | None = None
+        self.retransmit: RetransmitTimer | None = None
+        self.running_on: Task | None = None
+        self.item = WorkItem("rpc_async_schedule", self.run)
+        self.release = WorkItem("rpc_async_release", self.rpc_release)
+        self.waiter: WaitQueue | None = None
+        if done is None:
+            resource = Resource("reply", f"{client.name}: {self.name}", lambda: [self.provider()])
+            self.waiter = WaitQueue(client.world, resource)
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    async def run(self, task: Task) -> None:
+        """Run steps until one must wait (rpc_async_schedule)."""
+        with GfpScope(task, PF_MEMALLOC_NOFS):
+            await self._execute(task)
+
+    async def run_sync(self, task: Task) -> None:
+        """Run the whole call in the caller's context (rpc_execute of a synchronous task)."""
+        assert self.waiter is not None
+        with GfpScope(task, PF_MEMALLOC_NOFS):
+            await self._execute(task)
+            while self.action is not None:
+                if self.queued:
+                    await self.waiter.wait(task)
+                else:
+                    await self._execute(task)
+
+    async def _execute(self, task: Task) -> None:
+        """Do one step after another (__rpc_execute)."""
+        client = self.client
+        saved = task.flags & PF_MEMALLOC
+        self.running_on = task
+        while self.action is not None:
+            if client.fixes.rpc_swap_memalloc and (self.swapper or client.xprt.needs_memalloc(self)):
+                task.flags |= PF_MEMALLOC
+            await self.action(self, task)
+            if self.queued:
+                break
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+        self.running_on = None
+        task.flags = task.flags & ~PF_MEMALLOC | saved
+        if self.action is None:
+            self._rpc_release_task(task)
+
+    def sleep_on(self, what: str) -> None:
+        """Go to sleep on a wait queue (rpc_sleep_on); the worker is free."""
+        assert not self.queued
+        self.queued = True
+        self.sleeps_on = what
+
+    def wake_up(self, status: int = 0) -> None:
+        """Wake from a wait queue (rpc_wake_up_queued_task): the task runs again on rpciod."""
+        if not self.queued:
+            return
+        self.queued = False
+        self.sleeps_on = ""
+        self.status = status
+        self._disarm()
+        if self.waiter is not None:
+            self.waiter.wake_all()
+        else:
+            self.client.rpciod.queue_work(self.item)
+
+    def delay(self, delay_ns: int, why: str) -> None:
+        """Sleep for a time (rpc_delay)."""
+        self.sleep_on(why)
+        self.timer = self.client.world.call_after(
+            delay_ns, self.wake_up, kind=TimerKind.RETRY, site=f"{self.client.name}: {why}"
+        )
+
+    def _disarm(self) -> None:
+        if self.timer is not None:
+            self.client.world.cancel(self.timer)
+            self.timer = None
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    async def call_reserve(self, task: Task) -> None:
+        """Have a request slot (xprt_alloc_slot)."""
+        slots = self.client.xprt.slots
+        if not slots.may_have_one():
+            slots.backlog.append(self)
+            self.sleep_on("xprt backlog: a request slot")
+            return
+        if not slots.take_spare():
+            self.rqst = await self.client.pools.kmalloc(RPC_RQST_BYTES).alloc(task, self._gfp(task))
+            if self.rqst < 0:
+                slots.nr_taken -= 1
+                self.delay(RESERVE_DELAY_NS, "rpc_delay: no memory for a request slot")
+                return
+        self.xid = self.client.next_xid()
+        self.client.tasks[self.xid] = self
+        self.action = RpcTask.call_allocate
+
+    async def call_allocate(self, task: Task) -> None:
+        """Have a buffer for the call's and the reply's headers (rpc_malloc)."""
+        buffers = self.client.pools.buffers
+        if self.client.fixes.rpc_alloc_nowait:
+            self.buffer = await buffers.alloc(task, self._gfp(task))
+        elif self.swapper:
+            found = buffers.pool.try_alloc(task, GFP_NOWAIT | GFP_NOWARN | GFP_MEMALLOC)
+            self.buffer = -1 if found is None else found
+        else:
+            self.buffer = await buffers.wait_for(task, GFP_NOFS)
+        if self.buffer < 0:
+            self.delay(ALLOCATE_DELAY_NS, "rpc_delay: no memory for an RPC buffer")
+            return
+        self.action = RpcTask.call_encode
+
+    async def call_encode(self, task: Task) -> None:
+        """Encode, have the vector of the data's pages, and queue for transmission."""
+        if self.nr_pages and self.bvec < 0:
+            cache = self.client.pools.kmalloc(self.nr_pages * BIO_VEC_BYTES)
+            self.bvec = await cache.alloc(task, self._gfp(task))
+            if self.bvec < 0:
+                self.delay(ALLOCATE_DELAY_NS, "rpc_delay: no memory for a bio_vec array")
+                return
+        self.client.connection.call(self.xid, self.procedure, self.args)
+        self.client.xprt.enqueue(self)
+        self.action = RpcTask.call_connect
+
+    async def call_connect(self, _task: Task) -> None:
+        """Make sure there is a connection."""
+        xprt = self.client.xprt
+        if xprt.is_connected:
+            self.action = RpcTask.call_transmit
+        else:
+            xprt.connect(self)
+
+    async def call_transmit(self, task: Task) -> None:
+        """Send what is queued, our own call with it."""
+        xprt = self.client.xprt
+        self.action = RpcTask.call_transmit_status
+        if not self.need_xmit:
+            return
+        if not xprt.lock_write(self):
+            return
+        self.status = 0
+        if self.client.fixes.rpc_swap_memalloc and self.client.nr_swapping:
+            task.flags |= PF_MEMALLOC
+        if self.need_xmit:
+            if xprt.is_connected:
+                await xprt.transmit(task, self)
+            else:
+                self.status = -1
+        xprt.release_write(self)
+
+    async def call_transmit_status(self, _task: Task) -> None:
+        """Wait for the reply, or go back to where the sending failed."""
+        if self.reply is not None and (not self.need_xmit or self.client.xprt.dequeue(self)):
+            self.action = None
+        elif not self.need_xmit:
+            self.action = RpcTask.call_status
+            self.client.xprt.wait_receive(self)
+        elif self.status and not self.client.xprt.is_connected:
+            self.action = RpcTask.call_connect
+        else:
+            self.action = RpcTask.call_transmit
+            if self.status == self.client.xprt.NO_MEMORY:
+                self.delay(RESERVE_DELAY_NS, "rpc_delay: no memory for the socket's packets")
+
+    async def call_status(self, _task: Task) -> None:
+        """The reply has come, or a time-out, or the end of the connection."""
+        if self.reply is not None and (not self.need_xmit or self.client.xprt.dequeue(self)):
+            self.action = None
+        elif self.need_xmit:
+            self.action = RpcTask.call_connect
+        else:
+            self.client.xprt.wait_receive(self)
+
+    def _gfp(self, task: Task) -> int:
+        if self.client.fixes.rpc_alloc_nowait:
+            return rpc_task_gfp_mask(task)
+        if self.swapper:
+            return GFP_NOWAIT | GFP_NOWARN | GFP_MEMALLOC
+        return GFP_NOWAIT | GFP_NOWARN if self.waiter is None else GFP_NOFS
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _rpc_release_task(self, task: Task) -> None:
+        """Give back what the call took; nfsiod does the rest (rpc_release_resources_task, rpc_put_task)."""
+        client = self.client
+        pools = client.pools
+        task.charge_ns += client.costs.complete_request
+        client.tasks.pop(self.xid, None)
+        if self.bvec >= 0:
+            pools.kmalloc(self.nr_pages * BIO_VEC_BYTES).free(self.bvec)
+        pools.buffers.free(self.buffer)
+        if self.rqst >= 0:
+            pools.kmalloc(RPC_RQST_BYTES).free(self.rqst)
+        self.bvec = self.buffer = -1
+        client.xprt.slots.give_back(spare=self.rqst < 0)
+        if self.done is not None:
+            client.nfsiod.queue_work(self.release)
+        else:
+            pools.tasks.free(self.slab)
+
+    async def rpc_release(self, task: Task) -> None:
+        """Tell who asked (rpc_async_release)."""
+        assert self.done is not None
+        self.done(self, task)
+        self.client.pools.tasks.free(self.slab)
+
+    # -- looking in -----------------------------------------------------------------------------------------------
+
+    def provider(self) -> Provider:
+        """Say what this call waits for."""
+        what = f"{self.client.name}: {self.name} {self.xid:#010x}"
+        if self.running_on is not None:
+            return Provider(name=f"{what}, run by {self.running_on.comm}", needs=(self.running_on,))
+        if self.item.pending:
+            pool = self.client.rpciod.pool
+            return Provider(name=f"{what}, queued on rpciod", needs=(pool.needs_worker,))
+        if self.queued:
+            return Provider(name=f"{what}, asleep: {self.sleeps_on}", needs=self.client.xprt.needs(self))
+        return Provider(name=what)

@@ -1,0 +1,117 @@
+"""The door between the host and NFS: makes client, server and the connections between them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from netvm.block.blk_mq import RequestQueue
+from netvm.block.swap_file import FileSwapIo
+from netvm.errors import UsageError
+from netvm.host.backend import Backend, BackendContext
+from netvm.net.remote import RemoteSocket
+from netvm.net.sock import TcpSock
+from netvm.net.wire import connect_streams
+from netvm.runtime.task import Task
+from netvm.units import MIB, NS_PER_MS, NS_PER_US
+from storage_backends.export.disk import DiskModel
+from storage_backends.export.store import BlockStore
+from storage_backends.nfs.client.clnt import RpcClient
+from storage_backends.nfs.client.mount import Mount
+from storage_backends.nfs.client.pools import NfsPools
+from storage_backends.nfs.client.swap_file import NfsSwapFile
+from storage_backends.nfs.client.xprt import Xprt
+from storage_backends.nfs.server import EXPORT_PATH, NfsService, RemoteNfsServer
+
+__all__ = ["NfsBackend", "backend"]
+
+SWAP_FILE = "swapfile"
+
+
+class NfsBackend:
+    """Swap to a file on NFS, its server outside the host."""
+
+    def __init__(self, context: BackendContext) -> None:
+        options = context.options
+        self.context = context
+        if context.link is None:
+            raise UsageError('storage.place = "local": an NFS server is outside the host; must be "remote"')
+        disk = options.disk
+        size_bytes = options.size_mib * MIB
+        self.disk = DiskModel(
+            latency_ns=disk.latency_us * NS_PER_US,
+            bandwidth_bytes_per_s=disk.bandwidth_bytes_per_s,
+            queue_depth=disk.queue_depth,
+            in_order=disk.in_order,
+        )
+        self.service = NfsService(
+            context.world, self.disk, capacity_bytes=size_bytes, commit_ns=options.commit_ms * NS_PER_MS
+        )
+        self.file = self.service.add_file(SWAP_FILE, size_bytes, BlockStore(size_bytes, write_cache=True))
+        self.remote = RemoteNfsServer(
+            context.world,
+            self.service,
+            bandwidth_bytes_per_s=options.proxy_bandwidth_bytes_per_s,
+            latency_ns=options.proxy_latency_us * NS_PER_US,
+        )
+        self.pools = NfsPools(context.world, context.stack.pages, context.slabs, context.stack.fixes)
+        self.client = RpcClient(context, self.pools, name="nfs", server_tasks=self.tasks)
+        self.client.xprt = Xprt(self.client, self.open_socket, max_slots=options.tcp_max_slot_table_entries)
+        self.mount = Mount(self.client, wsize_bytes=options.wsize_bytes, rsize_bytes=options.rsize_bytes)
+        self.driver = NfsSwapFile(self.client, wsize_bytes=options.wsize_bytes, rsize_bytes=options.rsize_bytes)
+
+    def open_socket(self) -> TcpSock:
+        """Make the two ends of a new connection; ours is not connected yet."""
+        context = self.context
+        assert context.link is not None
+        sock = TcpSock(context.stack, "nfs")
+        peer = RemoteSocket(
+            context.world, "nfsd", link=context.link.down, acks_every_frame=context.link.acks_every_frame
+        )
+        connect_streams(sock, peer)
+        self.remote.listen(peer)
+        return sock
+
+    def attach(self, queue: RequestQueue | FileSwapIo) -> None:
+        """Take the requests' owner."""
+        assert isinstance(queue, FileSwapIo)
+        self.driver.io = queue
+
+    async def start(self, task: Task) -> None:
+        """Set the reserves aside, mount, and switch the swap file on (nfs_swap_activate)."""
+        self.pools.fill(task)
+        self.client.start()
+        await self.mount.mount(task, EXPORT_PATH)
+        self.driver.fh, attributes = await self.mount.open(task, SWAP_FILE)
+        if attributes is not None and attributes.used_bytes < attributes.size_bytes:
+            raise UsageError("storage: the swap file has holes (nfs_swap_activate)")
+        self.client.swap_activate()
+
+    def stored(self) -> npt.NDArray[np.int64]:
+        """Return the version the file holds of each page."""
+        return self.file.store.versions
+
+    def reset_connection(self) -> None:
+        """Close the connection once."""
+        self.remote.reset()
+
+    def stall(self, until_ns: int) -> None:
+        """Let nothing move on the link."""
+        self.remote.stall(until_ns)
+
+    def restart_server(self, until_ns: int) -> None:
+        """Kill the server: what was not committed is lost; it is back then."""
+        self.remote.restart(until_ns)
+
+    def tasks(self) -> list[Task]:
+        """Return the server's threads on this host: it has none."""
+        return []
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        return (self.driver.digest(), self.remote.digest())
+
+
+def backend(context: BackendContext) -> Backend:
+    """Make the backend (entry point ``netvm.storage_backends``: ``nfs``)."""
+    return NfsBackend(context)

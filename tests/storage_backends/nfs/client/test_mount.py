@@ -1,0 +1,34 @@
+"""Mounting."""
+
+import pytest
+
+from netvm.errors import UsageError
+from storage_backends.nfs.messages.nfs3 import NfsStat3
+
+
+def test_the_server_decides_how_much_goes_at_once(mounted) -> None:
+    """Wsize and rsize are what was asked for, cut to what FSINFO allows."""
+    host = mounted("storage.wsize_bytes=65536")
+
+    async def script(task) -> None:
+        return
+
+    host.run(script)
+    assert (host.backend.mount.wsize_bytes, host.backend.mount.rsize_bytes) == (65536, 1 << 20)
+
+
+def test_what_the_server_refuses_is_said(mounted) -> None:
+    """A path that is not exported and a file that is not there are the user's to see."""
+    host = mounted()
+
+    async def script(task) -> None:
+        with pytest.raises(UsageError, match="MNT with status 2"):
+            await host.backend.mount.mount(task, "/nowhere")
+        await host.backend.mount.mount(task, "/export")
+        with pytest.raises(UsageError, match=f"LOOKUP with status {int(NfsStat3.NFS3ERR_NOENT)}"):
+            await host.backend.mount.open(task, "nothing")
+        fh, attributes = await host.backend.mount.open(task, "made", create=True)
+        assert fh in host.backend.service.files
+        assert attributes.size_bytes == 0
+
+    host.run(script)

@@ -1,0 +1,69 @@
+"""What calls are made of."""
+
+import pytest
+
+from netvm.mm.gfp import GFP_KERNEL, GFP_NORETRY, GFP_NOWARN, PF_MEMALLOC, GfpScope
+from netvm.runtime.workqueue import PF_WQ_WORKER
+from storage_backends.nfs.client.pools import (
+    MIN_POOL_WRITE,
+    RPC_BUFFER_POOLSIZE,
+    kmalloc_cache,
+    rpc_task_gfp_mask,
+)
+
+
+def test_a_worker_gives_up_early(mounted) -> None:
+    """A workqueue's worker asks with NORETRY, anybody else with plain GFP_KERNEL."""
+    host = mounted()
+    task = host.host.softirq
+    assert rpc_task_gfp_mask(task) == GFP_KERNEL
+    with GfpScope(task, PF_WQ_WORKER):
+        assert rpc_task_gfp_mask(task) == GFP_KERNEL | GFP_NORETRY | GFP_NOWARN
+
+
+@pytest.mark.parametrize(("size", "name"), [(8, "kmalloc-128"), (512, "kmalloc-512"), (488, "kmalloc-512")])
+def test_kmalloc_rounds_up(size: int, name: str) -> None:
+    """A size comes from the smallest cache that holds it."""
+    assert kmalloc_cache(size) == name
+    assert kmalloc_cache(4096) == "kmalloc-4k"
+
+
+def test_a_reserve_is_taken_when_the_cache_is_dry_and_refilled_first(mounted) -> None:
+    """With no memory at all exactly the elements set aside are had, and what comes back goes to the reserve."""
+    host = mounted()
+
+    async def script(task) -> None:
+        reserve = host.backend.pools.write_headers
+        pages = host.drain()
+        with GfpScope(task, PF_MEMALLOC):
+            taken = []
+            while (found := await reserve.alloc(task, GFP_KERNEL)) >= 0:
+                taken.append(found)
+            assert len(taken) >= MIN_POOL_WRITE
+            assert not reserve.pool.elements
+            for found in taken:
+                reserve.free(found)
+        assert len(reserve.pool.elements) == MIN_POOL_WRITE
+        assert len(host.backend.pools.buffers.pool.elements) == RPC_BUFFER_POOLSIZE
+        host.give_back(pages)
+
+    host.run(script)
+
+
+def test_pages_requests_come_all_or_none(mounted) -> None:
+    """Where not every nfs_page can be had, none is kept."""
+    host = mounted()
+
+    async def script(task) -> None:
+        pools = host.backend.pools
+        pages = host.drain()
+        before = pools.nfs_pages.nr_active
+        with GfpScope(task, PF_MEMALLOC):
+            assert await pools.nfs_pages_alloc(task, 64, GFP_KERNEL) is None
+        assert pools.nfs_pages.nr_active == before
+        host.give_back(pages)
+        taken = await pools.nfs_pages_alloc(task, 64, GFP_KERNEL)
+        assert len(taken) == 64
+        pools.nfs_pages_free(taken)
+
+    host.run(script)

@@ -1,0 +1,107 @@
+"""Batches of swap pages on their way to a file."""
+
+import pytest
+
+from netvm.mm.gfp import PF_MEMALLOC, GfpScope
+from storage_backends.nfs.messages.nfs3 import NfsStat3
+
+
+def test_a_batch_is_written_and_read_back(mounted) -> None:
+    """What was written is read, and nothing that it took is kept."""
+    host = mounted()
+
+    async def script(task) -> None:
+        host.take_completions()
+        before = [cache.nr_active for cache in host.backend.pools.caches.values()]
+        await host.swap_rw(task, 3, list(range(100, 132)))
+        await host.until_ended(task, 1)
+        found = await host.swap_rw(task, 3, None, 32)
+        await host.until_ended(task, 2)
+        assert found.versions == list(range(100, 132))
+        await host.pause(task, 10)
+        assert [cache.nr_active for cache in host.backend.pools.caches.values()] == before
+
+    host.run(script)
+    assert [error for _, error in host.ended] == [0, 0]
+
+
+@pytest.mark.parametrize(("wsize", "nr_calls"), [(131072, 1), (65536, 2), (4096, 32)])
+def test_wsize_cuts_a_batch(mounted, wsize: int, nr_calls: int) -> None:
+    """A batch larger than wsize is as many WRITEs as it takes, and ends with the last of them."""
+    host = mounted(f"storage.wsize_bytes={wsize}")
+    served = []
+    write = host.backend.service._write
+    host.backend.service._procedures = {
+        procedure: (lambda args: served.append(args.data.size_bytes) or write(args)) if function == write else function
+        for procedure, function in host.backend.service._procedures.items()
+    }
+
+    async def script(task) -> None:
+        host.take_completions()
+        await host.swap_rw(task, 1, [9] * 32)
+        await host.until_ended(task, 1)
+
+    host.run(script)
+    assert served == [131072 // nr_calls] * nr_calls
+
+
+def test_without_memory_a_batch_fails_at_once(mounted) -> None:
+    """Reclaim must not wait for its own requests: -ENOMEM, and all is given back."""
+    host = mounted()
+
+    async def script(task) -> None:
+        host.take_completions()
+        pages = host.drain()
+        active = host.backend.pools.nfs_pages.nr_active
+        with GfpScope(task, PF_MEMALLOC):
+            for i in range(4):
+                await host.swap_rw(task, 1 + 32 * i, [5] * 32)
+        assert -12 in [error for _, error in host.ended]
+        host.give_back(pages)
+        await host.pause(task, 3000)
+        assert host.backend.pools.nfs_pages.nr_active == active
+
+    host.run(script)
+
+
+def test_an_error_of_the_server_is_an_io_error(mounted) -> None:
+    """A full disk is -EIO for the batch; a server that asks for patience is asked again after five seconds."""
+    host = mounted()
+
+    async def script(task) -> None:
+        host.take_completions()
+        host.backend.service.error = NfsStat3.NFS3ERR_NOSPC
+        await host.swap_rw(task, 1, [1])
+        await host.until_ended(task, 1)
+        host.backend.service.error = NfsStat3.NFS3ERR_JUKEBOX
+        begun_ns = host.world.now_ns
+        await host.swap_rw(task, 1, [2])
+        await host.pause(task, 1000)
+        host.backend.service.error = NfsStat3.NFS3_OK
+        await host.until_ended(task, 2)
+        assert host.world.now_ns - begun_ns >= 5_000_000_000
+
+    host.run(script)
+    assert [error for _, error in host.ended] == [-5, 0]
+
+
+def test_unstable_batches_are_committed_and_resent_after_a_restart(mounted) -> None:
+    """Without stable writes a COMMIT follows; if the server was restarted in between, the batch is written again."""
+    host = mounted("storage.commit_ms=500", fixes=["nfs_swap_stable"])
+
+    async def script(task) -> None:
+        host.take_completions()
+        await host.pause(task, 4000)
+        await host.swap_rw(task, 1, [7] * 4)
+        await host.pause(task, 100)
+        assert host.ended == []
+        host.backend.restart_server(host.world.now_ns)
+        assert host.backend.stored()[1:5].tolist() == [0] * 4
+        await host.until_ended(task, 1)
+
+    host.run(script)
+    assert [error for _, error in host.ended] == [0]
+    assert host.backend.driver.nr_committed_again == 1
+    assert host.backend.stored()[1:5].tolist() == [7] * 4
+    host.backend.service.restart()
+    assert host.backend.stored()[1:5].tolist() == [7] * 4

@@ -1,0 +1,77 @@
+"""The transport: writing under its lock, and connecting again."""
+
+from storage_backends.nfs.client.xprt import XS_TCP_INIT_REEST_TO_NS
+from storage_backends.nfs.connection.procedures import NULL
+
+
+async def _null(host, task) -> None:
+    reply = await host.client.call_sync(task, NULL, None)
+    assert reply is not None
+
+
+def test_a_closed_connection_is_made_again_at_once(mounted) -> None:
+    """A call that was out is sent again on the next connection, and data flows within a third of a second."""
+    host = mounted()
+
+    async def script(task) -> None:
+        await host.pause(task, 4000)
+        host.backend.reset_connection()
+        before_ns = host.world.now_ns
+        await host.pause(task, 10)
+        await _null(host, task)
+        assert host.world.now_ns - before_ns < 300_000_000
+        assert host.xprt.nr_connects == 2
+        assert host.xprt.sock.memalloc
+
+    host.run(script)
+
+
+def test_a_server_that_is_away_is_tried_again_after_three_seconds(mounted) -> None:
+    """Its host accepts and closes: the client backs off, and goes on when the server is back."""
+    host = mounted()
+
+    async def script(task) -> None:
+        await host.pause(task, 4000)
+        begun_ns = host.world.now_ns
+        host.backend.restart_server(begun_ns + 2_000_000_000)
+        await host.pause(task, 10)
+        await _null(host, task)
+        assert XS_TCP_INIT_REEST_TO_NS <= host.world.now_ns - begun_ns < 2 * XS_TCP_INIT_REEST_TO_NS
+        assert host.xprt.nr_connects == 3
+
+    host.run(script)
+
+
+def test_a_silent_server_is_told_to_the_operator(mounted) -> None:
+    """Calls are sent again after 60 s; after 180 s the log says so, and says when it is over."""
+    host = mounted()
+
+    async def script(task) -> None:
+        host.backend.stall(host.world.now_ns + 200_000_000_000)
+        await _null(host, task)
+        await host.pause(task, 1000)
+
+    host.run(script)
+    told = [line for line in host.log if line.startswith("nfs: server")]
+    assert [line.split(" ", 3)[3] for line in told] == ["not responding, still trying", "OK"]
+    assert host.client.connection.nr_stray_replies >= 1
+
+
+def test_a_full_send_buffer_is_waited_for_without_the_lock(mounted) -> None:
+    """Whoever finds no room leaves; the rest goes when the socket has room, and every batch arrives."""
+    host = mounted("storage.proxy_bandwidth_bytes_per_s=4000000")
+    seen = []
+
+    async def script(task) -> None:
+        host.take_completions()
+        for i in range(30):
+            await host.swap_rw(task, 1 + 32 * i, [1 + i] * 32)
+        await host.pause(task, 20)
+        seen.append((host.xprt.write_space or bool(host.xprt.sending), len(host.xprt.xmit) > 0))
+        await host.until_ended(task, 30)
+
+    host.run(script)
+    assert seen == [(True, True)]
+    assert host.backend.stored()[1 : 1 + 32 * 30 : 32].tolist() == list(range(1, 31))
+    assert len(host.xprt.xmit) == 0
+    assert host.xprt.locked_by is None

@@ -1,0 +1,118 @@
+"""The server and the link in front of it."""
+
+import pytest
+
+from netvm.runtime.clock import run_virtual
+from netvm.runtime.seeds import Seeds
+from netvm.runtime.world import World
+from storage_backends.export.disk import DiskModel
+from storage_backends.export.store import BlockStore
+from storage_backends.nfs.connection import procedures as p
+from storage_backends.nfs.connection.server import Request
+from storage_backends.nfs.messages import data, files, mount
+from storage_backends.nfs.messages.attributes import Sattr3
+from storage_backends.nfs.messages.data import StableHow
+from storage_backends.nfs.messages.nfs3 import FhArgs, NfsStat3
+from storage_backends.nfs.server import EXPORT_PATH, LINK_QUANTUM_BYTES, ROOT_FH, NfsService, TokenLink
+from storage_backends.wire import BLOCK_SIZE, Blocks, Octets
+
+
+@pytest.fixture
+def service() -> NfsService:
+    """Return an export of 16 pages with one file."""
+    made = NfsService(World(seeds=Seeds(1)), DiskModel(), capacity_bytes=16 * BLOCK_SIZE)
+    made.add_file("f", 0, BlockStore(16 * BLOCK_SIZE, write_cache=True))
+    return made
+
+
+def call(service: NfsService, procedure: p.Procedure, args: object):
+    """Execute one call."""
+    return service.execute(Request(1, procedure, args, 0))
+
+
+def test_a_path_leads_to_a_file(service: NfsService) -> None:
+    """MOUNT gives the root, LOOKUP the file, GETATTR what it is; what is not there is said to be so."""
+    assert call(service, p.MNT, mount.MountArgs(dirpath=EXPORT_PATH)).fh == ROOT_FH
+    assert call(service, p.MNT, mount.MountArgs(dirpath="/")).status == mount.MountStat3.MNT3ERR_NOENT
+    found = call(service, p.LOOKUP, files.LookupArgs(dir_fh=ROOT_FH, name="f"))
+    assert call(service, p.GETATTR, FhArgs(fh=found.fh)).attributes.size_bytes == 0
+    assert call(service, p.LOOKUP, files.LookupArgs(dir_fh=ROOT_FH, name="g")).status == NfsStat3.NFS3ERR_NOENT
+    assert call(service, p.LOOKUP, files.LookupArgs(dir_fh=found.fh, name="g")).status == NfsStat3.NFS3ERR_NOTDIR
+    assert call(service, p.GETATTR, FhArgs(fh=b"?")).status == NfsStat3.NFS3ERR_STALE
+    assert call(service, p.ACCESS, files.AccessArgs(fh=found.fh, access=0x3F)).access == 0x3F
+    assert call(service, p.FSINFO, FhArgs(fh=ROOT_FH)).wtmax == 1 << 20
+
+
+def test_files_are_made_and_cut(service: NfsService) -> None:
+    """CREATE makes a file once; SETATTR cuts it, and what was behind the cut reads as zeroes."""
+    made = call(service, p.CREATE, files.CreateArgs(dir_fh=ROOT_FH, name="new"))
+    assert call(service, p.CREATE, files.CreateArgs(dir_fh=ROOT_FH, name="new")).fh == made.fh
+    guarded = files.CreateArgs(dir_fh=ROOT_FH, name="new", guarded=True)
+    assert call(service, p.CREATE, guarded).status == NfsStat3.NFS3ERR_EXIST
+    call(service, p.WRITE, data.WriteArgs(fh=made.fh, offset=0, stable=2, data=Blocks.of((7, 8))))
+    cut = files.SetattrArgs(fh=made.fh, attributes=Sattr3(size_bytes=BLOCK_SIZE))
+    assert call(service, p.SETATTR, cut).wcc.after.size_bytes == BLOCK_SIZE
+    assert service.files[made.fh].store.versions[:2].tolist() == [7, 0]
+    large = files.SetattrArgs(fh=made.fh, attributes=Sattr3(size_bytes=1 << 40))
+    assert call(service, p.SETATTR, large).status == NfsStat3.NFS3ERR_NOSPC
+
+
+def test_what_is_unstable_is_lost_with_the_server(service: NfsService) -> None:
+    """A restart takes back what was neither FILE_SYNC nor committed, and shows another verifier."""
+    (file,) = service.files.values()
+    unstable = data.WriteArgs(fh=file.fh, offset=0, stable=StableHow.UNSTABLE, data=Blocks.of((1, 2)))
+    stable = data.WriteArgs(fh=file.fh, offset=2 * BLOCK_SIZE, stable=StableHow.FILE_SYNC, data=Blocks.of((3,)))
+    first = call(service, p.WRITE, unstable)
+    assert (first.count, first.committed) == (2 * BLOCK_SIZE, StableHow.UNSTABLE)
+    assert call(service, p.WRITE, stable).committed == StableHow.FILE_SYNC
+    service.restart()
+    assert file.store.versions[:3].tolist() == [0, 0, 3]
+    assert service.nr_lost_blocks == 2
+    assert call(service, p.COMMIT, data.CommitArgs(fh=file.fh)).verifier != first.verifier
+    call(service, p.WRITE, unstable)
+    call(service, p.COMMIT, data.CommitArgs(fh=file.fh))
+    service.restart()
+    assert file.store.versions[:3].tolist() == [1, 2, 3]
+
+
+def test_reading_ends_with_the_file(service: NfsService) -> None:
+    """READ gives what is there, says when that was the end, and refuses what is not whole pages to it."""
+    (file,) = service.files.values()
+    call(service, p.WRITE, data.WriteArgs(fh=file.fh, offset=0, stable=2, data=Blocks.of((1, 2, 3))))
+    found = call(service, p.READ, data.ReadArgs(fh=file.fh, offset=BLOCK_SIZE, count=BLOCK_SIZE))
+    assert (found.data, found.eof) == (Blocks.of((2,)), False)
+    assert call(service, p.READ, data.ReadArgs(fh=file.fh, offset=0, count=1 << 20)).eof
+    beyond = call(service, p.READ, data.ReadArgs(fh=file.fh, offset=1 << 30, count=1))
+    assert (beyond.data.size_bytes, beyond.eof) == (0, True)
+    odd = data.WriteArgs(fh=file.fh, offset=5, stable=2, data=Octets(b"abc"))
+    assert call(service, p.WRITE, odd).status == NfsStat3.NFS3ERR_INVAL
+    far = data.WriteArgs(fh=file.fh, offset=1 << 30, stable=2, data=Blocks.of((1,)))
+    assert call(service, p.WRITE, far).status == NfsStat3.NFS3ERR_NOSPC
+
+
+def test_a_link_lets_bytes_through_at_its_rate() -> None:
+    """In order, a quantum at a time, a latency later; a stall holds them, and forgetting drops them."""
+    world = World(seeds=Seeds(1))
+    arrived: list[tuple[int, int]] = []
+    taken: list[int] = []
+    link = TokenLink(
+        world,
+        bandwidth_bytes_per_s=1_000_000,
+        latency_ns=5_000,
+        deliver=lambda content: arrived.append((world.now_ns, len(content))),
+    )
+    link.taken = taken.append
+
+    def begin() -> None:
+        link.push(bytes(LINK_QUANTUM_BYTES + 1000))
+        world.call_after(100_000_000, stalled)
+        world.call_after(1_000_000_000, world.stop)
+
+    def stalled() -> None:
+        link.stalled_until_ns = world.now_ns + 50_000_000
+        link.push(bytes(1000))
+
+    run_virtual(lambda: world.run(begin))
+    assert taken == [LINK_QUANTUM_BYTES, 1000, 1000]
+    first_ns = LINK_QUANTUM_BYTES * 1000 + 5_000
+    assert arrived == [(first_ns, LINK_QUANTUM_BYTES), (first_ns + 1_000_000, 1000), (151_005_000, 1000)]
