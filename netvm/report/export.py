@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from netvm.errors import UsageError
+from netvm.report.folded import folded_stacks
 from netvm.report.ftrace_text import ftrace_lines
 from netvm.report.native import NativeWriter
+from netvm.report.perfetto import write_perfetto
 from netvm.report.source import open_trace
 
 __all__ = ["NATIVE_SUFFIXES", "check_suffix", "export"]
@@ -46,7 +48,19 @@ def _ftrace(source: Path, target: Path) -> None:
         file.writelines(ftrace_lines(batches, recorded))
 
 
+def _perfetto(source: Path, target: Path) -> None:
+    with open_trace(source) as (recorded, batches):
+        write_perfetto(batches, recorded, target)
+
+
+def _folded(source: Path, target: Path) -> None:
+    with open_trace(source) as (recorded, batches), target.open("w", encoding="utf-8") as file:
+        file.writelines(folded_stacks(batches, recorded))
+
+
 _WRITERS: Final[dict[str, tuple[str, Callable[[Path, Path], None]]]] = {
     ".nvt": ("netvm's own", _native),
     ".txt": ("ftrace text", _ftrace),
+    ".pftrace": ("Perfetto", _perfetto),
+    ".folded": ("folded stacks for flame graphs", _folded),
 }

