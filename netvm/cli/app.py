@@ -39,6 +39,7 @@ _VERBS: Final = {
     "import-run": _Verb("netvm.cli.import_run", "write the scenario of a run recorded on a real machine"),
     "profile": _Verb("netvm.cli.profile", "read a trace, real or emulated: who waited for memory, for what, how long"),
     "diff": _Verb("netvm.cli.diff", "hold two traces or profiles against each other"),
+    "report": _Verb("netvm.cli.report_page", "write a page that shows a recording"),
     "export": _Verb("netvm.cli.export", "write a trace in another format: ftrace text, Perfetto, trace.dat, ..."),
     "schema": _Verb("netvm.cli.schema", "print the JSON Schema of scenario files, for editors"),
 }

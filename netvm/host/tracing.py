@@ -5,7 +5,7 @@ dropped are told by the counters they are counted in.
 """
 
 from netvm.host.machine import Host
-from netvm.mm.gfp import gfp_name
+from netvm.mm.gfp import GFP_DIRECT_RECLAIM, PF_MEMALLOC, gfp_name
 from netvm.mm.mempool import Mempool
 from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
@@ -33,6 +33,7 @@ DROP_COUNTERS = frozenset(
 def attach(host: Host, recorder: Recorder) -> None:
     """Turn the tracepoints of a host on."""
     recorder.gfp_name = gfp_name
+    recorder.may_stall = lambda task, gfp: bool(gfp & GFP_DIRECT_RECLAIM) and not task.flags & PF_MEMALLOC
     host.vmscan.tracer = recorder
     host.pages.tracer = recorder
     host.oom.tracer = recorder
@@ -76,4 +77,5 @@ def attach(host: Host, recorder: Recorder) -> None:
         )
 
     recorder.counters = counters
+    recorder.owners = lambda: [(ledger.names[i], pages) for i, pages in enumerate(ledger.reserve_by_owner)]
     recorder.sample()

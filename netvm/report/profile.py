@@ -28,6 +28,7 @@ __all__ = ["Latency", "Profile", "Profiler", "Reclaimer", "latency_of"]
 
 WORST: Final = 20
 """Stalls of which the links are kept."""
+_STALLS: Final = ("direct_reclaim", "memcg_reclaim", "alloc_stall")
 _SECTIONS_MAX: Final = 4_000_000
 
 _SHRINK: Final = BY_NAME["mm_vmscan_lru_shrink_inactive"].number
@@ -86,6 +87,8 @@ class Worst(msgspec.Struct, frozen=True, kw_only=True):
     pages: int
     """Pages reclaimed."""
     scanned: int
+    unfinished: bool
+    """Not over when the recording was: its length is up to there."""
     path: list[dict[str, Any]]
     """Links in order of their share: ``link``, ``us``, ``count``, ``pages``."""
 
@@ -227,7 +230,7 @@ class Profiler:
             self._sections.append((span.begin_ns, span.end_ns))
         if span.kind == "direct_reclaim":
             self.series.add_one(f"latency_{max(0, duration_ns.bit_length() - 10):02d}", span.end_ns)
-        if span.kind in ("direct_reclaim", "memcg_reclaim", "alloc_stall"):
+        if span.kind in _STALLS:
             self._nr_spans += 1
             entry = duration_ns, -self._nr_spans, span
             if len(self._worst) < WORST:
@@ -253,7 +256,8 @@ class Profiler:
             events=int(self._events.sum()),
             skipped=losses.skipped,
             lost=losses.lost,
-            reordered=losses.reordered,
+            # what an emulated run records is put in order by design
+            reordered=losses.reordered if recorded.source != "netvm" else 0,
             late=losses.late,
             truncated=losses.truncated,
             skipped_examples=losses.examples,
@@ -271,13 +275,23 @@ class Profiler:
             lru_by_task={recorded.tasks.label(task): _reclaimer([sums]) for task, sums in _largest(self._lru)},
             reclaimed_for=self._reclaimed_for(),
             pressure=self._pressure(begin_ns),
-            worst=[self._worst_of(span) for _, _, span in sorted(self._worst, reverse=True)],
+            worst=[self._worst_of(span) for span in self._longest()],
             series=self._series(),
             counters=dict(sorted(self._counters.items())),
             about=recorded.facts,
             quantile_error=RELATIVE_ERROR_MAX,
             histograms={kind: _sparse(histogram) for kind, histogram in sorted(self._by_kind.items())},
         )
+
+    def _longest(self) -> list[Span]:
+        """Return the longest stalls, those that are not over among them."""
+        open_ones = [span for span in self.unfinished() if span.kind in _STALLS]
+        found = sorted([*open_ones, *(span for _, _, span in self._worst)], key=lambda span: -span.duration_ns)
+        return found[:WORST]
+
+    def unfinished(self) -> list[Span]:
+        """Return the waits that were not over when the recording was, as long as they had been by then."""
+        return [span.so_far(self._end_ns) for span in self.spans.unfinished()]
 
     def _events_by_name(self) -> dict[str, int]:
         counts = {point.name: int(self._events[point.number]) for point in TRACEPOINTS[1:]}
@@ -348,6 +362,7 @@ class Profiler:
             order=span.order,
             pages=span.nr_reclaimed,
             scanned=span.nr_scanned,
+            unfinished=span.unfinished,
             path=[
                 {"link": name, "us": link.total_ns / 1000, "count": link.count, "pages": link.pages}
                 for name, link in links

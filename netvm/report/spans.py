@@ -11,7 +11,7 @@ spans of that CPU are not to be trusted: a second beginning of the same task dro
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -111,6 +111,15 @@ class Span:
     last_ns: int = 0
     """When the task's last event inside the span was."""
     links: dict[str, Link] = field(default_factory=dict)
+
+    unfinished: bool = False
+
+    def so_far(self, now_ns: int) -> "Span":
+        """Return a span that is still open as if it ended now."""
+        span = replace(self, links={name: replace(link) for name, link in self.links.items()}, unfinished=True)
+        span.end_ns = max(now_ns, span.begin_ns)
+        span.spend(_own_link(span), max(span.end_ns, span.last_ns))
+        return span
 
     @property
     def duration_ns(self) -> int:

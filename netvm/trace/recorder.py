@@ -35,6 +35,7 @@ _STALL_BEGIN: Final = number_of("alloc_stall_begin")
 _STALL_END: Final = number_of("alloc_stall_end")
 _SWAPIN_BEGIN: Final = number_of("swapin_begin")
 _SWAPIN_END: Final = number_of("swapin_end")
+_RESERVE_OWNER: Final = number_of("reserve_owner")
 _COUNTER: Final = number_of("counter")
 _PACK: Final = tuple(Struct(f"<qHHiH6x{nr}q").pack_into for nr in range(ARGS_MAX + 1))
 _SIZE: Final = RECORD.itemsize
@@ -57,8 +58,12 @@ class Recorder:
         self.nr_records = 0
         self.counters: Callable[[], Sequence[int]] | None = None
         """Returns the values of :data:`~netvm.trace.tracepoints.COUNTERS`, in their order."""
+        self.owners: Callable[[], Sequence[tuple[str, int]]] | None = None
+        """Returns who holds how many pages of the reserve; sampled with the counters."""
         self.gfp_name: Callable[[int], str] = hex
         """Spells a mask; set by the host, whose masks they are."""
+        self.may_stall: Callable[[Task, int], bool] = lambda _task, _gfp: True
+        """Says whether an allocation may reclaim and wait; set by the host."""
         self._sink = sink
         self._full: list[RecordArray] = []
         self._enabled = [point.group in self.groups for point in TRACEPOINTS]
@@ -69,6 +74,7 @@ class Recorder:
         self._masks: dict[int, int] = {}
         self._sampled_ns = -SAMPLE_NS
         self._values: list[int | None] = [None] * len(COUNTERS)
+        self._owner_pages: dict[str, int] = {}
         self._counter_names = [self.recorded.names.intern(name) for name in COUNTERS]
         self.recorded.names.intern("")
         self._idle = self.recorded.tasks.intern("<idle>", 0)
@@ -130,7 +136,9 @@ class Recorder:
                 self._rotate()
 
     def begin_stall(self, task: Task, order: int, gfp: int) -> bool:
-        """An allocation that has found no page goes on to wait for one, if its mask lets it; True."""
+        """An allocation that has found no page goes on to wait for one; False if it may not."""
+        if not self.may_stall(task, gfp):
+            return False
         self.emit(_STALL_BEGIN, task, order, self.mask(gfp))
         return True
 
@@ -170,6 +178,12 @@ class Recorder:
                     value,
                 )
                 self._next += 1
+
+        if self.owners is not None:
+            for owner, pages in self.owners():
+                if pages != self._owner_pages.get(owner, 0):
+                    self._owner_pages[owner] = pages
+                    self.emit(_RESERVE_OWNER, None, self.name(owner), pages)
 
     def _rotate(self) -> None:
         chunk = self._chunk[: self._next]

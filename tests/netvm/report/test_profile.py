@@ -119,7 +119,8 @@ def test_one_task_at_a_time_is_paired(trace_file: Any, profile_of: Callable[[Pat
     latency = profile.direct_reclaim_latency_us
     assert (latency.count, latency.unfinished, latency.max, latency.total) == (2, 1, 1000.0, 1250.0)
     assert profile.orphans == {"direct_reclaim": 1}
-    assert [(worst.task, worst.pages) for worst in profile.worst] == [("hog-1", 40), ("hog-2", 32)]
+    assert [(worst.task, worst.pages) for worst in profile.worst] == [("hog-1", 40), ("hog-2", 32), ("hog-4", 0)]
+    assert [worst.unfinished for worst in profile.worst] == [False, False, True]
     assert list(profile.by_cause_us["direct_reclaim"]) == ["GFP_NOFS"]
 
 

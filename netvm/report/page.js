@@ -1,0 +1,502 @@
+"use strict";
+// Draws the page from the JSON beside it. No library, no network; every figure comes out of the profile as it is.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const profile = data.profile;
+  const SVG = "http://www.w3.org/2000/svg";
+  const colour = (index) => `var(--c${index % 7})`;
+
+  const el = (tag, attributes = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    node.append(...children);
+    return node;
+  };
+  const svg = (tag, attributes = {}, text) => {
+    const node = document.createElementNS(SVG, tag);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const title = (kind) => kind.replaceAll("_", " ");
+  const count = (value) => value.toLocaleString("en");
+  const duration = (us) =>
+    us === null || us === undefined ? "–"
+      : us >= 1e6 ? `${(us / 1e6).toPrecision(3)} s` : us >= 1e3 ? `${(us / 1e3).toPrecision(3)} ms` : `${us.toPrecision(3)} µs`;
+  const seconds = (s) => `${s.toFixed(s < 10 ? 3 : 2)} s`;
+
+  // -- hints ------------------------------------------------------------------------------------------------------
+  const tip = document.getElementById("tip");
+  const hint = (node, text) => {
+    node.append(svg("title", {}, text));
+    node.addEventListener("pointermove", (event) => {
+      tip.textContent = text;
+      tip.style.display = "block";
+      tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)}px`;
+      tip.style.top = `${event.clientY + 16}px`;
+    });
+    node.addEventListener("pointerleave", () => { tip.style.display = "none"; });
+  };
+
+  // -- sections ---------------------------------------------------------------------------------------------------
+  const main = document.querySelector("main");
+  const nav = document.querySelector("nav");
+  const section = (id, heading, words) => {
+    const node = el("section", { id, "aria-label": heading }, el("h2", {}, heading));
+    if (words) node.append(el("p", { class: "dim" }, words));
+    main.append(node);
+    nav.append(el("a", { href: `#${id}` }, heading));
+    return node;
+  };
+  const legend = (entries) => {
+    const list = el("ul", { class: "legend" });
+    entries.forEach(([name, paint, dash]) => {
+      const item = el("li", {}, el("i", { style: `border-color:${paint};border-top-style:${dash || "solid"}` }), name);
+      list.append(item);
+    });
+    return list;
+  };
+
+  // -- axes -------------------------------------------------------------------------------------------------------
+  const frame = (label, { width = 1100, height = 240, left = 64, right = 12, top = 10, bottom = 26 } = {}) => {
+    const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+    return { node, x0: left, x1: width - right, y0: height - bottom, y1: top, width, height };
+  };
+  const ticks = (low, high, nr) => {
+    const raw = (high - low) / nr || 1;
+    const power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
+    const found = [];
+    for (let value = Math.ceil(low / step) * step; value <= high + step / 1e6; value += step) found.push(value);
+    return found;
+  };
+  const timeAxis = (box, begin, end) => {
+    const scale = (s) => box.x0 + ((s - begin) / (end - begin || 1)) * (box.x1 - box.x0);
+    for (const value of ticks(begin, end, 8)) {
+      const x = scale(value);
+      box.node.append(svg("line", { class: "grid", x1: x, x2: x, y1: box.y0, y2: box.y1 }));
+      const text = `${+value.toPrecision(9)} s`;
+      box.node.append(svg("text", { x, y: box.y0 + 16, "text-anchor": x > box.x1 - 20 ? "end" : "middle" }, text));
+    }
+    return scale;
+  };
+  const linearAxis = (box, low, high, format = count) => {
+    const scale = (v) => box.y0 - ((v - low) / (high - low || 1)) * (box.y0 - box.y1);
+    for (const value of ticks(low, high, 4)) {
+      const y = scale(value);
+      box.node.append(svg("line", { class: "grid", x1: box.x0, x2: box.x1, y1: y, y2: y }));
+      box.node.append(svg("text", { x: box.x0 - 6, y: y + 4, "text-anchor": "end" }, format(value)));
+    }
+    return scale;
+  };
+  const logAxis = (box, low, high) => {
+    const from = Math.floor(Math.log10(low)), to = Math.max(Math.ceil(Math.log10(high)), from + 1);
+    const scale = (v) => box.y0 - ((Math.log10(Math.max(v, 10 ** from)) - from) / (to - from)) * (box.y0 - box.y1);
+    for (let power = from; power <= to; power++) {
+      const y = scale(10 ** power);
+      box.node.append(svg("line", { class: "grid", x1: box.x0, x2: box.x1, y1: y, y2: y }));
+      box.node.append(svg("text", { x: box.x0 - 6, y: y + 4, "text-anchor": "end" }, duration(10 ** power)));
+    }
+    return scale;
+  };
+  const begin = profile.begin_s, end = Math.max(profile.end_s, profile.begin_s + 1e-6);
+
+  // where the stalls are: the pictures of single stalls show that part only
+  const busy = (() => {
+    const from = Math.min(...data.stalls.map((s) => s.begin_s)), to = Math.max(...data.stalls.map((s) => s.begin_s + s.duration_us / 1e6));
+    const pad = Math.max((to - from) * .04, 1e-4);
+    return data.stalls.length && to - from < .8 * (end - begin) ? [Math.max(begin, from - pad), Math.min(end, to + pad)] : [begin, end];
+  })();
+  const busyWords = busy[1] - busy[0] < end - begin ? ` Shown from ${seconds(busy[0])} to ${seconds(busy[1])}, where all of them are.` : "";
+
+  const figure = (parent, node, caption) => {
+    const holder = el("figure", {}, node);
+    if (caption) holder.append(el("figcaption", {}, caption));
+    parent.append(holder);
+    return holder;
+  };
+  const step = (points, x, y) => {
+    let path = "";
+    let before = null;
+    for (const [t, v] of points) {
+      path += before === null ? `M${x(t).toFixed(1)},${y(v).toFixed(1)}` : `H${x(t).toFixed(1)}V${y(v).toFixed(1)}`;
+      before = v;
+    }
+    return before === null ? "" : `${path}H${x(end).toFixed(1)}`;
+  };
+
+  // -- head -------------------------------------------------------------------------------------------------------
+  const head = () => {
+    const about = profile.about;
+    const place = document.getElementById("verdict");
+    if (about.verdict) {
+      const good = about.verdict === "COMPLETED";
+      place.append(el("span", { class: `verdict ${good ? "good" : "bad"}` }, `${good ? "✓" : "✗"} ${about.verdict}`));
+    }
+    const list = el("ul");
+    for (const line of about.explanation || []) list.append(el("li", {}, line));
+    if (list.children.length) place.append(list);
+    for (const sentence of data.sentences) place.append(el("p", {}, sentence));
+    const direct = profile.direct_reclaim_latency_us, lru = profile.lru;
+    const share = (r) => (r.efficiency === null ? "–" : `${(100 * r.efficiency).toFixed(1)} %`);
+    const tiles = [
+      [count(profile.events), "events"], [seconds(profile.span_s), "recorded"],
+      [count(direct.count), `direct reclaims${direct.unfinished ? `, ${direct.unfinished} unfinished` : ""}`],
+      [duration(direct.p50), "median direct reclaim"], [duration(direct.p99), "p99"], [duration(direct.max), "longest"],
+      [share(lru.direct), "direct efficiency"], [share(lru.kswapd), "kswapd efficiency"],
+      [duration(profile.kswapd.active_us), `kswapd active, ${profile.kswapd.wakes} wakes`],
+      [`${profile.pressure.some.avg10.toFixed(1)} %`, "pressure some avg10 at the end"],
+    ];
+    const grid = document.getElementById("tiles");
+    for (const [value, name] of tiles) grid.append(el("div", { class: "tile" }, el("b", {}, value), el("span", {}, name)));
+    const lost = `skipped ${profile.skipped}, lost ${profile.lost}, out of order ${profile.reordered}` +
+      (profile.truncated ? ", the file ends too early" : "");
+    document.getElementById("losses").textContent = `${document.getElementById("losses").dataset.before}${lost}. Quantiles are within ${(100 * profile.quantile_error).toFixed(1)} %.`;
+  };
+
+  // -- free pages -------------------------------------------------------------------------------------------------
+  const memory = () => {
+    const levels = data.levels;
+    if (!levels.free) return;
+    const node = section("memory", "Free pages and watermarks",
+      "Free memory of all zones against the marks that decide who reclaims. Below low kswapd is woken; below min only reserves are left.");
+    const box = frame("free pages and watermarks over time", { height: 280 });
+    const top = Math.max(...levels.free.map((p) => p[1]), ...levels.high.map((p) => p[1]));
+    const zoom = Math.min(top, 3 * Math.max(...levels.high.map((p) => p[1])));
+    const x = timeAxis(box, begin, end), y = linearAxis(box, 0, zoom);
+    const clip = (points) => points.map(([t, v]) => [t, Math.min(v, zoom)]);
+    const marks = [["high", 2, "dotted", "1 4"], ["low", 4, "dashed", "6 4"], ["min", 1, "solid", ""]];
+    const floor = step(clip(levels.min), x, y);
+    box.node.append(svg("path", { d: `${floor}V${box.y0}H${x(levels.min[0][0])}Z`, fill: "var(--c1)", opacity: .12 }));
+    for (const [name, paint, , dash] of marks) {
+      box.node.append(svg("path", { d: step(levels[name], x, y), fill: "none", stroke: colour(paint), "stroke-width": 1.6,
+        "stroke-dasharray": dash }));
+    }
+    const low = data.lows.free || [];
+    if (low.length) box.node.append(svg("path", { d: step(clip(low), x, y), fill: "none", stroke: colour(0), opacity: .45 }));
+    box.node.append(svg("path", { d: step(clip(levels.free), x, y), fill: "none", stroke: colour(0), "stroke-width": 1.8 }));
+    for (const event of data.events) {
+      const at = x(event.time_s);
+      const mark = svg("path", { d: `M${at},${box.y1}l-5,-9h10z`, fill: "var(--bad)" });
+      hint(mark, `${event.name} ${event.told} at ${seconds(event.time_s)}`);
+      box.node.append(mark);
+    }
+    figure(node, box.node, zoom < top ? "The axis ends at three times the high mark; more free memory is drawn at its top." : "");
+    node.append(legend([["free (faint: lowest in each interval)", colour(0)],
+      ...marks.map(([n, c, d]) => [n, colour(c), d]), ...(data.events.length ? [["▼ drop or kill", "var(--bad)"]] : [])]));
+  };
+
+  // -- reclaim over time for any trace ------------------------------------------------------------------------------
+  const rates = () => {
+    const columns = profile.series.columns, width = profile.series.interval_s, start = profile.series.begin_s;
+    const names = ["reclaimed_kswapd", "reclaimed_direct"].filter((n) => columns[n] && columns[n].some((v) => v));
+    if (!names.length) return;
+    const node = section("rates", "Who reclaimed when", "Pages reclaimed in each interval, by kswapd and by tasks for themselves.");
+    const box = frame("pages reclaimed over time", { height: 190 });
+    const top = Math.max(...names.flatMap((n) => columns[n]));
+    const x = timeAxis(box, begin, end), y = linearAxis(box, 0, top);
+    names.forEach((name) => {
+      const paint = name.endsWith("kswapd") ? 0 : 1;
+      columns[name].forEach((value, index) => {
+        if (!value) return;
+        const from = x(start + index * width), to = x(start + (index + 1) * width);
+        const half = Math.max((to - from) / 2, .8);
+        const bar = svg("rect", { x: from + (paint ? half : 0), width: half, y: y(value), height: box.y0 - y(value), fill: colour(paint) });
+        hint(bar, `${title(name)}: ${count(value)} pages at ${seconds(start + index * width)}`);
+        box.node.append(bar);
+      });
+    });
+    figure(node, box.node, `Intervals of ${duration(width * 1e6)}.`);
+    node.append(legend(names.map((n) => [title(n).replace("reclaimed", "by"), colour(n.endsWith("kswapd") ? 0 : 1)])));
+  };
+
+  // -- latency ------------------------------------------------------------------------------------------------------
+  const bounds = (index, bits) => {
+    if (index < 2 ** (bits + 1)) return [index, index + 1];
+    const shift = Math.floor(index / 2 ** bits) - 1, low = (index - shift * 2 ** bits) * 2 ** shift;
+    return [low, low + 2 ** shift];
+  };
+  const curve = (histogram) => {
+    let seen = 0;
+    const total = histogram.count.reduce((a, b) => a + b, 0), points = [];
+    histogram.index.forEach((index, i) => {
+      const [low, high] = bounds(index, histogram.sub_bits);
+      const middle = Math.min(Math.max((low + high - 1) / 2, histogram.min_ns), histogram.max_ns) / 1000;
+      points.push([seen / total, middle], [(seen += histogram.count[i]) / total, middle]);
+    });
+    return points;
+  };
+  const latency = () => {
+    const kinds = Object.entries(profile.histograms).filter(([, h]) => h.index.length);
+    if (!kinds.length) return;
+    const node = section("latency", "How long, and when",
+      "Left: direct reclaims by length over time, darker where there were more. Right: the share of waits that were no longer than that, its tail stretched.");
+    const split = el("div", { class: "split" });
+    node.append(split);
+    const columns = profile.series.columns;
+    const classes = Object.keys(columns).filter((name) => name.startsWith("latency_")).map((name) => +name.slice(8)).sort((a, b) => a - b);
+    const heat = frame("heat map of direct reclaim latency over time", { width: 660, height: 300, left: 60 });
+    if (classes.length) {
+      const x = timeAxis(heat, ...busy), low = classes[0], high = classes[classes.length - 1] + 1;
+      const y = (c) => heat.y0 - ((c - low) / (high - low)) * (heat.y0 - heat.y1);
+      const nr = columns[`latency_${String(low).padStart(2, "0")}`].length, group = Math.max(1, Math.ceil((busy[1] - busy[0]) / profile.series.interval_s / 110));
+      const cells = [];
+      const inside = (i) => { const at = profile.series.begin_s + i * profile.series.interval_s; return at <= busy[1]; };
+      for (const c of classes) {
+        const values = columns[`latency_${String(c).padStart(2, "0")}`];
+        for (let i = 0; i < nr; i += group) {
+          const sum = values.slice(i, i + group).reduce((a, b) => a + b, 0);
+          if (sum && inside(i)) cells.push([c, i, sum]);
+        }
+        heat.node.append(svg("text", { x: heat.x0 - 6, y: y(c) + 4, "text-anchor": "end" }, duration(c ? 2 ** (c - 1) * 1.024 : 0)));
+      }
+      const most = Math.max(...cells.map((cell) => cell[2])), width = profile.series.interval_s;
+      for (const [c, i, sum] of cells) {
+        const at = profile.series.begin_s + i * width;
+        const rect = svg("rect", { x: x(at), width: Math.max(x(at + group * width) - x(at) - .5, 2), y: y(c + 1) + .5,
+          height: y(c) - y(c + 1) - 1, fill: `rgba(var(--heat), ${(.25 + .75 * Math.log1p(sum) / Math.log1p(most)).toFixed(2)})` });
+        hint(rect, `${sum} direct reclaims of ${duration(c ? 2 ** (c - 1) * 1.024 : 0)} and more at ${seconds(at)}`);
+        heat.node.append(rect);
+      }
+      figure(split, heat.node, `Darkest: ${most} in one cell.${busyWords}`);
+    } else figure(split, el("p", {}, "No direct reclaim was recorded."));
+    const box = frame("percentile curves", { width: 440, height: 300, left: 62 });
+    const all = kinds.map(([kind, histogram]) => [kind, curve(histogram)]);
+    for (const [kind, points] of data.other ? Object.entries(data.other.histograms).filter(([, h]) => h.index.length)
+      .map(([kind, h]) => [`${kind} of b`, curve(h)]) : []) all.push([kind, points]);
+    const shown = all.filter(([kind]) => !kind.startsWith("writeback")).slice(0, 7);
+    const values = shown.flatMap(([, p]) => p.map((q) => q[1]));
+    const y = logAxis(box, Math.max(Math.min(...values), .1), Math.max(...values));
+    const stretch = (q) => -Math.log10(Math.max(1 - q, 1e-4)) / 4;
+    const x = (q) => box.x0 + stretch(q) * (box.x1 - box.x0);
+    for (const [q, name] of [[0, "0"], [.5, "p50"], [.9, "p90"], [.99, "p99"], [.999, "p99.9"], [.9999, "max"]]) {
+      box.node.append(svg("line", { class: "grid", x1: x(q), x2: x(q), y1: box.y0, y2: box.y1 }));
+      box.node.append(svg("text", { x: x(q), y: box.y0 + 16, "text-anchor": q === .9999 ? "end" : "middle" }, name));
+    }
+    const dashes = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "4 4"];
+    shown.forEach(([, points], index) => {
+      const path = points.map(([q, v], i) => `${i ? "L" : "M"}${x(q).toFixed(1)},${y(v).toFixed(1)}`).join("");
+      box.node.append(svg("path", { d: path, fill: "none", stroke: colour(index), "stroke-width": 2, "stroke-dasharray": dashes[index] }));
+    });
+    const right = figure(split, box.node);
+    right.append(legend(shown.map(([kind], index) => [title(kind), colour(index), ["solid", "dashed", "dotted"][Math.min(index, 2)]])));
+  };
+
+  // -- stalls -------------------------------------------------------------------------------------------------------
+  const stalls = () => {
+    if (!data.stalls.length) return;
+    const node = section("stalls", "Every stall, and its critical path",
+      "Each point is an allocation that had to wait. Choose one by clicking, or with the arrow keys, to see where its time went.");
+    const split = el("div", { class: "split" }), panel = el("div", { class: "panel", "aria-live": "polite" });
+    const box = frame("stalls by time and length", { width: 660, height: 320, left: 60 });
+    const list = data.stalls.slice().sort((a, b) => a.begin_s - b.begin_s);
+    const lengths = list.map((stall) => stall.duration_us);
+    const x = timeAxis(box, ...busy), y = logAxis(box, Math.max(Math.min(...lengths), 1), Math.max(...lengths));
+    const tasks = [...new Set(list.map((stall) => stall.task))];
+    const shapes = [(cx, cy) => svg("circle", { cx, cy, r: 4.5 }), (cx, cy) => svg("rect", { x: cx - 4, y: cy - 4, width: 8, height: 8 }),
+      (cx, cy) => svg("path", { d: `M${cx},${cy - 5.5}l5.5,9.5h-11z` }), (cx, cy) => svg("path", { d: `M${cx},${cy - 6}l6,6l-6,6l-6,-6z` })];
+    let chosen = null;
+    const points = list.map((stall, index) => {
+      const paint = Math.min(tasks.indexOf(stall.task), 6);
+      const point = shapes[Math.min(paint, 3)](x(stall.begin_s), y(stall.duration_us));
+      for (const [key, value] of Object.entries({ class: "point", fill: stall.unfinished ? "none" : colour(paint), stroke: stall.unfinished ? "var(--bad)" : "none", "stroke-width": stall.unfinished ? 2.5 : 0, "fill-opacity": .75, tabindex: -1, role: "button",
+        "aria-label": `${stall.task}, ${duration(stall.duration_us)} at ${seconds(stall.begin_s)}` })) point.setAttribute(key, value);
+      hint(point, `${stall.task}: ${duration(stall.duration_us)} at ${seconds(stall.begin_s)}`);
+      point.addEventListener("click", () => choose(index));
+      box.node.append(point);
+      return point;
+    });
+    const choose = (index, focus = false) => {
+      if (chosen !== null) { points[chosen].classList.remove("on"); points[chosen].setAttribute("tabindex", -1); }
+      chosen = index;
+      points[index].classList.add("on");
+      points[index].setAttribute("tabindex", 0);
+      if (focus) points[index].focus();
+      const stall = list[index];
+      panel.replaceChildren(el("b", {}, `${duration(stall.duration_us)}${stall.unfinished ? " and not over" : ""}, ${title(stall.kind)} of ${stall.task}`),
+        el("div", { class: "dim" }, `at ${stall.begin_s.toFixed(6)} s, order=${stall.order} ${stall.cause}`),
+        el("div", { class: "dim" }, `scanned ${count(stall.scanned)} pages, reclaimed ${count(stall.pages)}`));
+      const path = el("ol", { class: "path" });
+      for (const link of stall.path) {
+        const share = stall.duration_us ? Math.min(100, 100 * link.us / stall.duration_us) : 0;
+        path.append(el("li", {}, `${link.link}: ${duration(link.us)} (${share.toFixed(1)} %)${link.detail ? `, ${link.detail}` : ""}`,
+          el("div", { class: "bar", style: `width:${share}%` })));
+      }
+      panel.append(path);
+    };
+    box.node.addEventListener("keydown", (event) => {
+      const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (move === undefined || chosen === null) return;
+      event.preventDefault();
+      choose((chosen + move + list.length) % list.length, true);
+    });
+    choose(lengths.indexOf(Math.max(...lengths)));
+    const left = figure(split, box.node, (data.stalls.length < data.nr_stalls ? `The ${data.stalls.length} longest of ${count(data.nr_stalls)} stalls.` : "") + busyWords);
+    left.append(legend(tasks.slice(0, 7).map((task, index) => [task, colour(Math.min(index, 6))])));
+    split.append(panel);
+    node.append(split);
+  };
+
+  // -- flame graph --------------------------------------------------------------------------------------------------
+  const flame = () => {
+    if (!data.stacks.length) return;
+    const node = section("flame", "Waiting, by cause", "Width is time waited. From the top: all, task, kind of wait, cause, what the time went to.");
+    const root = { name: "all waits", value: 0, children: new Map() };
+    for (const [stack, us] of data.stacks) {
+      let here = root;
+      root.value += us;
+      for (const part of stack) {
+        if (!here.children.has(part)) here.children.set(part, { name: part, value: 0, children: new Map() });
+        here = here.children.get(part);
+        here.value += us;
+      }
+    }
+    const depth = (n) => 1 + Math.max(0, ...[...n.children.values()].map(depth));
+    const rows = depth(root), box = svg("svg", { viewBox: `0 0 1100 ${rows * 24}`, class: "flame", role: "img", "aria-label": "flame graph of waiting" });
+    const hues = ["#9ccbe8", "#f5b98a", "#93d9c1", "#e3b5d2", "#eed98c", "#c3c9cf"];
+    const draw = (item, x, width, row, hue) => {
+      if (width < 1) return;
+      const group = svg("g", { tabindex: width > 40 ? 0 : -1 });
+      group.append(svg("rect", { x, y: row * 24, width, height: 23, fill: hues[hue % 6] }));
+      const room = Math.floor((width - 8) / 6.1);
+      if (room > 3) group.append(svg("text", { x: x + 5, y: row * 24 + 16 }, item.name.length > room ? `${item.name.slice(0, room - 1)}…` : item.name));
+      hint(group, `${item.name}: ${duration(item.value)}, ${(100 * item.value / root.value).toFixed(1)} %`);
+      box.append(group);
+      let at = x, next = hue;
+      for (const child of [...item.children.values()].sort((a, b) => b.value - a.value)) {
+        const part = width * child.value / item.value;
+        draw(child, at, part, row + 1, row === 0 ? next++ : hue + row);
+        at += part;
+      }
+    };
+    draw(root, 0, 1100, 0, 5);
+    figure(node, box);
+  };
+
+  // -- levels -------------------------------------------------------------------------------------------------------
+  const small = (parent, name, series) => {
+    const box = frame(`${name} over time`, { width: 400, height: 130, left: 50, bottom: 24 });
+    const top = Math.max(1, ...series.flatMap((line) => line.points.map((p) => p[1])));
+    const x = timeAxis(box, begin, end), y = linearAxis(box, 0, top);
+    series.forEach((line, index) => box.node.append(svg("path", { d: step(line.points, x, y), fill: "none", stroke: colour(index), "stroke-width": 1.6 })));
+    const holder = figure(parent, box.node);
+    holder.prepend(el("div", {}, name));
+  };
+  const levels = () => {
+    const names = Object.keys(data.levels).filter((name) => !["free", "min", "low", "high"].includes(name) && data.levels[name].some((p) => p[1]));
+    if (!names.length) return;
+    const node = section("levels", "Pools, ring, writeback", "Levels of what the cleaning path lives on, sampled when they change.");
+    const grid = el("div", { class: "small" });
+    node.append(grid);
+    for (const name of names) small(grid, `${title(name)}${data.units[name] ? ` (${data.units[name]})` : ""}`, [{ points: data.levels[name] }]);
+  };
+  const reserve = () => {
+    const owners = Object.entries(data.owners).filter(([, points]) => points.some((p) => p[1]));
+    if (!owners.length) return;
+    const node = section("reserve", "Who held the reserve", "Pages below the min mark by owner, one on the other.");
+    const box = frame("reserve by owner over time", { height: 220 });
+    const times = [...new Set(owners.flatMap(([, points]) => points.map((p) => p[0])))].sort((a, b) => a - b);
+    const level = (points) => { let i = 0, v = 0; return times.map((t) => { while (i < points.length && points[i][0] <= t) v = points[i++][1]; return v; }); };
+    const stacked = times.map(() => 0), layers = [];
+    owners.sort((a, b) => Math.max(...b[1].map((p) => p[1])) - Math.max(...a[1].map((p) => p[1])));
+    for (const [name, points] of owners.slice(0, 7)) {
+      const lower = stacked.slice();
+      level(points).forEach((v, i) => { stacked[i] += v; });
+      layers.push([name, lower, stacked.slice()]);
+    }
+    const x = timeAxis(box, begin, end), y = linearAxis(box, 0, Math.max(1, ...stacked));
+    layers.forEach(([, lower, upper], index) => {
+      let path = "";
+      times.forEach((t, i) => { path += `${i ? `H${x(t).toFixed(1)}V` : `M${x(t).toFixed(1)},`}${y(upper[i]).toFixed(1)}`; });
+      path += `H${x(end).toFixed(1)}V${y(lower[times.length - 1]).toFixed(1)}`;
+      for (let i = times.length - 1; i >= 0; i--) path += `H${x(times[i]).toFixed(1)}V${y(lower[Math.max(i - 1, 0)]).toFixed(1)}`;
+      box.node.append(svg("path", { d: `${path}Z`, fill: colour(index), opacity: .8 }));
+    });
+    figure(node, box.node);
+    node.append(legend(layers.map(([name], index) => [name, colour(index)])));
+  };
+
+  // -- the knot -----------------------------------------------------------------------------------------------------
+  const knot = () => {
+    if (!data.chain.length) return;
+    const node = section("knot", "Who waits for whom", "The shortest chain of the knot: every arrow is a wait that only what it points to could end.");
+    const nr = data.chain.length, loop = data.chain_loops, height = nr * 62 - 8;
+    const box = svg("svg", { viewBox: `0 0 900 ${height}`, role: "img", "aria-label": `wait-for chain: ${data.chain.join(", which waits for ")}` });
+    const marker = svg("marker", { id: "arrow", viewBox: "0 0 10 10", refX: 9, refY: 5, markerWidth: 8, markerHeight: 8, orient: "auto" });
+    marker.append(svg("path", { d: "M0,0L10,5L0,10z", fill: "var(--dim)" }));
+    const defs = svg("defs");
+    defs.append(marker);
+    box.append(defs);
+    data.chain.forEach((name, index) => {
+      const y = 10 + index * 62, resource = name.startsWith("[");
+      box.append(svg("rect", { x: 120, y, width: 560, height: 38, rx: resource ? 4 : 19, fill: "var(--card)", stroke: resource ? colour(1) : colour(0),
+        "stroke-width": 2, "stroke-dasharray": resource ? "6 3" : "" }));
+      box.append(svg("text", { x: 400, y: y + 24, "text-anchor": "middle", class: "fg" }, name.length > 84 ? `${name.slice(0, 83)}…` : name));
+      if (index + 1 < nr) box.append(svg("path", { d: `M400,${y + 38}V${y + 60}`, stroke: "var(--dim)", "stroke-width": 1.8, "marker-end": "url(#arrow)" }));
+    });
+    if (loop >= 0) {
+      const from = 29 + (nr - 1) * 62, to = 29 + loop * 62;
+      box.append(svg("path", { d: `M680,${from}C800,${from} 800,${to} 682,${to}`, fill: "none", stroke: "var(--bad)", "stroke-width": 2, "marker-end": "url(#arrow)" }));
+      box.append(svg("text", { x: 786, y: (from + to) / 2, class: "fg" }, "and round again"));
+    }
+    figure(node, box, "Round boxes are tasks, square dashed ones what they wait for.");
+  };
+
+  // -- tables -------------------------------------------------------------------------------------------------------
+  const table = (parent, first, rows) => {
+    const body = el("tbody");
+    const fields = ["count", "unfinished", "p50", "p90", "p99", "p99_9", "max", "total"];
+    for (const [name, row] of rows) {
+      const line = el("tr", { "data-row": name }, el("td", {}, first === "wait" ? title(name) : name));
+      for (const field of fields) {
+        const value = row[field];
+        line.append(el("td", { "data-field": field, "data-value": value === null ? "" : value },
+          field === "count" || field === "unfinished" ? count(value) : duration(value)));
+      }
+      body.append(line);
+    }
+    const header = el("tr", {}, el("th", { scope: "col" }, first), ...fields.map((f) => el("th", { scope: "col" }, f.replace("_", "."))));
+    parent.append(el("div", { class: "scroll" }, el("table", {}, el("thead", {}, header), body)));
+  };
+  const tables = () => {
+    const node = section("figures", "All figures", "The same figures as netvm profile --json.");
+    table(node, "wait", Object.entries(profile.latency_us));
+    for (const kind of ["direct_reclaim", "throttle", "mempool"]) {
+      for (const [group, name] of [["by_task_us", "task"], ["by_cause_us", "cause"]]) {
+        const rows = Object.entries(profile[group][kind] || {}).slice(0, 12);
+        if (rows.length > (group === "by_task_us" ? 1 : 0)) {
+          node.append(el("h3", {}, `${title(kind)} by ${name}`));
+          table(node, name, rows);
+        }
+      }
+    }
+  };
+  const comparison = () => {
+    if (!data.difference) return;
+    const node = section("difference", "Compared", `a: ${data.difference.a}. b: ${data.difference.b}.`);
+    const list = el("ul");
+    for (const sentence of data.difference.sentences) list.append(el("li", {}, sentence));
+    node.append(list);
+    const ratios = data.difference.ratios.filter((r) => r.ratio && r.low && r.high);
+    if (!ratios.length) return;
+    const box = frame("ratios of quantiles with their intervals", { height: 40 + ratios.length * 22, left: 190, right: 60 });
+    const low = Math.min(.5, ...ratios.map((r) => r.low)), high = Math.max(2, ...ratios.map((r) => r.high));
+    const x = (v) => box.x0 + (Math.log(v / low) / Math.log(high / low)) * (box.x1 - box.x0);
+    for (const value of [.01, .1, .25, .5, 1, 2, 4, 10, 100, 1000].filter((v) => v >= low && v <= high)) {
+      box.node.append(svg("line", { class: value === 1 ? "axis" : "grid", "stroke-width": value === 1 ? 2 : 1, x1: x(value), x2: x(value), y1: box.y1, y2: box.y0 }));
+      box.node.append(svg("text", { x: x(value), y: box.y0 + 16, "text-anchor": "middle" }, `${value} ×`));
+    }
+    ratios.forEach((ratio, index) => {
+      const y = box.y1 + 14 + index * 22, sure = ratio.low > 1 || ratio.high < 1, paint = sure ? colour(ratio.ratio > 1 ? 1 : 2) : "var(--dim)";
+      box.node.append(svg("text", { x: box.x0 - 8, y: y + 4, "text-anchor": "end", class: "fg" }, `${title(ratio.kind)} ${ratio.quantile}`));
+      box.node.append(svg("line", { x1: x(ratio.low), x2: x(ratio.high), y1: y, y2: y, stroke: paint, "stroke-width": 3 }));
+      const dot = svg("circle", { cx: x(ratio.ratio), cy: y, r: 5, fill: paint });
+      hint(dot, `${duration(ratio.a)} → ${duration(ratio.b)}: ${ratio.ratio.toFixed(2)} × (${ratio.low.toFixed(2)} to ${ratio.high.toFixed(2)})`);
+      box.node.append(dot);
+    });
+    figure(node, box.node, "b / a of each quantile; the bar is the 95 % interval. Grey: no change that the recordings can show.");
+  };
+
+  head(); comparison(); memory(); rates(); latency(); stalls(); flame(); knot(); reserve(); levels(); tables();
+  document.documentElement.dataset.drawn = "yes";
+})();
