@@ -23,27 +23,11 @@ class Folder:
         self.recorded = recorded
         self.stacks: dict[tuple[str, ...], int] = {}
         """Nanoseconds by stack, outermost first."""
-        self._held: dict[int, list[Span]] = {}
 
     def span(self, span: Span) -> None:
-        """Take one finished wait; those inside it have come before."""
-        if span.kind in _NOT_WAITING:
+        """Take one wait."""
+        if span.kind in _NOT_WAITING or span.depth:
             return
-        held = self._held.setdefault(span.task, [])
-        while held and held[-1].begin_ns >= span.begin_ns:
-            held.pop()
-        for before in held:
-            self._add(before)
-        self._held[span.task] = [span]
-
-    def finish(self) -> None:
-        """Add what was held back for an outer wait that did not come."""
-        for held in self._held.values():
-            for span in held:
-                self._add(span)
-        self._held.clear()
-
-    def _add(self, span: Span) -> None:
         head = (self.recorded.tasks.label(span.task), span.kind, span.cause)
         rest_ns = span.duration_ns
         for name, link in span.links.items():
@@ -62,6 +46,5 @@ def folded_stacks(batches: Iterable[RecordArray], recorded: Recorded) -> Iterato
     builder = SpanBuilder(recorded, folder.span)
     for batch in batches:
         builder.add(batch)
-    folder.finish()
     for stack, time_ns in sorted(folder.stacks.items()):
         yield f"{';'.join(part.replace(';', ',') for part in stack)} {time_ns // 1000}\n"

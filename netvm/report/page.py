@@ -57,7 +57,6 @@ class PageData:
             if span.kind in self._stalls:
                 self._nr_stalls[span.kind] += 1
                 heappush(self._stalls[span.kind], (span.duration_ns, -self._nr_stalls[span.kind], span))
-        self._folder.finish()
         self.profile: Profile = self._profiler.profile()
 
     def _add(self, records: RecordArray) -> None:

@@ -291,7 +291,7 @@ class Profiler:
 
     def unfinished(self) -> list[Span]:
         """Return the waits that were not over when the recording was, as long as they had been by then."""
-        return [span.so_far(self._end_ns) for span in self.spans.unfinished()]
+        return self.spans.unfinished_at(self._end_ns)
 
     def _events_by_name(self) -> dict[str, int]:
         counts = {point.name: int(self._events[point.number]) for point in TRACEPOINTS[1:]}

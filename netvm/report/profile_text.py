@@ -188,9 +188,9 @@ def _worst(profile: Profile) -> Iterator[str]:
         return
     yield "worst waits and where their time went"
     for worst in profile.worst[:5]:
-        over = ", not over," if worst.unfinished else ""
+        what = _TITLES[worst.kind] + (", not over," if worst.unfinished else "")
         yield (
-            f"  {worst.duration_us / 1000:.3f} ms {_TITLES[worst.kind]}{over} of {worst.task} at {worst.begin_s:.6f} s: "
+            f"  {worst.duration_us / 1000:.3f} ms {what} of {worst.task} at {worst.begin_s:.6f} s: "
             f"order={worst.order} {worst.cause}, scanned {worst.scanned}, reclaimed {worst.pages}"
         )
         for link in worst.path[:6]:

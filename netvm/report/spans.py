@@ -114,10 +114,15 @@ class Span:
 
     unfinished: bool = False
 
-    def so_far(self, now_ns: int) -> "Span":
-        """Return a span that is still open as if it ended now."""
+    depth: int = 0
+    """Waits of the same task that it is inside of."""
+
+    def so_far(self, now_ns: int, inner: "Span | None" = None) -> "Span":
+        """Return a span that is still open as if it ended now, and the open one inside it too."""
         span = replace(self, links={name: replace(link) for name, link in self.links.items()}, unfinished=True)
         span.end_ns = max(now_ns, span.begin_ns)
+        if inner is not None:
+            span.take(inner)
         span.spend(_own_link(span), max(span.end_ns, span.last_ns))
         return span
 
@@ -200,6 +205,16 @@ class SpanBuilder:
         """Return the spans that are still open, oldest first."""
         return sorted([*self._open.values(), *self._requests.values()], key=lambda span: span.begin_ns)
 
+    def unfinished_at(self, now_ns: int) -> list[Span]:
+        """Return the waits of tasks that are still open, as if they ended now; inner ones first."""
+        found: list[Span] = []
+        for stack in self._stacks.values():
+            inner = None
+            for span in reversed(stack):
+                inner = span.so_far(now_ns, inner)
+                found.append(inner)
+        return found
+
     def _begin(self, kind: str, event: int, time_ns: int, task: int, cpu: int, arg: list[int]) -> None:
         key = kind, task
         stack = self._stacks.setdefault(task, [])
@@ -221,6 +236,7 @@ class SpanBuilder:
         if stack:
             stack[-1].spend(_own_link(stack[-1]), time_ns)
         span = self._open[key] = Span(kind, task, time_ns, cause, order=order, cpu=cpu, last_ns=time_ns)
+        span.depth = len(stack)
         stack.append(span)
 
     def _end(self, kind: str, time_ns: int, task: int, arg: list[int]) -> None:
@@ -300,6 +316,7 @@ class SpanBuilder:
     def _slept(self, kind: str, cause: str, time_ns: int, task: int, cpu: int, slept_ns: int) -> None:
         """A sleep that is told when it is over."""
         span = Span(kind, task, time_ns - slept_ns, cause, cpu=cpu, last_ns=time_ns)
+        span.depth = len(self._stacks.get(task, ()))
         span.end_ns = time_ns
         outer = self._reclaim_of(task)
         if outer is not None:

@@ -76,6 +76,20 @@ def test_a_stalled_allocation_holds_its_reclaims() -> None:
     assert spans[-1].nr_reclaimed == 32
 
 
+def test_what_is_not_over_is_as_long_as_it_has_been() -> None:
+    """An open wait has the links of the open wait inside it, and they add up to now."""
+    rec = _Recording()
+    rec.add(0, "alloc_stall_begin", 0, "GFP_KERNEL")
+    rec.add(5, "mempool_wait_begin", "bio", 4)
+    _, builder = rec.spans()
+    inner, outer = builder.unfinished_at(20_000)
+    assert (inner.kind, inner.duration_ns, inner.depth) == ("mempool", 15_000, 1)
+    assert (outer.kind, outer.duration_ns, outer.depth) == ("alloc_stall", 20_000, 0)
+    assert {name: link.total_ns for name, link in outer.links.items()} == {"allocating": 5_000, "mempool: bio": 15_000}
+    assert inner.unfinished
+    assert outer.unfinished
+
+
 def test_requests_are_paired_by_number_or_by_sector() -> None:
     """Our requests have a number; a real machine's are known by device and sector."""
     rec = _Recording()
