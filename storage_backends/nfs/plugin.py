@@ -8,15 +8,17 @@ import numpy.typing as npt
 from netvm.block.blk_mq import RequestQueue
 from netvm.block.swap_file import FileSwapIo
 from netvm.errors import UsageError
-from netvm.host.backend import Backend, BackendContext
+from netvm.host.backend import Backend, BackendContext, MountContext
 from netvm.net.remote import RemoteSocket
 from netvm.net.sock import TcpSock
 from netvm.net.wire import connect_streams
+from netvm.pagecache.ports import FileSystem
 from netvm.runtime.task import Task
 from netvm.units import MIB, NS_PER_MS, NS_PER_US
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
 from storage_backends.nfs.client.clnt import RpcClient
+from storage_backends.nfs.client.file_system import NfsFileSystem
 from storage_backends.nfs.client.mount import Mount
 from storage_backends.nfs.client.pools import NfsPools
 from storage_backends.nfs.client.swap_file import NfsSwapFile
@@ -29,7 +31,7 @@ SWAP_FILE = "swapfile"
 
 
 class NfsBackend:
-    """Swap to a file on NFS, its server outside the host."""
+    """A mount of a server outside the host: files, or a file that is swapped to."""
 
     def __init__(self, context: BackendContext) -> None:
         options = context.options
@@ -47,7 +49,9 @@ class NfsBackend:
         self.service = NfsService(
             context.world, self.disk, capacity_bytes=size_bytes, commit_ns=options.commit_ms * NS_PER_MS
         )
-        self.file = self.service.add_file(SWAP_FILE, size_bytes, BlockStore(size_bytes, write_cache=True))
+        self.is_swap = options.role == "swap" or options.swap_mib > 0
+        swap_bytes = size_bytes if options.role == "swap" else max(options.swap_mib, 1) * MIB
+        self.file = self.service.add_file(SWAP_FILE, swap_bytes, BlockStore(swap_bytes, write_cache=True))
         self.remote = RemoteNfsServer(
             context.world,
             self.service,
@@ -57,7 +61,8 @@ class NfsBackend:
         self.pools = NfsPools(context.world, context.stack.pages, context.slabs, context.stack.fixes)
         self.client = RpcClient(context, self.pools, name="nfs", server_tasks=self.tasks)
         self.client.xprt = Xprt(self.client, self.open_socket, max_slots=options.tcp_max_slot_table_entries)
-        self.mount = Mount(self.client, wsize_bytes=options.wsize_bytes, rsize_bytes=options.rsize_bytes)
+        self.server = Mount(self.client, wsize_bytes=options.wsize_bytes, rsize_bytes=options.rsize_bytes)
+        self.files: NfsFileSystem | None = None
         self.driver = NfsSwapFile(self.client, wsize_bytes=options.wsize_bytes, rsize_bytes=options.rsize_bytes)
 
     def open_socket(self) -> TcpSock:
@@ -81,11 +86,25 @@ class NfsBackend:
         """Set the reserves aside, mount, and switch the swap file on (nfs_swap_activate)."""
         self.pools.fill(task)
         self.client.start()
-        await self.mount.mount(task, EXPORT_PATH)
-        self.driver.fh, attributes = await self.mount.open(task, SWAP_FILE)
+        await self.server.mount(task, EXPORT_PATH)
+        if not self.is_swap:
+            return
+        self.driver.fh, attributes = await self.server.open(task, SWAP_FILE)
         if attributes is not None and attributes.used_bytes < attributes.size_bytes:
             raise UsageError("storage: the swap file has holes (nfs_swap_activate)")
         self.client.swap_activate()
+
+    def mount(self, context: MountContext) -> FileSystem:
+        """Make the file system on the mount (``[storage] role = "fs"``)."""
+        self.files = NfsFileSystem(context, self.server)
+        self.files.server_content = self._content
+        return self.files
+
+    def _content(self, name: str) -> npt.NDArray[np.int64] | None:
+        for file in self.service.files.values():
+            if file.name == name:
+                return file.store.versions
+        return None
 
     def stored(self) -> npt.NDArray[np.int64]:
         """Return the version the file holds of each page."""

@@ -14,7 +14,7 @@ def test_the_server_decides_how_much_goes_at_once(mounted) -> None:
         return
 
     host.run(script)
-    assert (host.backend.mount.wsize_bytes, host.backend.mount.rsize_bytes) == (65536, 1 << 20)
+    assert (host.backend.server.wsize_bytes, host.backend.server.rsize_bytes) == (65536, 1 << 20)
 
 
 def test_what_the_server_refuses_is_said(mounted) -> None:
@@ -23,11 +23,11 @@ def test_what_the_server_refuses_is_said(mounted) -> None:
 
     async def script(task) -> None:
         with pytest.raises(UsageError, match="MNT with status 2"):
-            await host.backend.mount.mount(task, "/nowhere")
-        await host.backend.mount.mount(task, "/export")
+            await host.backend.server.mount(task, "/nowhere")
+        await host.backend.server.mount(task, "/export")
         with pytest.raises(UsageError, match=f"LOOKUP with status {int(NfsStat3.NFS3ERR_NOENT)}"):
-            await host.backend.mount.open(task, "nothing")
-        fh, attributes = await host.backend.mount.open(task, "made", create=True)
+            await host.backend.server.open(task, "nothing")
+        fh, attributes = await host.backend.server.open(task, "made", create=True)
         assert fh in host.backend.service.files
         assert attributes.size_bytes == 0
 

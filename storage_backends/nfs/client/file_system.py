@@ -1,0 +1,539 @@
+"""Files on NFS: dirty pages go out unstable, and are dirt until a COMMIT.
+
+Mirrors fs/nfs/file.c, write.c and read.c of 6.1. A page that is written to gets a request (``struct nfs_page``), which
+it keeps until its content is on the server's disk: a page with a request cannot be freed. ``writepages`` coalesces
+dirty pages to calls of wsize bytes and sends them UNSTABLE; only a single call of a sync is FILE_SYNC. When a WRITE is
+answered its pages leave writeback but count as such until the COMMIT, which is sent when all the calls of one
+``writepages`` are answered, by the flusher when nothing of the file is under writeback, and by fsync. A verifier in the
+COMMIT's answer that is not that of the WRITE means the server was restarted: exactly those pages are dirty again.
+
+More than ``nfs_congestion_kb`` under writeback on a mount makes background writeback turn round at once.
+
+Nobody here may use the reserve: a mount without swap has ordinary sockets and tasks.
+
+# MODEL: one file is one inode and one writer's context; attributes are not cached, so nothing is revalidated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netvm.errors import Errno, UsageError
+from netvm.host.backend import MountContext
+from netvm.mm.frames import PfnArray
+from netvm.mm.gfp import GFP_KERNEL
+from netvm.pagecache.bdi import BackingDevice
+from netvm.pagecache.mapping import TAG_DIRTY, TAG_WRITEBACK, Mapping
+from netvm.pagecache.ports import WB_SYNC_ALL, WB_SYNC_NONE, WritebackControl
+from netvm.pagecache.walk import DirtyWalk
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.wait import WaitQueue
+from netvm.runtime.workqueue import WorkItem
+from netvm.units import PAGE_SIZE
+from storage_backends.nfs.client.mount import Mount
+from storage_backends.nfs.client.pools import NFS_PAGEVEC_SIZE, PAGE_POINTER_BYTES, rpc_task_gfp_mask
+from storage_backends.nfs.client.rpc_task import RpcTask
+from storage_backends.nfs.connection.coalesce import Coalescer
+from storage_backends.nfs.connection.commit import CommitList, Unstable
+from storage_backends.nfs.connection.procedures import COMMIT, READ, WRITE
+from storage_backends.nfs.messages.data import CommitArgs, ReadArgs, StableHow, WriteArgs
+from storage_backends.nfs.messages.nfs3 import NfsStat3
+from storage_backends.wire import Blocks
+
+__all__ = ["NfsFileSystem", "nfs_congestion_kb"]
+
+MAX_CONGESTION_KB: Final = 256 * 1024
+_PAGE_KB: Final = PAGE_SIZE // 1024
+_NO_MEMORY: Final = -int(Errno.ENOMEM)
+_IO_ERROR: Final = -int(Errno.EIO)
+
+# what has become of a page's request
+_NONE: Final = 0
+_HELD: Final = 1
+"""Dirty or under writeback."""
+_UNSTABLE: Final = 2
+"""Written, and neither on the server's disk nor in a COMMIT."""
+_COMMITTING: Final = 3
+
+_U8 = np.uint8
+
+
+def nfs_congestion_kb(total_pages: int) -> int:
+    """Return how much may be under writeback on a mount before it counts as congested (nfs_init_writepagecache)."""
+    return min(16 * isqrt(total_pages) * _PAGE_KB, MAX_CONGESTION_KB)
+
+
+@dataclass(slots=True)
+class _Inode:
+    """``struct nfs_inode``."""
+
+    mapping: Mapping
+    fh: bytes = b""
+    commits: CommitList = field(default_factory=CommitList)
+    requests: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(64, dtype=np.int32))
+    """Slab + 1 of each page's request."""
+    states: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(64, dtype=np.uint8))
+    sent: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(64, dtype=np.int64))
+    """Content of each page as it was last written."""
+    calls: dict[int, tuple[int, int, RpcTask]] = field(default_factory=dict)
+    """Calls that are out by xid or serial: first page, pages, task."""
+    nr_calls: int = 0
+
+    def grow(self, nr_pages: int) -> None:
+        old = len(self.states)
+        if nr_pages <= old:
+            return
+        capacity = max(nr_pages, 2 * old)
+        for name in ("requests", "states", "sent"):
+            column = getattr(self, name)
+            grown = np.zeros(capacity, dtype=column.dtype)
+            grown[:old] = column
+            setattr(self, name, grown)
+
+
+class _Completion:
+    """``struct nfs_io_completion``: the calls of one ``writepages``, after whose last a COMMIT is due."""
+
+    __slots__ = ("nr_out",)
+
+    def __init__(self) -> None:
+        self.nr_out = 1
+
+
+class _Header:
+    """``struct nfs_pgio_header``: one call and its pages."""
+
+    __slots__ = ("array", "completion", "first", "indices", "slab", "versions", "write")
+
+    def __init__(self, indices: npt.NDArray[np.intp], slab: int, array: int, *, write: bool) -> None:
+        self.indices = indices
+        self.first = int(indices[0])
+        self.slab = slab
+        self.array = array
+        self.write = write
+        self.versions: list[int] = []
+        self.completion: _Completion | None = None
+
+    @property
+    def nr(self) -> int:
+        """Pages of the call."""
+        return len(self.indices)
+
+
+class NfsFileSystem:
+    """One mounted export as the page cache sees it."""
+
+    name = "nfs"
+
+    def __init__(self, context: MountContext, mount: Mount) -> None:
+        self.cache = context.cache
+        self.reader = context.reader
+        self.world = context.world
+        self.mount = mount
+        self.client = mount.client
+        self.pools = mount.client.pools
+        self._bdi = context.throttle.add_device("nfs")
+        context.flusher.add_device(self._bdi)
+        total = sum(zone.managed for zone in context.pages.node.zones)
+        self.congestion_on_pages = nfs_congestion_kb(total) // _PAGE_KB
+        self.congestion_off_pages = self.congestion_on_pages - self.congestion_on_pages // 4
+        self.nr_writeback = 0
+        """Pages of this mount under writeback."""
+        self.write_congested = False
+        self.server_content: Callable[[str], npt.NDArray[np.int64] | None] = lambda _name: None
+        """What the server keeps of a file, for the audit alone."""
+        self.nr_resent_pages = 0
+        """Pages written again because the server had lost them."""
+        self._committed: dict[int, WaitQueue] = {}
+        self.cache.filesystems.append(self)
+
+    @property
+    def bdi(self) -> BackingDevice:
+        """The mount, as the throttle sees it."""
+        return self._bdi
+
+    def attach(self, mapping: Mapping) -> None:
+        """Note a file; it is made on the server when it is first used."""
+        if mapping.nr_pages:
+            raise UsageError(f"{mapping.name}: a file on NFS is made empty; only files that are written can be read")
+        mapping.private = _Inode(mapping)
+        resource = Resource("reply", f"nfs_commit_inode: {mapping.name}", lambda: self._commit_providers(mapping))
+        self._committed[mapping.id] = WaitQueue(self.world, resource)
+
+    def _inode(self, mapping: Mapping) -> _Inode:
+        inode = mapping.private
+        assert isinstance(inode, _Inode)
+        return inode
+
+    async def _open(self, task: Task, inode: _Inode) -> None:
+        if not inode.fh:
+            inode.fh, _ = await self.mount.open(task, inode.mapping.name, create=True)
+
+    # -- dirtying -------------------------------------------------------------------------------------------------
+
+    async def write_begin(self, task: Task, mapping: Mapping, index: int, nr_pages: int) -> int:
+        """Give pages their requests (nfs_write_begin, nfs_setup_write_request); wait for one that is on its way."""
+        inode = self._inode(mapping)
+        await self._open(task, inode)
+        end = index + nr_pages
+        inode.grow(end)
+        if mapping.nr_writeback:
+            await self.cache.wait_on_writeback(task, mapping, index, end)
+        bare = np.flatnonzero(inode.requests[index:end] == 0) + index
+        if len(bare):
+            taken = await self.pools.nfs_pages_alloc(task, len(bare), GFP_KERNEL)
+            if taken is None:
+                return _NO_MEMORY
+            inode.requests[bare] = np.array(taken, dtype=np.int32) + 1
+        return 0
+
+    def write_end(self, task: Task, mapping: Mapping, index: int, pfns: PfnArray) -> None:  # noqa: ARG002
+        """Pages are dirty: what was waiting for a COMMIT is not any more (nfs_clear_request_commit)."""
+        inode = self._inode(mapping)
+        here = slice(index, index + len(pfns))
+        self._no_commit(inode, np.arange(index, index + len(pfns)))
+        inode.states[here] = _HELD
+
+    def _no_commit(self, inode: _Inode, indices: npt.NDArray[np.intp]) -> None:
+        """Take pages out of the count of those that wait for a COMMIT."""
+        nr = int(np.count_nonzero(inode.states[indices] >= _UNSTABLE))
+        if nr:
+            self.cache.account_unstable(inode.mapping, -nr)
+
+    def _remove_requests(self, inode: _Inode, indices: npt.NDArray[np.intp]) -> None:
+        """Pages are safe, or lost: their requests go (nfs_inode_remove_request)."""
+        held = indices[inode.requests[indices] != 0]
+        self.pools.nfs_pages_free((inode.requests[held] - 1).tolist())
+        inode.requests[held] = 0
+        inode.states[indices] = _NONE
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    async def writepages(self, task: Task, mapping: Mapping, wbc: WritebackControl) -> int:
+        """Coalesce dirty pages to wsize and send them (nfs_writepages)."""
+        if wbc.sync_mode == WB_SYNC_NONE and self.write_congested:
+            return 0
+        inode = self._inode(mapping)
+        completion = _Completion()
+        walk = DirtyWalk(self.cache, mapping, wbc)
+        coalescer = Coalescer(self.mount.wsize_bytes)
+        pending: list[int] = []
+        error = 0
+        nr_sent = 0
+        while True:
+            run = await walk.next_run(task, coalescer.nr_max)
+            groups = coalescer.complete() if run is None else self._add(inode, coalescer, pending, run)
+            for group in groups:
+                versions, pending = pending[: len(group)], pending[len(group) :]
+                stable = wbc.sync_mode == WB_SYNC_ALL and run is None and not nr_sent and not len(inode.commits)
+                error = await self._write(task, inode, group, versions, completion, stable=stable) or error
+                nr_sent += 1
+            if run is None:
+                break
+        self._completed(inode, completion)
+        return 0 if error == _NO_MEMORY else error
+
+    def _add(self, inode: _Inode, coalescer: Coalescer, pending: list[int], run: tuple[int, int]) -> list[range]:
+        """Put a run of dirty pages under writeback and in the group (nfs_page_async_flush)."""
+        index, nr = run
+        inode.grow(index + nr)
+        _pfns, versions = self.cache.start_writeback(inode.mapping, index, nr)
+        pending += versions
+        self.nr_writeback += nr
+        if self.nr_writeback > self.congestion_on_pages:
+            self.write_congested = True
+        return coalescer.add(index, nr)
+
+    async def _write(
+        self, task: Task, inode: _Inode, group: range, versions: list[int], completion: _Completion, *, stable: bool
+    ) -> int:
+        """Send one WRITE; without memory for it its pages are dirty again (nfs_generic_pg_pgios)."""
+        task.charge_ns += len(group) * self.cache.costs.writepage
+        self.cache.vmstat.pgpgout += 4 * len(group)
+        indices = np.arange(group.start, group.stop)
+        header = await self._header_alloc(task, indices, write=True)
+        if header is not None:
+            header.versions = versions
+            header.completion = completion
+            completion.nr_out += 1
+            how = StableHow.FILE_SYNC if stable else StableHow.UNSTABLE
+            args = WriteArgs(fh=inode.fh, offset=header.first * PAGE_SIZE, stable=how, data=Blocks.of(tuple(versions)))
+            if await self._call(task, WRITE, args, inode, header):
+                return 0
+            completion.nr_out -= 1
+            self._header_free(header)
+        self._end_writeback(inode, indices, error=0, task=task)
+        self.cache.redirty(inode.mapping, indices)
+        return _NO_MEMORY
+
+    async def _header_alloc(self, task: Task, indices: npt.NDArray[np.intp], *, write: bool) -> _Header | None:
+        gfp = rpc_task_gfp_mask(task)
+        pools = self.pools
+        source = pools.write_headers if write else pools.read_headers
+        slab = await source.alloc(task, gfp)
+        if slab < 0:
+            return None
+        array = -1
+        if len(indices) > NFS_PAGEVEC_SIZE:
+            array = await pools.kmalloc(len(indices) * PAGE_POINTER_BYTES).alloc(task, gfp)
+            if array < 0:
+                source.free(slab)
+                return None
+        return _Header(indices, slab, array, write=write)
+
+    def _header_free(self, header: _Header) -> None:
+        if header.array >= 0:
+            self.pools.kmalloc(header.nr * PAGE_POINTER_BYTES).free(header.array)
+        (self.pools.write_headers if header.write else self.pools.read_headers).free(header.slab)
+
+    async def _call(self, task: Task, procedure: Any, args: Any, inode: _Inode, header: _Header) -> bool:
+        inode.nr_calls += 1
+        serial = inode.nr_calls
+
+        def done(rpc: RpcTask, context: Task) -> None:
+            del inode.calls[serial]
+            self._header_free(header)
+            (self._written if header.write else self._read)(inode, header, rpc, context)
+
+        rpc = await self.client.call_async(task, procedure, args, nr_pages=header.nr, done=done)
+        if rpc is None:
+            return False
+        inode.calls[serial] = (header.first, header.nr, rpc)
+        return True
+
+    def _written(self, inode: _Inode, header: _Header, rpc: RpcTask, task: Task) -> None:
+        """A WRITE was answered (nfs_writeback_done, nfs_write_completion)."""
+        assert rpc.reply is not None
+        result = rpc.reply.result
+        indices = header.indices
+        if result is not None and result.status == NfsStat3.NFS3ERR_JUKEBOX:
+            self._end_writeback(inode, indices, error=0, task=task)
+            self.cache.redirty(inode.mapping, indices)
+        elif result is None or result.status != NfsStat3.NFS3_OK or result.count != header.nr * PAGE_SIZE:
+            self._end_writeback(inode, indices, error=_IO_ERROR, task=task)
+            self._remove_requests(inode, indices)
+        else:
+            inode.sent[indices] = header.versions
+            if result.committed == StableHow.FILE_SYNC:
+                self.cache.note_stored(inode.mapping, indices, inode.sent[indices])
+                self._remove_requests(inode, indices)
+            else:
+                inode.commits.add(header.first * PAGE_SIZE, header.nr * PAGE_SIZE, result.verifier)
+                inode.states[indices] = _UNSTABLE
+                self.cache.account_unstable(inode.mapping, header.nr)
+                self.cache.flusher.mark_inode_dirty(inode.mapping)
+            self._end_writeback(inode, indices, error=0, task=task)
+        assert header.completion is not None
+        self._completed(inode, header.completion)
+
+    def _end_writeback(self, inode: _Inode, indices: npt.NDArray[np.intp], *, error: int, task: Task) -> None:
+        self.nr_writeback -= len(indices)
+        if self.nr_writeback < self.congestion_off_pages:
+            self.write_congested = False
+        self.cache.end_writeback(inode.mapping, indices, error=error, task=task)
+
+    def _completed(self, inode: _Inode, completion: _Completion) -> None:
+        """Count a call of a ``writepages`` as over; after the last a COMMIT is due (nfs_io_completion_commit)."""
+        completion.nr_out -= 1
+        if not completion.nr_out and len(inode.commits):
+            self.client.nfsiod.queue_work(WorkItem("nfs_io_completion_commit", lambda task: self._commit(task, inode)))
+
+    # -- making safe ----------------------------------------------------------------------------------------------
+
+    async def _commit(self, task: Task, inode: _Inode) -> None:
+        """Send a COMMIT for everything on the list; the whole file is meant (nfs_commit_list)."""
+        batch = inode.commits.scan()
+        if not batch:
+            return
+        self._mark(inode, batch, _UNSTABLE, _COMMITTING)
+        slab = await self.pools.commit_headers.alloc(task, rpc_task_gfp_mask(task))
+        inode.nr_calls += 1
+        serial = inode.nr_calls
+
+        def done(rpc: RpcTask, context: Task) -> None:
+            del inode.calls[serial]
+            self.pools.commit_headers.free(slab)
+            self._commit_done(inode, batch, rpc, context)
+
+        rpc = None
+        if slab >= 0:
+            rpc = await self.client.call_async(task, COMMIT, CommitArgs(fh=inode.fh), done=done)
+            if rpc is None:
+                self.pools.commit_headers.free(slab)
+        if rpc is None:
+            self._mark(inode, batch, _COMMITTING, _UNSTABLE)
+            inode.commits.failed(batch)
+            self._wake_committed(inode)
+            return
+        inode.calls[serial] = (0, 0, rpc)
+
+    def _mark(self, inode: _Inode, batch: list[Unstable], old: int, new: int) -> None:
+        for indices in map(_pages_of, batch):
+            mine = indices[inode.states[indices] == old]
+            inode.states[mine] = new
+
+    def _commit_done(self, inode: _Inode, batch: list[Unstable], rpc: RpcTask, _task: Task) -> None:
+        """A COMMIT was answered (nfs_commit_release_pages)."""
+        assert rpc.reply is not None
+        result = rpc.reply.result
+        if result is None or result.status != NfsStat3.NFS3_OK:
+            verifier = b""
+        else:
+            verifier = result.verifier
+        safe, lost = inode.commits.answered(batch, verifier)
+        for unstable in safe:
+            indices = self._committing(inode, unstable)
+            self._no_commit(inode, indices)
+            self.cache.note_stored(inode.mapping, indices, inode.sent[indices])
+            self._remove_requests(inode, indices)
+        for unstable in lost:
+            indices = self._committing(inode, unstable)
+            self._no_commit(inode, indices)
+            inode.states[indices] = _HELD
+            self.nr_resent_pages += len(indices)
+            self.cache.redirty(inode.mapping, indices)
+        if self.nr_writeback < self.congestion_off_pages:
+            self.write_congested = False
+        self._wake_committed(inode)
+
+    def _committing(self, inode: _Inode, unstable: Unstable) -> npt.NDArray[np.intp]:
+        indices = _pages_of(unstable)
+        mine: npt.NDArray[np.intp] = indices[inode.states[indices] == _COMMITTING]
+        return mine
+
+    def _wake_committed(self, inode: _Inode) -> None:
+        self._committed[inode.mapping.id].wake_all()
+
+    def _commit_providers(self, mapping: Mapping) -> list[Provider | Task]:
+        return [rpc.provider() for _first, nr, rpc in self._inode(mapping).calls.values() if not nr]
+
+    async def write_inode(self, task: Task, mapping: Mapping, *, sync: bool) -> int:
+        """Make what was written safe (nfs_write_inode, nfs_file_fsync)."""
+        inode = self._inode(mapping)
+        if not sync:
+            if mapping.nr_writeback:
+                # there will be more to commit soon
+                self.cache.flusher.mark_inode_dirty(mapping)
+            else:
+                await self._commit(task, inode)
+            return 0
+        while True:
+            await self._commit(task, inode)
+            while inode.commits.nr_out:
+                await self._committed[mapping.id].wait(task)
+            if mapping.nr_dirty and not mapping.wb_err:
+                # what the server has lost is written again
+                wbc = WritebackControl(nr_to_write=1 << 62, sync_mode=WB_SYNC_ALL, reason="sync")
+                await self.writepages(task, mapping, wbc)
+                await self.cache.wait_on_writeback(task, mapping)
+            if not len(inode.commits):
+                return 0
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def readpages(self, task: Task, mapping: Mapping, indices: npt.NDArray[np.intp], pfns: PfnArray) -> None:
+        """Read locked pages, runs of them up to rsize in a call (nfs_readahead)."""
+        inode = self._inode(mapping)
+        await self._open(task, inode)
+        assert len(indices) == len(pfns)
+        coalescer = Coalescer(self.mount.rsize_bytes)
+        groups = [group for index in indices.tolist() for group in coalescer.add(index)] + coalescer.complete()
+        for group in groups:
+            pages = np.arange(group.start, group.stop)
+            header = await self._header_alloc(task, pages, write=False)
+            args = ReadArgs(fh=inode.fh, offset=group.start * PAGE_SIZE, count=len(group) * PAGE_SIZE)
+            if header is None or not await self._call(task, READ, args, inode, header):
+                if header is not None:
+                    self._header_free(header)
+                self.reader.end_read(mapping, pages, [0] * len(group), error=_NO_MEMORY, task=task)
+
+    def _read(self, inode: _Inode, header: _Header, rpc: RpcTask, task: Task) -> None:
+        """A READ was answered (nfs_readpage_result); behind the end of the file are zeroes."""
+        assert rpc.reply is not None
+        result = rpc.reply.result
+        versions = [0] * header.nr
+        error = _IO_ERROR
+        if result is not None and result.status == NfsStat3.NFS3_OK:
+            error = 0
+            if isinstance(result.data, Blocks):
+                versions[: len(result.data.versions)] = result.data.versions
+        self.reader.end_read(inode.mapping, header.indices, versions, error=error, task=task)
+
+    # -- reclaim --------------------------------------------------------------------------------------------------
+
+    def _of_pages(self, pfns: PfnArray) -> tuple[_Inode, npt.NDArray[np.intp]]:
+        frames = self.cache.frames
+        mapping = self.cache.mappings[-frames.mapping_of[int(pfns[0])]]
+        inode = self._inode(mapping)
+        indices = (frames.index[pfns] - 1).astype(np.intp)
+        inode.grow(int(indices.max()) + 1)
+        return inode, indices
+
+    def is_dirty_writeback(self, pfns: PfnArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None:
+        """A page with a request counts as dirty, and as under writeback while a COMMIT is out.
+
+        Mirrors ``nfs_check_dirty_writeback``.
+        """
+        inode, indices = self._of_pages(pfns)
+        tags = inode.mapping.tags[indices]
+        dirty = (tags & _U8(TAG_DIRTY) != 0) | (inode.requests[indices] != 0)
+        writeback = tags & _U8(TAG_WRITEBACK) != 0
+        if inode.commits.nr_out:
+            writeback = np.ones(len(pfns), dtype=np.bool_)
+        return dirty, writeback
+
+    def has_private(self, pfns: PfnArray) -> npt.NDArray[np.bool_]:
+        """A page keeps its request until its content is safe."""
+        inode, indices = self._of_pages(pfns)
+        found: npt.NDArray[np.bool_] = inode.requests[indices] != 0
+        return found
+
+    async def release_folios(self, task: Task, pfns: PfnArray, gfp: int) -> npt.NDArray[np.bool_]:  # noqa: ARG002
+        """A page with a request is not freed (nfs_release_folio)."""
+        return ~self.has_private(pfns)
+
+    def forget_folios(self, pfns: PfnArray) -> None:
+        """Pages leave the cache; none of them has a request."""
+        if len(pfns):
+            inode, indices = self._of_pages(pfns)
+            self._remove_requests(inode, indices[inode.states[indices] < _UNSTABLE])
+
+    # -- looking in -----------------------------------------------------------------------------------------------
+
+    def needs_page(self, mapping: Mapping, index: int) -> list[Provider | Task]:
+        """Say who could end the I/O of a page: the call it is in."""
+        calls = self._inode(mapping).calls.values()
+        found = [rpc.provider() for first, nr, rpc in calls if first <= index < first + nr]
+        return list(found) or [Provider(name="nfs: being submitted")]
+
+    def lost_writes(self) -> list[str]:
+        """Return where the server does not hold the newest content that it has acknowledged for good."""
+        found = []
+        for mapping in self.cache.mappings.values():
+            content = self.server_content(mapping.name) if mapping.fs is self else None
+            if content is None:
+                continue
+            inode = self._inode(mapping)
+            nr = min(mapping.nr_pages, len(content), len(inode.states))
+            settled = np.flatnonzero(inode.states[:nr] == _NONE)
+            wrong = settled[content[settled] != mapping.stored[settled]]
+            found += [
+                f"{mapping.name} page {index}: the server holds version {int(content[index])}, acknowledged was "
+                f"{int(mapping.stored[index])}"
+                for index in wrong.tolist()
+                if not mapping.lost[index]
+            ]
+        return found
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        return (self.nr_writeback, self.write_congested, self.client.digest())
+
+
+def _pages_of(unstable: Unstable) -> npt.NDArray[np.intp]:
+    first = unstable.offset // PAGE_SIZE
+    return np.arange(first, first + unstable.size_bytes // PAGE_SIZE, dtype=np.intp)

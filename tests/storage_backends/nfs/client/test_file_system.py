@@ -1,0 +1,115 @@
+"""Files on NFS: unstable writes, COMMIT, and a server that forgets."""
+
+import numpy as np
+import pytest
+
+from netvm.runtime.clock import run_virtual
+from netvm.scenario.load import scenario_from
+from netvm.scenario.run import Experiment, run_scenario
+from storage_backends.nfs.client.file_system import nfs_congestion_kb
+from storage_backends.nfs.messages.nfs3 import NfsStat3
+
+
+def writer(mib: int = 4, *, fault: tuple = (), vm: dict | None = None, **storage):
+    """Return a program that writes a file over NFS and syncs it."""
+    return scenario_from(
+        {
+            "machine": {"ram_mib": 32, "costs": {"scale": 0.0}},
+            "vm": vm or {},
+            "storage": {"kind": "nfs", "role": "fs", "size_mib": 64, **storage},
+            "workload": [{"kind": "file-writer", "mib": mib, "chunk_kib": 64, "fsync": "end"}],
+            "fault": list(fault),
+        },
+        origin="test",
+    )
+
+
+def run(scenario) -> Experiment:
+    """Run a scenario to its end and return everything."""
+    experiment = Experiment(scenario, name="nfs")
+    run_virtual(experiment.run)
+    return experiment
+
+
+def content(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the program wrote and what the server keeps of it."""
+    (mapping,) = experiment.host.files.cache.mappings.values()
+    kept = experiment.host.files.fs.server_content(mapping.name)
+    return mapping.version[: mapping.nr_pages], kept[: mapping.nr_pages]
+
+
+@pytest.mark.parametrize(
+    ("mib", "kb"),
+    [(64, 8192), (128, 11584), (256, 16384), (512, 23168), (1024, 32768), (4096, 65536), (1 << 20, 262144)],
+)
+def test_the_congestion_limit_is_the_kernels(mib: int, kb: int) -> None:
+    """16 times the root of all pages, in pages, and 256 MiB at most."""
+    assert nfs_congestion_kb(mib * 256) == kb
+
+
+def test_a_file_is_written_and_safe() -> None:
+    """After fsync every page is on the server's disk, its requests are gone, and the books balance."""
+    experiment = run(writer())
+    outcome = experiment.outcome()
+    assert (outcome.verdict, outcome.audit) == ("COMPLETED", [])
+    wrote, kept = content(experiment)
+    assert np.array_equal(wrote, kept)
+    fs = experiment.host.files.fs
+    experiment.host.backend.service.restart()
+    assert np.array_equal(*content(experiment))
+    assert fs.pools.nfs_pages.nr_active == 0
+    assert (fs.nr_writeback, experiment.host.vmstat.nr_writeback) == (0, 0)
+
+
+def test_a_restarted_server_is_sent_exactly_what_it_lost() -> None:
+    """What was unstable when the server died is written again, nothing else, and the file is right."""
+    experiment = run(
+        writer(
+            16,
+            fault=({"at_ms": 0, "after_mib": 6, "kind": "server-restart", "for_ms": 500},),
+            proxy_bandwidth_bytes_per_s=10_000_000,
+            wsize_bytes=262144,
+        )
+    )
+    outcome = experiment.outcome()
+    assert (outcome.verdict, outcome.audit) == ("COMPLETED", [])
+    assert np.array_equal(*content(experiment))
+    fs, service = experiment.host.files.fs, experiment.host.backend.service
+    assert fs.nr_resent_pages == service.nr_lost_blocks > 0
+
+
+def test_a_full_server_is_an_error_at_fsync() -> None:
+    """The program is told, and what could not be kept is counted as lost."""
+    experiment = Experiment(writer(), name="nfs")
+    experiment.host.backend.service.error = NfsStat3.NFS3ERR_NOSPC
+    run_virtual(experiment.run)
+    assert experiment.outcome().verdict == "IO_ERROR"
+    assert experiment.host.files.cache.nr_lost == 1024
+
+
+def test_a_slow_commit_only_delays() -> None:
+    """Pages that wait for it count as under writeback; the file is right in the end."""
+    fast, slow = run_scenario(writer(), name="fast"), run_scenario(writer(commit_ms=300), name="slow")
+    assert slow.verdict == "COMPLETED"
+    assert slow.virtual_seconds >= 0.3 > fast.virtual_seconds
+
+
+def test_a_congested_mount_turns_background_writeback_away() -> None:
+    """Above the limit a round that need not wait does nothing; below three quarters of it all is as before."""
+    experiment = Experiment(writer(12, proxy_bandwidth_bytes_per_s=5_000_000), name="nfs")
+    fs = experiment.host.files.fs
+    fs.congestion_on_pages, fs.congestion_off_pages = 64, 48
+    seen = []
+    add = fs._add
+
+    def spy(*args):
+        found = add(*args)
+        seen.append((fs.nr_writeback, fs.write_congested))
+        return found
+
+    fs._add = spy
+    run_virtual(experiment.run)
+    assert experiment.outcome().verdict == "COMPLETED"
+    assert any(congested for _, congested in seen)
+    assert all(congested == (nr > 64) or congested for nr, congested in seen)
+    assert not fs.write_congested
