@@ -123,15 +123,23 @@ class BlockFileSystem:
 
     def _allocate(self, mapping: Mapping, inode: _Inode, index: int, nr_pages: int) -> int:
         """Give pages without blocks new ones in order; return how many of the range have blocks now."""
-        wanted = np.flatnonzero(inode.blocks[index : index + nr_pages] == 0) + index
+        here = inode.blocks[index : index + nr_pages]
+        if nr_pages <= self.nr_blocks - self._next_block and not here.any():
+            first = self._next_block
+            self._next_block += nr_pages
+            here[:] = np.arange(first + 1, self._next_block + 1)
+            self._file_of[first : self._next_block] = mapping.id
+            self._index_of[first : self._next_block] = np.arange(index, index + nr_pages)
+            return nr_pages
+        wanted = np.flatnonzero(here == 0) + index
         nr = min(len(wanted), self.nr_blocks - self._next_block)
         if nr < len(wanted):
             nr_pages = int(wanted[nr]) - index
         taken = wanted[:nr]
         inode.blocks[taken] = np.arange(self._next_block + 1, self._next_block + nr + 1)
-        here = slice(self._next_block, self._next_block + nr)
-        self._file_of[here] = mapping.id
-        self._index_of[here] = taken
+        there = slice(self._next_block, self._next_block + nr)
+        self._file_of[there] = mapping.id
+        self._index_of[there] = taken
         self._next_block += nr
         return nr_pages
 
@@ -144,8 +152,9 @@ class BlockFileSystem:
             inode.grow(index + ahead)
             if self._allocate(mapping, inode, index, ahead) < nr_pages:
                 return -Errno.ENOSPC
-        bare = np.flatnonzero(inode.buffer_heads[index : index + nr_pages] == 0) + index
-        if len(bare):
+        heads_here = inode.buffer_heads[index : index + nr_pages]
+        if not heads_here.all():
+            bare = np.flatnonzero(heads_here == 0) + index
             heads = self.buffer_heads.take_many(task, GFP_NOFS, len(bare))
             while len(heads) < len(bare):
                 head = await self.buffer_heads.alloc(task, GFP_NOFS)

@@ -140,6 +140,15 @@ class PageCache:
             mapping.node_slab[node] = slab
         return True
 
+    @staticmethod
+    def _get_entries(mapping: Mapping, index: int, nr_pages: int) -> None:
+        """Count new entries of the nodes of a run."""
+        end = index + nr_pages
+        while index < end:
+            stop = min(end, ((index >> NODE_SHIFT) + 1) << NODE_SHIFT)
+            mapping.node_entries[index >> NODE_SHIFT] += stop - index
+            index = stop
+
     def put_entries(self, mapping: Mapping, indices: npt.NDArray[np.intp], nr: int) -> None:
         """Count entries of nodes up or down; a node without any is freed."""
         nodes, counts = np.unique(indices >> NODE_SHIFT, return_counts=True)
@@ -165,15 +174,16 @@ class PageCache:
         mapping.nr_cached += nr
         self.vmstat.nr_file_pages += nr
         shadows = mapping.shadow[here]
+        if not shadows.any():
+            self._get_entries(mapping, index, nr)
+            self.lruvec.add_many(pfns, file=True)
+            return
         fresh = np.flatnonzero(shadows == 0) + index
         if len(fresh):
             self.put_entries(mapping, fresh, 1)
         for offset in np.flatnonzero(shadows).tolist():
             self._workingset_refault(int(pfns[offset]), int(shadows[offset]) - 2)
         shadows[:] = 0
-        self.lruvec.add_many(pfns, file=True) if len(fresh) == nr else self._add_each(pfns)
-
-    def _add_each(self, pfns: PfnArray) -> None:
         for pfn in pfns.tolist():
             self.lruvec.folio_add_lru(pfn)
 

@@ -39,3 +39,12 @@ def test_the_simpy_model_swaps_out_what_does_not_fit(monkeypatch) -> None:
     run = _names(monkeypatch, "bench_swap_out.py")["simpys"](64)
     assert run.pages == (64 - 48) * 256 - 32
     assert 0.5 < run.link_share < 1.0
+
+
+def test_a_writer_is_measured(monkeypatch) -> None:
+    """A writer runs to its end on both disks, and its pauses are within the kernel's bound."""
+    script = _names(monkeypatch, "bench_pagecache.py")
+    ratio, pause_ms = script["settle"](64)
+    assert 0.5 < ratio < 2
+    assert 0 < pause_ms <= 200
+    assert script["rate"](8) > 0

@@ -1,13 +1,20 @@
 """Programs that use files, over a whole host: they finish, what they wrote is stored, and the books balance."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from netvm.errors import UsageError
+from netvm.scenario.against import compare
+from netvm.scenario.imported import import_run
 from netvm.scenario.load import scenario_from
 from netvm.scenario.outcome import Outcome
+from netvm.scenario.recorded import read_recorded_run
 from netvm.scenario.run import run_scenario
+
+_RUNS = Path(__file__).parents[2] / "data" / "runs"
 
 
 def _run(*workload: dict[str, Any], storage: dict[str, Any] | None = None, **tables: Any) -> Outcome:
@@ -85,3 +92,23 @@ def test_files_need_a_file_system() -> None:
     """A writer over a swap device is refused, with the key to change."""
     with pytest.raises(UsageError, match=r'workload.0.name = "fwriter": uses files; storage.role must be "fs"'):
         _run({"kind": "file-writer", "mib": 1}, storage={"role": "swap"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["D8-guestnbd-fw-10MBs-dr20", "M08-gt128-fw-10MBs-dr20", "N65-NBDcontrol-fw-10MBs-dr60-hog40"]
+)
+def test_recorded_writers_end_as_recorded(name: str) -> None:
+    """An imported writer completes without an OOM kill, in about its time, with every page dirtied and written once."""
+    run = read_recorded_run(_RUNS / name)
+    scenario = scenario_from(tomllib.loads(import_run(_RUNS / name)), origin=name)
+    outcome = run_scenario(scenario, name=name)
+    compared = compare(run, outcome)
+    assert (outcome.verdict, compared.agree, outcome.audit) == ("COMPLETED", True, [])
+    assert outcome.vmstat["oom_kill"] == 0
+    ratios = {row.name: row.ratio for row in compared.counters + compared.times_s}
+    assert all(0.95 < (ratios[key] or 0) < 1.05 for key in ("nr_dirtied", "nr_written", "pgpgout"))
+    assert 0.85 < (ratios["program"] or 0) < 1.15
+    if name.startswith("D8"):
+        # the machine whose clock counted instructions: its reclaim can be held to more
+        assert 0.97 < (ratios["pgscan_kswapd"] or 0) < 1.03
