@@ -17,6 +17,7 @@ from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import SlabCaches
 from netvm.mm.vmscan import Vmscan
 from netvm.pagecache.block_fs import BlockFileSystem
+from netvm.pagecache.dcache import DentryCache
 from netvm.pagecache.filemap import PageCache
 from netvm.pagecache.flusher import Flusher
 from netvm.pagecache.loop import LoopDevice
@@ -37,6 +38,7 @@ class Files:
     throttle: DirtyThrottle
     flusher: Flusher
     cache: PageCache
+    dcache: DentryCache
     reader: FileReader
     writeback: Workqueue
     loop_queue: Workqueue | None = None
@@ -46,11 +48,18 @@ class Files:
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
         vmstat = self.cache.vmstat
-        return (vmstat.nr_dirty, self.cache.nr_cleaned, self.cache.nr_read, self.fs.digest() if self.fs else ())
+        return (
+            vmstat.nr_dirty,
+            self.dcache.nr_dentry + self.dcache.nr_inodes,
+            self.cache.nr_cleaned,
+            self.cache.nr_read,
+            self.fs.digest() if self.fs else (),
+        )
 
     def progress(self) -> int:
-        """Return a number that grows whenever something got done: pages dirtied, cleaned or read."""
-        return self.cache.nr_cleaned + self.cache.nr_read + self.cache.vmstat.nr_dirtied
+        """Return a number that grows whenever something got done: pages dirtied, cleaned or read, paths looked up."""
+        done = self.cache.nr_cleaned + self.cache.nr_read + self.cache.vmstat.nr_dirtied
+        return done + self.dcache.nr_hits + self.dcache.nr_misses
 
 
 def swap_pages(storage: Any) -> int:
@@ -108,7 +117,17 @@ def make_files(
     cache.vmscan = vmscan
     flusher.fdatawait = cache.wait_on_writeback
     vmscan.attach_files(FileReclaim(cache))
-    files = Files(throttle=throttle, flusher=flusher, cache=cache, reader=FileReader(cache), writeback=writeback)
+    dcache = DentryCache(
+        queue.name,
+        dentries=slabs["dentry"],
+        inodes=slabs["ext4_inode_cache"],
+        costs=pages.costs,
+        vfs_cache_pressure=vm.vfs_cache_pressure,
+    )
+    vmscan.slab_shrinkers.register(dcache)
+    files = Files(
+        throttle=throttle, flusher=flusher, cache=cache, dcache=dcache, reader=FileReader(cache), writeback=writeback
+    )
     if options.storage.role == "fs":
         if isinstance(backend, FileBackend):
             files.fs = backend.mount(_mount_context(files, pages, slabs, vmscan, cpus))

@@ -63,6 +63,8 @@ CACHES: Final = {
     "skbuff_head_cache": CacheSpec(256, 16, 0),
     "skbuff_fclone_cache": CacheSpec(448, 9, 0),
     "radix_tree_node": CacheSpec(584, 14, 1, reclaimable=True),
+    "dentry": CacheSpec(192, 21, 0, reclaimable=True),
+    "ext4_inode_cache": CacheSpec(1008, 8, 1, reclaimable=True),
     "buffer_head": CacheSpec(104, 39, 0, reclaimable=True),
     "biovec-max": CacheSpec(4096, 8, 3),
     "kmalloc-256": CacheSpec(256, 16, 0),

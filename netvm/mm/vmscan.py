@@ -43,6 +43,7 @@ from netvm.mm.scan_control import (
 )
 from netvm.mm.shrink import Shrinker
 from netvm.mm.shrink_file import FileShrinker
+from netvm.mm.shrinker import SlabShrinkers
 from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Resource, Task
@@ -137,6 +138,7 @@ class Vmscan:
         self._written_at_throttle = 0
         self.tracer: Recorder | None = None
         self.shrinker = Shrinker(self)
+        self.slab_shrinkers = SlabShrinkers(vmstat)
         self.file_shrinker: FileShrinker | None = None
         """None while the host has no page cache: then there are no file pages."""
         pages.vmscan = self
@@ -297,6 +299,7 @@ class Vmscan:
             sc.prepare_scan_count(self.node, self.lruvec, self.vmstat)
             task.charge_ns += self.costs.reclaim_pass
             await self.shrink_lruvec(task, sc)
+            sc.nr_reclaimed += self.slab_shrinkers.shrink_slab(task, sc.gfp, sc.priority)
             if sc.kswapd:
                 await self._note_round(task, sc)
             if not sc.kswapd and self.lruvec.congested and not task.flags & PF_LOCAL_THROTTLE:

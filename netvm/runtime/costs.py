@@ -50,6 +50,12 @@ class CpuCosts:
     """One look at a writer, traced."""
     read_page: int = 2_000
     """Reading a cached file page: looked up, copied."""
+    lookup: int = 2_000
+    """A path walked to its dentry."""
+    new_inode: int = 8_000
+    """A dentry and an inode made and filled in."""
+    prune_object: int = 400
+    """A dentry or inode looked at by its shrinker, and mostly freed."""
     alloc_slow: int = 1_500
     """One pass through the allocator's slow path."""
     sendmsg: int = 1_800

@@ -1,9 +1,11 @@
-"""Programs that use files: writers and readers.
+"""Programs that use files: writers, readers, and those that only look.
 
 ``file-writer`` is the recorded program: it writes its file in chunks, in order or at random, through ``write`` or
 through a shared mapping, and calls ``fsync`` at the end of a pass, after each chunk, or never. Its report has the time
 of each write and, as the recorded one, the final fsync apart. ``file-reader`` first makes the file, syncs it and drops
 it from the cache, then reads it.
+
+``metadata-storm`` looks up paths and opens some of them: what it leaves behind is dentries and inodes.
 
 A program that is told of an I/O error stops, as a careful one does.
 """
@@ -20,11 +22,11 @@ from netvm.runtime.seeds import Seeds, Stream
 from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
 from netvm.scenario.program import THINK, PassResult, Program, start_at
-from netvm.scenario.schema import FileReader, FileWriter
+from netvm.scenario.schema import FileReader, FileWriter, MetadataStorm
 from netvm.trace.latency import TouchRecorder
 from netvm.units import MIB, PAGE_SIZE
 
-__all__ = ["file_reader", "file_writer"]
+__all__ = ["file_reader", "file_writer", "metadata_storm"]
 
 PAGES_PER_MIB = MIB // PAGE_SIZE
 
@@ -147,3 +149,38 @@ async def _read_pass(task: Task, host: Host, program: Program, mapping: Mapping,
         if spec.think_ns:
             await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
     return 0
+
+
+async def metadata_storm(task: Task, host: Host, program: Program) -> None:
+    """Look up every path, pass after pass; some are held open until the end."""
+    spec = program.spec
+    assert isinstance(spec, MetadataStorm)
+    await start_at(task, host, spec.start_ms)
+    program.begun_ns = host.world.now_ns
+    dcache = host.files.dcache
+    space = host.memory.map_anonymous(task, 1, oom_score_adj=spec.oom_score_adj)
+    held: list[int] = []
+    try:
+        for index in range(spec.passes):
+            result = PassResult(index, TouchRecorder())
+            program.passes.append(result)
+            for path in range(spec.files):
+                begun_ns = _task_time_ns(task, host)
+                pin = bool(spec.pinned_one_in) and not index and not path % spec.pinned_one_in
+                if not await dcache.lookup(task, path, pin=pin) or task.killed:
+                    return
+                if pin:
+                    held.append(path)
+                if task.cpus is not None:
+                    await task.cpus.cond_resched(task)
+                result.touches.add(1, _task_time_ns(task, host) - begun_ns)
+                if spec.think_ns:
+                    await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
+        program.finished = True
+    finally:
+        if not host.world.stopped:
+            program.killed = task.killed
+            program.ended_ns = host.world.now_ns
+            for path in held:
+                dcache.unpin(path)
+            host.memory.exit_mmap(space)

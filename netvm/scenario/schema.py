@@ -17,6 +17,7 @@ from netvm.scenario.schema_workload import (
     AnonPulse,
     FileReader,
     FileWriter,
+    MetadataStorm,
     Natural,
     Positive,
     Ratio,
@@ -38,6 +39,7 @@ __all__ = [
     "Kernel",
     "Link",
     "Machine",
+    "MetadataStorm",
     "Nic",
     "Readers",
     "Run",
@@ -210,6 +212,8 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
     """How often the flusher looks for old data; 0: never."""
     dirty_expire_centisecs: Natural = 3000
     """Age at which dirty data is old."""
+    vfs_cache_pressure: Natural = 100
+    """Percent of dentries and inodes that reclaim is told of; 0: it never frees one."""
     rmem_max: Positive = 212992
     """net.core.rmem_max in bytes: the most a receive buffer can be set to without privilege."""
 

@@ -13,6 +13,7 @@ __all__ = [
     "AnonPulse",
     "FileReader",
     "FileWriter",
+    "MetadataStorm",
     "Natural",
     "Positive",
     "Ratio",
@@ -131,4 +132,23 @@ class FileReader(_Table, frozen=True, kw_only=True, tag="file-reader", tag_field
     """/proc/PID/oom_score_adj; -1000: never killed."""
 
 
-Workload = AnonHog | AnonPulse | FileWriter | FileReader
+class MetadataStorm(_Table, frozen=True, kw_only=True, tag="metadata-storm", tag_field="kind"):
+    """``[[workload]] kind = "metadata-storm"``: looks up many paths, as ``find`` or a backup does, pass after pass."""
+
+    name: str = "storm"
+    """Name of its tasks in reports."""
+    files: Annotated[int, Meta(ge=1, le=16_777_216)]
+    """Paths it looks up in each pass; each takes a dentry and an inode."""
+    passes: Positive = 1
+    """Times it goes over them."""
+    pinned_one_in: Natural = 0
+    """One path in so many is held open until the end, and keeps its slab pages; 0: none."""
+    think_ns: Natural = 0
+    """Pause after each path."""
+    start_ms: Natural = 0
+    """When it starts."""
+    oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    """/proc/PID/oom_score_adj; -1000: never killed."""
+
+
+Workload = AnonHog | AnonPulse | FileWriter | FileReader | MetadataStorm

@@ -12,9 +12,9 @@ from netvm.host.machine import Host
 from netvm.runtime.seeds import Seeds, Stream
 from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
-from netvm.scenario.file_workload import file_reader, file_writer
+from netvm.scenario.file_workload import file_reader, file_writer, metadata_storm
 from netvm.scenario.program import THINK, PassResult, Program, start_at
-from netvm.scenario.schema import AnonHog, AnonPulse, FileReader, FileWriter, Workload
+from netvm.scenario.schema import AnonHog, AnonPulse, FileReader, FileWriter, MetadataStorm, Workload
 from netvm.trace.latency import TouchRecorder
 from netvm.units import MIB, NS_PER_MS, PAGE_SIZE
 
@@ -27,7 +27,7 @@ def start_workloads(host: Host, workloads: list[Workload], ended: Callable[[], N
     """Start every process of every workload; ``ended`` is called when the last one is gone."""
     programs = []
     for spec in workloads:
-        nr = 1 if isinstance(spec, AnonPulse) else spec.processes
+        nr = 1 if isinstance(spec, AnonPulse | MetadataStorm) else spec.processes
         for i in range(nr):
             name = spec.name if nr == 1 else f"{spec.name}{i}"
             programs.append(Program(spec, name))
@@ -140,4 +140,5 @@ _BODIES: dict[type[Workload], Callable[[Task, Host, Program], Awaitable[None]]] 
     AnonPulse: _anon_pulse,
     FileReader: file_reader,
     FileWriter: file_writer,
+    MetadataStorm: metadata_storm,
 }

@@ -88,6 +88,16 @@ def test_two_processes_have_two_files() -> None:
     assert outcome.vmstat["nr_dirtied"] == 1024
 
 
+@pytest.mark.parametrize("pinned_one_in", [0, 32])
+def test_a_metadata_storm_is_reclaimed(pinned_one_in: int) -> None:
+    """More paths than memory holds: the shrinker frees them, with and without some that are held open."""
+    storm = {"kind": "metadata-storm", "files": 30_000, "pinned_one_in": pinned_one_in}
+    outcome = _run(storm, machine={"ram_mib": 32})
+    assert outcome.verdict == "COMPLETED"
+    assert outcome.vmstat["slabs_scanned"] > 1000
+    assert outcome.workload[0].passes[0].touches == 30_000
+
+
 def test_files_need_a_file_system() -> None:
     """A writer over a swap device is refused, with the key to change."""
     with pytest.raises(UsageError, match=r'workload.0.name = "fwriter": uses files; storage.role must be "fs"'):
