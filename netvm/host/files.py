@@ -118,7 +118,7 @@ def make_files(
     flusher.fdatawait = cache.wait_on_writeback
     vmscan.attach_files(FileReclaim(cache))
     dcache = DentryCache(
-        queue.name,
+        options.storage.kind,
         dentries=slabs["dentry"],
         inodes=slabs["ext4_inode_cache"],
         costs=pages.costs,
