@@ -54,7 +54,7 @@ class _UdpFlood:
         self.spec = spec
         self.sock = UdpSock(host.stack, name, rcvbuf=spec.rcvbuf_bytes)
         self.interval_ns = max(1, NS_PER_S * spec.sockets // spec.packets_per_s)
-        self.stop_ns = spec.stop_ms * NS_PER_MS
+        self.stop_ns = host.world.now_ns + spec.stop_ms * NS_PER_MS if spec.stop_ms else 0
         host.world.call_after(spec.start_ms * NS_PER_MS, self._send)
         if spec.reader != "never":
             host.world.spawn(name, _read_loop, host, spec, self._read, self._wait, cpus=host.cpus)
@@ -86,7 +86,7 @@ class _TcpStream:
         self.sock = TcpSock(host.stack, name, rcvbuf=spec.rcvbuf_bytes, kernel=False)
         self.remote = RemoteSocket(host.world, f"{name}-peer", link=host.link.down)
         connect_streams(self.sock, self.remote)
-        self.stop_ns = spec.stop_ms * NS_PER_MS
+        self.stop_ns = host.world.now_ns + spec.stop_ms * NS_PER_MS if spec.stop_ms else 0
         self.piece_bytes = max(1448, spec.bytes_per_s // 1000)
         self.interval_ns = max(1, self.piece_bytes * NS_PER_S // spec.bytes_per_s)
         self.sock.connect()

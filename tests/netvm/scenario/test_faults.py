@@ -1,0 +1,89 @@
+"""Faults: each begins at its time, does what it is named for, and ends."""
+
+from typing import Any
+
+import pytest
+
+from netvm.runtime.clock import run_virtual
+from netvm.scenario.load import scenario_from
+from netvm.scenario.outcome import Outcome
+from netvm.scenario.run import Experiment, run_scenario
+from netvm.scenario.schema import Scenario
+from netvm.units import NS_PER_MS
+
+
+def small(kind: str = "iscsi", **tables: Any) -> Scenario:
+    """Return a small machine that swaps for some 50 ms of virtual time."""
+    tables = {
+        "machine": {"ram_mib": 16},
+        "storage": {"kind": kind, "size_mib": 64, "disk": {"latency_us": 1000}},
+        "workload": [{"kind": "anon-hog", "mib": 16, "passes": 2}],
+    } | tables
+    return scenario_from(tables, origin="small")
+
+
+def run(storage: str, **fault: Any) -> Outcome:
+    """Run the small machine with one fault."""
+    return run_scenario(small(storage, fault=[fault]), name="small")
+
+
+@pytest.mark.parametrize("kind", ["stall", "link-down", "loss-burst"])
+def test_iscsi_gets_over_every_fault_of_the_wire(kind: str) -> None:
+    """Swap over iSCSI completes whatever the wire does for a second, later than without, and every page is right."""
+    calm = run_scenario(small(), name="small")
+    outcome = run("iscsi", at_ms=20, kind=kind, for_ms=1000)
+    assert outcome.verdict == "COMPLETED"
+    assert outcome.audit == []
+    assert outcome.virtual_seconds > calm.virtual_seconds
+
+
+def test_a_lost_session_is_not_recovered_under_pressure() -> None:
+    """Iscsid allocates to log in again, and its memory comes back only over the session that it should bring back."""
+    outcome = run("iscsi", at_ms=20, kind="reset")
+    assert outcome.verdict == "IO_ERROR"
+    assert outcome.virtual_seconds >= 120
+    assert outcome.audit == []
+
+
+def test_nbd_does_not_get_over_a_lost_connection() -> None:
+    """A swap device without a second connection is gone: nothing can be swapped out any more."""
+    outcome = run("nbd", at_ms=20, kind="reset")
+    assert outcome.verdict in ("IO_ERROR", "OOM")
+    assert outcome.audit == []
+
+
+def test_a_stall_holds_the_wire_until_it_is_over() -> None:
+    """Nothing comes back while it lasts, so the run takes that much longer."""
+    outcome = run("nbd", at_ms=20, kind="stall", for_ms=2000)
+    assert outcome.verdict == "COMPLETED"
+    assert 2.0 <= outcome.virtual_seconds <= 3.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "attribute", "during"), [("link-down", "is_down", True), ("loss-burst", "burst_loss", 0.5)]
+)
+def test_a_link_is_as_before_when_the_fault_is_over(kind: str, attribute: str, during: object) -> None:
+    """Both directions have the fault for its time, and not before or after."""
+    experiment = Experiment(small(fault=[{"at_ms": 10, "kind": kind, "for_ms": 30}]), name="small")
+    link = experiment.host.link
+    assert link is not None
+    seen: dict[int, list[object]] = {}
+
+    def look(at_ms: int) -> None:
+        seen[at_ms] = [getattr(direction, attribute) for direction in (link.up, link.down)]
+
+    main = experiment._main
+
+    def begin() -> None:
+        main()
+        for at_ms in (5, 30, 200):
+            experiment.world.call_after(at_ms * NS_PER_MS, look, at_ms)
+
+    experiment._main = begin  # type: ignore[method-assign]  # the test looks in from inside the run
+    run_virtual(experiment.run)
+    assert seen == {5: [not during if during is True else 0.0] * 2, 30: [during] * 2, 200: [seen[5][0]] * 2}
+
+
+def test_a_local_disk_can_only_stall() -> None:
+    """A stall is the one fault of a machine without a network, and it is survived."""
+    assert run("disk", at_ms=1, kind="stall", for_ms=5).verdict == "COMPLETED"
