@@ -40,6 +40,8 @@ _VERBS: Final = {
     "profile": _Verb("netvm.cli.profile", "read a trace, real or emulated: who waited for memory, for what, how long"),
     "diff": _Verb("netvm.cli.diff", "hold two traces or profiles against each other"),
     "report": _Verb("netvm.cli.report_page", "write a page that shows a recording"),
+    "capture": _Verb("netvm.cli.capture", "record reclaim on this machine"),
+    "import-host": _Verb("netvm.cli.import_host", "write a scenario skeleton of a captured machine"),
     "export": _Verb("netvm.cli.export", "write a trace in another format: ftrace text, Perfetto, trace.dat, ..."),
     "schema": _Verb("netvm.cli.schema", "print the JSON Schema of scenario files, for editors"),
 }

@@ -14,6 +14,7 @@ from netvm.report.ftrace_text import ftrace_lines
 from netvm.report.native import NativeWriter
 from netvm.report.perfetto import write_perfetto
 from netvm.report.source import open_trace
+from netvm.report.tracedat import write_trace_dat
 
 __all__ = ["NATIVE_SUFFIXES", "check_suffix", "export"]
 
@@ -58,9 +59,15 @@ def _folded(source: Path, target: Path) -> None:
         file.writelines(folded_stacks(batches, recorded))
 
 
+def _trace_dat(source: Path, target: Path) -> None:
+    with open_trace(source) as (recorded, batches):
+        write_trace_dat(batches, recorded, target)
+
+
 _WRITERS: Final[dict[str, tuple[str, Callable[[Path, Path], None]]]] = {
     ".nvt": ("netvm's own", _native),
     ".txt": ("ftrace text", _ftrace),
     ".pftrace": ("Perfetto", _perfetto),
+    ".dat": ("trace-cmd and KernelShark", _trace_dat),
     ".folded": ("folded stacks for flame graphs", _folded),
 }
