@@ -30,6 +30,7 @@ from netvm.units import NS_PER_MS, NS_PER_S
 __all__ = ["BLK_STS_IOERR", "BLK_STS_OK", "BLK_STS_RESOURCE", "BlockDriver", "Plug", "Request", "RequestQueue"]
 
 _REQUEST_ISSUE: Final = number_of("request_issue")
+_REQUEST_SENT: Final = number_of("request_sent")
 _REQUEST_COMPLETE: Final = number_of("request_complete")
 
 BLK_STS_OK: Final = 0
@@ -298,6 +299,8 @@ class RequestQueue:
             else:
                 self._start(rq)
                 status = self.driver.queue_rq_nowait(rq)
+            if self.tracer is not None and status == BLK_STS_OK:
+                self.tracer.emit(_REQUEST_SENT, task, rq.number)
             if status == BLK_STS_RESOURCE:
                 self._requeue(rq)
                 return

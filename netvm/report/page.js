@@ -323,6 +323,12 @@
           el("div", { class: "bar", style: `width:${share}%` })));
       }
       panel.append(path);
+      if (stall.chain.length) {
+        const chain = el("ol", { class: "chain" });
+        for (const one of stall.chain) chain.append(el("li", {}, `${one.step}${one.who ? `, ${one.who}` : ""}: ${duration(one.us)}`,
+          el("span", { class: "dim" }, ` from ${one.at_us < 0 ? "−" : "+"}${duration(Math.abs(one.at_us))}`)));
+        panel.append(el("b", {}, "Critical path"), chain);
+      }
     };
     box.node.addEventListener("keydown", (event) => {
       const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from netvm import __version__
+from netvm.report.chain import chain_of
 from netvm.report.difference import Difference
 from netvm.report.folded import Folder
 from netvm.report.levels import Levels
@@ -133,6 +134,7 @@ class PageData:
             "scanned": span.nr_scanned,
             "pages": span.nr_reclaimed,
             "unfinished": span.unfinished,
+            "chain": chain_of(span, self.recorded),
             "path": [
                 {"link": name, "us": link.total_ns / 1000, "detail": _times(link.count, link.pages)}
                 for name, link in links

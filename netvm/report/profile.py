@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from netvm.report.chain import chain_of
 from netvm.report.pressure import Averages, Pressure, averages
 from netvm.report.series import Series
 from netvm.report.spans import Span, SpanBuilder
@@ -91,6 +92,9 @@ class Worst(msgspec.Struct, frozen=True, kw_only=True):
     """Not over when the recording was: its length is up to there."""
     path: list[dict[str, Any]]
     """Links in order of their share: ``link``, ``us``, ``count``, ``pages``."""
+    chain: list[dict[str, Any]] = []
+    """From the allocation to what ended it, in order of time, as far as the events show it: ``step``, ``at_us`` after
+    the beginning (negative: before it), ``us``, ``who``."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -367,6 +371,7 @@ class Profiler:
                 {"link": name, "us": link.total_ns / 1000, "count": link.count, "pages": link.pages}
                 for name, link in links
             ],
+            chain=chain_of(span, self.recorded),
         )
 
     def _series(self) -> dict[str, Any]:

@@ -197,6 +197,9 @@ def _worst(profile: Profile) -> Iterator[str]:
             pages = f", {link['pages']} pages" if link["pages"] else ""
             share = 100 * link["us"] / worst.duration_us if worst.duration_us else 0.0
             yield f"    {share:5.1f} % {link['us'] / 1000:10.3f} ms  {link['link']} ({link['count']} times{pages})"
+        if worst.chain:
+            steps = (f"{step['step']} {step['us'] / 1000:.3f} ms" for step in worst.chain)
+            yield f"    critical path: {' -> '.join(steps)}"
 
 
 def profile_csv(profile: Profile) -> str:

@@ -60,6 +60,7 @@ _ENDS: Final = {
 }
 _BEGIN_OF: Final = {BY_NAME[name].number: kind for name, kind in _BEGINS.items()}
 _END_OF: Final = {BY_NAME[name].number: kind for name, kind in _ENDS.items()}
+_STALLS: Final = frozenset({"alloc_stall", "direct_reclaim", "memcg_reclaim"})
 _OWN_LINKS: Final = {
     "alloc_stall": "allocating",
     "swapin": "waiting for the page to be read",
@@ -75,12 +76,26 @@ _THROTTLED = BY_NAME["mm_vmscan_throttled"].number
 _DIRTY = BY_NAME["balance_dirty_pages"].number
 _ISSUE = BY_NAME["request_issue"].number
 _COMPLETE = BY_NAME["request_complete"].number
+_SENT = BY_NAME["request_sent"].number
 _RQ_ISSUE = BY_NAME["block_rq_issue"].number
 _RQ_COMPLETE = BY_NAME["block_rq_complete"].number
 
 _WATCHED: Final = np.zeros(len(TRACEPOINTS), dtype=np.bool_)
 _WATCHED[
-    [*_BEGIN_OF, *_END_OF, _WAKE, _SLEEP, _SHRINK, _THROTTLED, _DIRTY, _ISSUE, _COMPLETE, _RQ_ISSUE, _RQ_COMPLETE]
+    [
+        *_BEGIN_OF,
+        *_END_OF,
+        _WAKE,
+        _SLEEP,
+        _SHRINK,
+        _THROTTLED,
+        _DIRTY,
+        _ISSUE,
+        _COMPLETE,
+        _SENT,
+        _RQ_ISSUE,
+        _RQ_COMPLETE,
+    ]
 ] = True
 
 
@@ -113,6 +128,10 @@ class Span:
     links: dict[str, Link] = field(default_factory=dict)
 
     unfinished: bool = False
+    sent_ns: int = -1
+    """Of a request: when its last byte had gone to the socket."""
+    freed_by: "Span | None" = None
+    """Of a stall: the request whose completion came last before its end, and within it."""
 
     depth: int = 0
     """Waits of the same task that it is inside of."""
@@ -171,6 +190,7 @@ class SpanBuilder:
         self._stacks: dict[int, list[Span]] = {}
         self._requests: dict[tuple[int, int], Span] = {}
         self._lanes: set[int] = set()
+        self._last_write: Span | None = None
         self.orphans: dict[str, int] = {}
         """Ends without a beginning, by kind."""
         self.dropped: dict[str, int] = {}
@@ -249,6 +269,9 @@ class SpanBuilder:
         span.end_ns = max(time_ns, span.begin_ns)
         if kind in _RECLAIMS:
             span.nr_reclaimed = arg[0]
+        freed_by = self._last_write
+        if freed_by is not None and freed_by.end_ns >= span.begin_ns and kind in _STALLS:
+            span.freed_by = freed_by
         span.spend(_own_link(span), span.end_ns)
         if stack:
             stack[-1].take(span)
@@ -303,6 +326,10 @@ class SpanBuilder:
                 nr_scanned=arg[3] if event == _ISSUE else arg[2] >> 12,
                 lane=lane,
             )
+        elif event == _SENT:
+            request = self._requests.get((0, arg[0]))
+            if request is not None:
+                request.sent_ns = time_ns
         else:
             key = (0, arg[0]) if event == _COMPLETE else (arg[0] + 1, arg[2])
             request = self._requests.pop(key, None)
@@ -311,6 +338,8 @@ class SpanBuilder:
                 return
             request.end_ns = time_ns
             self._lanes.discard(request.lane)
+            if "W" in request.cause:
+                self._last_write = request
             self._sink(request)
 
     def _slept(self, kind: str, cause: str, time_ns: int, task: int, cpu: int, slept_ns: int) -> None:

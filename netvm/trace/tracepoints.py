@@ -117,6 +117,7 @@ netvm mempool_wait_end: pool=%s waited=%d
 netvm pfmemalloc_wait_begin: free=%ld reserve=%ld
 netvm pfmemalloc_wait_end: free=%ld reserve=%ld
 netvm request_issue: request=%d rwbs=%s slot=%lld nr_pages=%d
+netvm request_sent: request=%d
 netvm request_complete: request=%d rwbs=%s error=%d nr_pages=%d
 netvm skb_drop: reason=%s len=%d
 netvm reserve_owner: owner=%s pages=%ld
