@@ -27,6 +27,10 @@ __all__ = ["HangDetector", "Knot", "find_knot", "shortest_chain"]
 
 ROUNDS = 2
 """How often every retry must have come to nothing before a hang counts as proved."""
+LOOKS_PER_TIMEOUT = 1024
+"""How finely standstills are measured: looks at the progress counter in one hung-task timeout."""
+LOOKS_PER_RETRY = 16
+"""Every how many looks stand for a retry where none is left."""
 
 
 class HangDetector:
@@ -53,6 +57,7 @@ class HangDetector:
         self._told = False
         self._last_progress = -1
         self._last_progress_ns = 0
+        self._nr_looks = 0
         self.longest_standstill_ns = 0
         self.longest_standstill_at_ns = 0
         world.retry_fired = self.retry_fired
@@ -118,10 +123,11 @@ class HangDetector:
             self.longest_standstill_at_ns = self._last_progress_ns
         if standstill_ns >= self._timeout_ns:
             self._tell(proved=False)
-        elif not self.world.nr_pending_progress and not self.world.nr_pending_retry:
+        elif not (self._nr_looks % LOOKS_PER_RETRY or self.world.nr_pending_progress or self.world.nr_pending_retry):
             self.retry_fired("khungtaskd")
+        self._nr_looks += 1
         if not self._told:
-            self.world.call_after(max(self._timeout_ns // 64, 1), self._khungtaskd, kind=TimerKind.CLOCK)
+            self.world.call_after(max(self._timeout_ns // LOOKS_PER_TIMEOUT, 1), self._khungtaskd, kind=TimerKind.CLOCK)
 
 
 Node = Task | Resource | Provider
