@@ -45,6 +45,8 @@ WRITES_STARVED: Final = 2
 READ_EXPIRE_NS: Final = NS_PER_S // 2
 WRITE_EXPIRE_NS: Final = 5 * NS_PER_S
 BLK_TIMEOUT_NS: Final = 30 * NS_PER_S
+OVERTAKEN_NS: Final = NS_PER_MS
+"""How late a request completes that others overtake (a mishap)."""
 
 
 class Request:
@@ -166,6 +168,7 @@ class RequestQueue:
         self.run_work = WorkItem(f"blk_mq_run_work_fn {name}", self.blk_mq_run_work_fn)
         self.timeout_work = WorkItem(f"blk_mq_timeout_work {name}", self.blk_mq_timeout_work)
         self.outstanding: dict[int, Request] = {}
+        self._overtaken: set[int] = set()
         self.tracer: Recorder | None = None
         """Requests the driver has, by number."""
         self.nr_sched_tags_used = 0
@@ -386,6 +389,11 @@ class RequestQueue:
 
         ``task`` is the context it completes in.
         """
+        if self.world.mishaps and rq.number not in self._overtaken and self.world.mishap("complete", 2):
+            self._overtaken.add(rq.number)
+            self.world.call_after(OVERTAKEN_NS, self.end_request, rq, error, task)
+            return
+        self._overtaken.discard(rq.number)
         del self.outstanding[rq.number]
         self.nr_sched_tags_used -= 1
         assert self.nr_sched_tags_used >= 0

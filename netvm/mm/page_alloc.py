@@ -213,10 +213,10 @@ class PageAllocator:
         The whole of ``__alloc_pages`` for a mask without ``__GFP_DIRECT_RECLAIM``, failure report included.
         """
         assert not gfp & GFP_DIRECT_RECLAIM, f"{gfp_name(gfp)} may sleep"
-        pfn = self._fast_path(task, order, gfp, owner)
-        if pfn >= 0:
-            return pfn
-        pfn, _ = self._first_slow_attempts(task, order, gfp, owner)
+        refused = self.world.mishaps and self.world.mishap("alloc", 2)
+        pfn = -1 if refused else self._fast_path(task, order, gfp, owner)
+        if pfn < 0 and not refused:
+            pfn, _ = self._first_slow_attempts(task, order, gfp, owner)
         if pfn < 0:
             self.warn_alloc(task, order, gfp)
         return pfn

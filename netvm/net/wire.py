@@ -35,6 +35,9 @@ __all__ = [
 HEADER_BYTES = 66
 """Ethernet, IP and TCP with timestamps: what each frame adds to its payload."""
 
+_LOST, _LATE, _TWICE = 1, 2, 3
+"""Mishaps of a packet."""
+
 
 class Payload(Protocol):
     """Content by reference."""
@@ -173,11 +176,17 @@ class LinkDirection:
             self.nr_lost += 1
             return True
         arrive_ns = self.free_at_ns + self.delay_ns
+        mishap = self.world.mishap("packet", 4) if self.world.mishaps else 0
+        if mishap == _LOST:
+            self.nr_lost += 1
+            return True
+        if mishap == _LATE:
+            arrive_ns += self.delay_ns + self.serialised_ns(packet)
         if self._random.chance(self.reorder):
             arrive_ns += self.delay_ns + self.serialised_ns(packet)
         self.nr_queued += 1
         self.world.call_at(arrive_ns, self._arrived, packet)
-        if self._random.chance(self.duplicate):
+        if mishap == _TWICE or self._random.chance(self.duplicate):
             self.nr_queued += 1
             self.world.call_at(arrive_ns, self._arrived, packet)
         return True

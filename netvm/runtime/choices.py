@@ -10,7 +10,7 @@ kind     options                          where
 ======== ================================ ==============================================================
 packet   arrives, lost, late, twice       :meth:`netvm.net.wire.LinkDirection.send`
 alloc    succeeds, fails                  :meth:`netvm.mm.page_alloc.PageAllocator.try_alloc_pages`
-complete in order, behind the next one    the disk behind a storage server
+complete at once, overtaken by others     :meth:`netvm.block.blk_mq.RequestQueue.end_request`
 ======== ================================ ==============================================================
 
 Without an allowance a mishap is no choice point and costs one look at an empty table. Where a run has several mishaps
