@@ -35,6 +35,8 @@ _VERBS: Final = {
     "list": _Verb("netvm.cli.list", "list the shipped scenarios"),
     "run": _Verb("netvm.cli.run", "run scenarios and say whether the host survives, and why"),
     "check": _Verb("netvm.cli.check", "look for a schedule that hangs, and say how sure it is that there is none"),
+    "size": _Verb("netvm.cli.size", "find the smallest safe value of a knob, such as the reserve"),
+    "order": _Verb("netvm.cli.order", "find out from a calm run where cleaning memory would wait for memory"),
     "replay": _Verb("netvm.cli.replay", "run a recorded result or a reproducer again and compare"),
     "import-run": _Verb("netvm.cli.import_run", "write the scenario of a run recorded on a real machine"),
     "profile": _Verb("netvm.cli.profile", "read a trace, real or emulated: who waited for memory, for what, how long"),

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from netvm.explore.result import CheckResult
     from netvm.explore.subject import Subject
 
-__all__ = ["add_arguments", "call", "code_of", "mishap", "subject_of"]
+__all__ = ["STRATEGIES", "add_arguments", "add_subject_arguments", "call", "code_of", "mishap", "subject_of"]
 
-_STRATEGIES = ("random", "pct", "pos", "delay", "exhaustive")
+STRATEGIES = ("random", "pct", "pos", "delay", "exhaustive")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME|FILE", help="the scenario")
     parser.add_argument(
         "--strategy",
-        metavar="|".join(_STRATEGIES),
-        type=one_of(*_STRATEGIES),
+        metavar="|".join(STRATEGIES),
+        type=one_of(*STRATEGIES),
         help="how schedules are chosen; default: exhaustive for an abstract scenario, else random",
     )
     parser.add_argument("--schedules", metavar="N", type=natural, help="schedules to run (default 1000)")

@@ -1,0 +1,33 @@
+"""The reclaim-order checker flags the broken arm of the exhibits it can see, from a calm run, and not the fixed one."""
+
+import pytest
+
+from netvm.errors import UsageError
+from netvm.explore.order import OrderReport, check_order, text_of
+from netvm.scenario.catalog import find
+from netvm.scenario.load import load_scenario, scenario_from
+
+
+def watch(name: str) -> OrderReport:
+    """Check the shipped scenario of this name."""
+    return check_order(load_scenario(find(name)[0].path), name)
+
+
+@pytest.mark.parametrize(
+    ("arm", "entry"),
+    [("A2/nbd", "A2"), ("A2/iscsi", "A2"), ("R1/nbd", "R1"), ("R1/iscsi", "R1"), ("R4/nbd", "R4"), ("R4/iscsi", "R4")],
+)
+def test_the_broken_arm_is_flagged_and_the_fixed_one_is_not(arm: str, entry: str) -> None:
+    """Each cycle names both code paths, what would cut it, and the entry of the history."""
+    broken, fixed = watch(f"{arm}-broken"), watch(f"{arm}-fixed")
+    assert any(cycle.resembles.startswith(entry) for cycle in broken.cycles)
+    assert all(cycle.asked_in and cycle.cut_by for cycle in broken.cycles)
+    assert fixed.pages_cleaned
+    assert fixed.cycles == []
+    assert "memory -> the write of a dirty page" in text_of(broken)
+
+
+def test_an_abstract_machine_has_no_paths() -> None:
+    """It is refused with a hint."""
+    with pytest.raises(UsageError, match=r"docs/reserve\.md"):
+        check_order(scenario_from({"abstract": {}}, origin="x"), "x")
