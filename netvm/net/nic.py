@@ -239,6 +239,8 @@ class Nic:
             skb = self._copied_skb(packet.nr_frames)
             if skb is not None or self.model.high_order_atomic:
                 return skb
+            # some of a burst of acknowledgements may have been copied before memory ran out
+            packet = self._pending[0]
         first = self._frame_skb()
         if first is None:
             return None

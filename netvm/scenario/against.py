@@ -66,6 +66,7 @@ _LATENCIES: Final = {"count": "dr_n", "p50": "dr_p50_us", "p90": "dr_p90_us", "p
 
 _HANGS: Final = ("HANG", "LIVELOCK")
 _COMPLETIONS: Final = ("COMPLETED", "STALL")
+_KILLS: Final = ("OOM",)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +106,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(run: RecordedRun, outcome: Outcome) -> Comparison:
     """Return ``run`` and ``outcome`` side by side."""
     hung = run.config.verdict != "completed"
-    agree = None if outcome.verdict is None else outcome.verdict in (_HANGS if hung else _COMPLETIONS)
+    as_recorded = _HANGS if hung else _KILLS if run.config.oom_killed else _COMPLETIONS
+    agree = None if outcome.verdict is None else outcome.verdict in as_recorded
     detail = run.config.verdict_detail
     return Comparison(
         run=run.config.run,

@@ -117,6 +117,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     flood: PacketFlood | None = None
     fault: RecordedFault | None = None
     nfs: RecordedNfs | None = None
+    oom_killed: str | None = None
+    """Whom the OOM killer took."""
     verdict: str
     verdict_detail: str = ""
 
