@@ -69,6 +69,7 @@ class Fixes:
     io_less_throttle: bool = True
     loop_less_throttle: bool = True
     loop_noio: bool = True
+    swap_bios_limit: bool = True
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True
@@ -323,6 +324,13 @@ _TABLE = (
         version="5.4",
         source='d0a255e795ab "loop: set PF_MEMALLOC_NOIO for the worker thread", Mikulas Patocka',
         summary="the loop device's worker allocates in a NOIO scope",
+    ),
+    Fix(
+        name="swap_bios_limit",
+        year=2021,
+        version="5.12",
+        source='a666e5c05e7c "dm: fix deadlock when swapping to encrypted device", Mikulas Patocka',
+        summary="no more than 2,048 pages are on their way through dm-crypt at once",
     ),
     Fix(
         name="io_flusher_servers",

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import RequestQueue
+from netvm.block.crypt import CryptDevice
 from netvm.block.swap import SwapArea
 from netvm.block.swap_file import FileSwapIo, SwapFileSystem
 from netvm.block.swap_io import BlockSwapIo, SwapIo
@@ -95,6 +96,7 @@ class _Boot:
         self.ledger = Ledger()
         self.vmstat = VmStat()
         self.netstat = NetStat()
+        self.kcryptd: Workqueue | None = None
         self.memory_map = MemoryMap(options, fixes=self.fixes, ledger=self.ledger, vmstat=self.vmstat)
 
     def host(self) -> Host:
@@ -109,7 +111,7 @@ class _Boot:
         stack = make_stack(self.options, pages, skbs, self.netstat)
         nic, link = connect_nic(self.options, stack, self.memory_map, workers.events)
         backend = self._backend(stack, link, workers.unbound, slabs)
-        io, bios = self._swap_io(backend, workers.kblockd, bio_cache, slabs)
+        io, bios = self._swap_io(backend, workers.kblockd, workers.pools[2], bio_cache, slabs)
         swap = self._swap(pages, lruvec, slabs, io)
         vmscan = self._vmscan(pages, lruvec, swap)
         files = make_files(
@@ -167,6 +169,7 @@ class _Boot:
 
     def _finish(self, host: Host) -> None:
         """See to what needs the whole host."""
+        host.kcryptd = self.kcryptd
         _set_memory_providers(host)
         self._boot_anon(host)
         host.boot_zones = [zone_report(zone, self.options) for zone in host.node.zones]
@@ -214,7 +217,7 @@ class _Boot:
         )
 
     def _swap_io(
-        self, backend: Backend, kblockd: Workqueue, bio_cache: SlabCache, slabs: SlabCaches
+        self, backend: Backend, kblockd: Workqueue, unbound: WorkerPool, bio_cache: SlabCache, slabs: SlabCaches
     ) -> tuple[SwapIo, BioSet]:
         """Make the way of swap pages to the backend: bios and a queue, or the batches of a file; and the bios."""
         nomemalloc, softirq = self.fixes.mempool_nomemalloc, slabs.pages.softirq
@@ -238,9 +241,28 @@ class _Boot:
             queue_depth=storage.queue_depth,
         )
         backend.attach(queue)
+        if storage.encrypted:
+            queue = self._encrypt(queue, slabs.pages, unbound)
         bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=lambda: _bio_providers(queue))
         bios.fill(softirq)
         return BlockSwapIo(queue, bios), bios
+
+    def _encrypt(self, lower: RequestQueue, pages: PageAllocator, pool: WorkerPool) -> RequestQueue:
+        """Put dm-crypt on a queue; return the one above."""
+        self.kcryptd = Workqueue("kcryptd", pool, mem_reclaim=True)
+        device = CryptDevice(pages, lower, workqueue=self.kcryptd, costs=self.costs)
+        device.fill(pages.softirq)
+        device.queue = RequestQueue(
+            self.world,
+            device.name,
+            device,
+            kblockd=lower.kblockd,
+            costs=self.costs,
+            max_pages=lower.max_pages,
+            nr_requests=lower.nr_requests,
+            queue_depth=lower.nr_requests,
+        )
+        return device.queue
 
     def _swap(self, pages: PageAllocator, lruvec: Lruvec, slabs: SlabCaches, io: SwapIo) -> SwapArea:
         return SwapArea(
@@ -367,7 +389,8 @@ def start_threads(host: Host) -> None:
     host.creator.start(PF_KTHREAD)
     for pool in host.pools:
         pool.start()
-    for queue in (host.kblockd, host.events, host.unbound, host.files.writeback, host.files.loop_queue):
+    files = host.files
+    for queue in (host.kblockd, host.events, host.unbound, host.kcryptd, files.writeback, files.loop_queue):
         if queue is not None:
             queue.start()
     host.kswapd.start(host.cpus)

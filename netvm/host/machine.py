@@ -74,6 +74,8 @@ class Host:
     memory: Memory
     files: Files
     softirq: Task
+    kcryptd: Workqueue | None = None
+    """dm-crypt's queue, if the storage is encrypted."""
     boot_zones: list[dict[str, Any]] = field(default_factory=list)
     """Marks of the zones as at boot, for the report."""
     log_lines: list[str] = field(default_factory=list)

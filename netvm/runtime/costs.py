@@ -50,6 +50,8 @@ class CpuCosts:
     """One look at a writer, traced."""
     read_page: int = 2_000
     """Reading a cached file page: looked up, copied."""
+    crypt_page: int = 4_000
+    """Encrypting or decrypting 4 KiB."""
     lookup: int = 2_000
     """A path walked to its dentry."""
     new_inode: int = 8_000

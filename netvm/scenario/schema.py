@@ -276,6 +276,8 @@ class Storage(_Table, frozen=True, kw_only=True):
     """What is kept there: swap, or a file system."""
     swap_mib: Natural = 0
     """Of a device with a file system: how much of it, in front, is swap."""
+    encrypted: bool = False
+    """Everything goes through dm-crypt, which needs a page for each page it writes."""
     loop_mib: Natural = 0
     """Programs use a file system on a loop device of this size, whose blocks are a file of the one on the storage; 0:
     they use that one itself."""

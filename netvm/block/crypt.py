@@ -1,0 +1,202 @@
+"""dm-crypt: a device above a device that needs a page for each page it writes.
+
+Mirrors drivers/md/dm-crypt.c and the part of drivers/md/dm.c that bounds it. A write is handed to the ``kcryptd``
+workqueue; its worker takes a page for each page of the request from a mempool of 256, without sleeping at first, and
+if that fails under a mutex with GFP_NOIO; encrypts into them; and sends those on. The pages come back when the device
+below has written them. So every page on its way out holds two, and reclaim that writes faster than the device can
+fills memory with copies. A read is decrypted in place.
+
+The cure (``swap_bios_limit``, 5.12) is a semaphore on the pages in flight, 2,048 of them (8 MiB): whoever submits more
+waits until some have been written.
+
+# MODEL: a device-mapper target has no request queue of its own; here requests are formed above it, and below they are
+# merged anew. One worker a device. The limit bounds what is handed down, in pages, whoever submitted it.
+"""
+
+from collections import deque
+from typing import Any, Final
+
+from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, Request, RequestQueue
+from netvm.mm.gfp import GFP_HIGHMEM, GFP_NOIO, GFP_NOWAIT
+from netvm.mm.mempool import Mempool
+from netvm.mm.page_alloc import PageAllocator
+from netvm.runtime.costs import CpuCosts
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.wait import Semaphore, WaitQueue
+from netvm.runtime.workqueue import WorkItem, Workqueue
+
+__all__ = ["CRYPT_PAGE_POOL", "SWAP_BIOS_LIMIT", "CryptDevice"]
+
+CRYPT_PAGE_POOL: Final = 256
+"""BIO_MAX_VECS pages in the pool."""
+SWAP_BIOS_LIMIT: Final = 2048
+"""dm_mod.swap_bios: DEFAULT_SWAP_BIOS is 8 MiB worth."""
+
+
+class _Pages:
+    """The page allocator as the pool's underlying allocator."""
+
+    __slots__ = ("owner", "pages")
+
+    def __init__(self, pages: PageAllocator, owner: int) -> None:
+        self.pages = pages
+        self.owner = owner
+
+    def try_alloc(self, task: Task, gfp: int) -> int | None:
+        pfn = self.pages.try_alloc_pages(task, 0, gfp, self.owner)
+        return pfn if pfn >= 0 else None
+
+    async def alloc(self, task: Task, gfp: int) -> int | None:
+        pfn = await self.pages.alloc_pages(task, 0, gfp, self.owner)
+        return pfn if pfn >= 0 else None
+
+    def free(self, element: int) -> None:
+        self.pages.free_pages(element, 0)
+
+
+class CryptDevice:
+    """``/dev/dm-0``: an encrypting block driver over another queue."""
+
+    blocking = False
+
+    def __init__(self, pages: PageAllocator, lower: RequestQueue, *, workqueue: Workqueue, costs: CpuCosts) -> None:
+        self.name = "dm-0"
+        self.lower = lower
+        self.workqueue = workqueue
+        self.costs = costs
+        self.queue: RequestQueue
+        fixes = pages.fixes
+        self.limit = SWAP_BIOS_LIMIT if fixes.swap_bios_limit else None
+        """Most pages handed down at once; None: no bound."""
+        self.nr_in_flight = 0
+        self.nr_peak = 0
+        self._pages = _Pages(pages, pages.ledger.owner("dm-crypt"))
+        self.page_pool: Mempool[int] = Mempool(
+            pages.world,
+            "crypt page_pool",
+            min_nr=CRYPT_PAGE_POOL,
+            allocator=self._pages,
+            nomemalloc=fixes.mempool_nomemalloc,
+            providers=self._writes_below,
+        )
+        self._alloc_lock = Semaphore(pages.world, "bio_alloc_lock dm-crypt")
+        self._room = WaitQueue(pages.world, Resource("request", "swap_bios_semaphore dm-0", self._writes_below))
+        self._commands: deque[Request] = deque()
+        self._work = WorkItem("kcryptd_crypt dm-0", self.kcryptd_crypt)
+        self._copies: dict[int, tuple[Request, list[int], int]] = {}
+        """Of each write below, by its first page: the request above, its copies, and pages still to come."""
+
+    def fill(self, task: Task) -> None:
+        """Set the pool's pages aside (crypt_ctr); memory is plentiful then."""
+        pages = [self._pages.try_alloc(task, GFP_NOWAIT) for _ in range(CRYPT_PAGE_POOL)]
+        self.page_pool.fill(page for page in pages if page is not None)
+
+    def _writes_below(self) -> list[Provider | Task]:
+        return [self.lower.driver.needs(rq) for rq in self.lower.outstanding.values() if rq.write]
+
+    async def queue_rq(self, task: Task, rq: Request) -> int:  # noqa: ARG002  the driver's shape
+        """Hand a request to the worker."""
+        return self.queue_rq_nowait(rq)
+
+    def queue_rq_nowait(self, rq: Request) -> int:
+        """Hand a request to the worker (crypt_map)."""
+        self._commands.append(rq)
+        self.workqueue.queue_work(self._work)
+        return BLK_STS_OK
+
+    async def kcryptd_crypt(self, task: Task) -> None:
+        """Encrypt and send on what is queued (kcryptd_crypt_write_convert, kcryptd_io_read)."""
+        while self._commands:
+            rq = self._commands.popleft()
+            if rq.write:
+                await self.kcryptd_crypt_write_convert(task, rq)
+            else:
+                await self._submit(task, rq, rq.pfns, self._end_read)
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+
+    async def kcryptd_crypt_write_convert(self, task: Task, rq: Request) -> None:
+        """Encrypt a request into pages of its own."""
+        while self.limit is not None and self.nr_in_flight + rq.nr_pages > max(self.limit, rq.nr_pages):
+            await self._room.wait(task)
+        self.nr_in_flight += rq.nr_pages
+        self.nr_peak = max(self.nr_peak, self.nr_in_flight)
+        copies = await self.crypt_alloc_buffer(task, rq.nr_pages)
+        task.charge_ns += rq.nr_pages * self.costs.crypt_page
+        self._copies[rq.slot] = (rq, copies, rq.nr_pages)
+        await self._submit(task, rq, copies, self._end_write)
+
+    async def crypt_alloc_buffer(self, task: Task, nr_pages: int) -> list[int]:
+        """Take the pages of one request: without sleeping, or else alone and for as long as it takes."""
+        copies: list[int] = []
+        while len(copies) < nr_pages:
+            page = self.page_pool.try_alloc(task, GFP_NOWAIT | GFP_HIGHMEM)
+            if page is None:
+                break
+            copies.append(page)
+        if len(copies) == nr_pages:
+            return copies
+        for page in copies:
+            self.page_pool.free(page)
+        await self._alloc_lock.down(task)
+        copies = [await self.page_pool.mempool_alloc(task, GFP_NOIO | GFP_HIGHMEM) for _ in range(nr_pages)]
+        self._alloc_lock.up(task)
+        return copies
+
+    async def _submit(self, task: Task, rq: Request, pfns: list[int], end_io: Any) -> None:
+        plug = self.lower.start_plug(task)
+        await self.lower.submit_pages(
+            task,
+            plug,
+            write=rq.write,
+            slot=rq.slot,
+            pfns=list(pfns),
+            bios=[],
+            versions=list(rq.versions),
+            end_io=end_io,
+        )
+        plug.finish()
+        if not rq.write:
+            self._copies[rq.slot] = (rq, [], rq.nr_pages)
+
+    def _upper(self, below: Request, task: Task, error: int) -> None:
+        """Give the pages of a request below to those above; one that is through is ended."""
+        slot = below.slot
+        while slot < below.end_slot:
+            first = next(key for key in self._copies if key <= slot < key + self._copies[key][0].nr_pages)
+            rq, copies, left = self._copies[first]
+            nr = min(below.end_slot, rq.end_slot) - slot
+            if not rq.write:
+                offset = slot - rq.slot
+                rq.versions[offset : offset + nr] = below.versions[slot - below.slot : slot - below.slot + nr]
+            slot += nr
+            if left > nr:
+                self._copies[first] = (rq, copies, left - nr)
+                continue
+            del self._copies[first]
+            for page in copies:
+                self.page_pool.free(page)
+            if rq.write:
+                self.nr_in_flight -= rq.nr_pages
+                self._room.wake_all()
+            self.queue.end_request(rq, BLK_STS_IOERR if error else BLK_STS_OK, task)
+
+    def _end_write(self, below: Request, error: int, task: Task) -> None:
+        self._upper(below, task, error)
+
+    def _end_read(self, below: Request, error: int, task: Task) -> None:
+        task.charge_ns += below.nr_pages * self.costs.crypt_page
+        self._upper(below, task, error)
+
+    def needs(self, rq: Request) -> Provider:
+        """A request waits for the worker, or for the device below."""
+        if rq in self._commands:
+            runner = self._work.running_on
+            needs = (runner.task,) if runner is not None and runner.task is not None else ()
+            return Provider(name=f"{self.name}: {rq}, queued", needs=needs or (self.workqueue.pool.needs_worker,))
+        below = [r for r in self.lower.outstanding.values() if r.slot < rq.end_slot and rq.slot < r.end_slot]
+        return self.lower.driver.needs(below[0]) if below else Provider(name=f"{self.name}: {rq}, below")
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        return (len(self._commands), self.nr_in_flight, len(self.page_pool.elements), self.lower.digest())

@@ -1,0 +1,97 @@
+"""dm-crypt: content passes, every page written holds a second one until it is stored, and the limit bounds how many."""
+
+from typing import Any
+
+import pytest
+
+from netvm.block.blk_mq import RequestQueue
+from netvm.block.crypt import CRYPT_PAGE_POOL, SWAP_BIOS_LIMIT, CryptDevice
+from netvm.runtime.task import Task
+
+
+def _stack(host: Any) -> CryptDevice:
+    """Put dm-crypt on the small host's device."""
+    device = CryptDevice(host.pages, host.queue, workqueue=host.kblockd, costs=host.costs)
+    device.fill(host.softirq)
+    device.queue = RequestQueue(
+        host.world,
+        device.name,
+        device,
+        kblockd=host.kblockd,
+        costs=host.costs,
+        max_pages=32,
+        nr_requests=256,
+        queue_depth=256,
+    )
+    return device
+
+
+async def _submit(host: Any, device: CryptDevice, task: Task, *, write: bool, slot: int, nr: int) -> list[Any]:
+    """Send pages down; return the list that the ended requests go to."""
+    ended: list[Any] = []
+    plug = device.queue.start_plug(task)
+    await device.queue.submit_pages(
+        task,
+        plug,
+        write=write,
+        slot=slot,
+        pfns=list(range(slot, slot + nr)),
+        bios=[],
+        versions=list(range(1000 + slot, 1000 + slot + nr)) if write else [0] * nr,
+        end_io=lambda rq, error, task: ended.append((rq.slot, rq.nr_pages, rq.versions, error)),
+    )
+    plug.finish()
+    return ended
+
+
+def test_content_goes_down_and_comes_back(make_host: Any) -> None:
+    """What was written through it is read through it, and the device below has the same versions."""
+    host = make_host(zones=(("DMA32", 4096),))
+    device = _stack(host)
+
+    async def body(task: Task) -> None:
+        ended = await _submit(host, device, task, write=True, slot=8, nr=50)
+        await host.pause(task, 10_000_000)
+        assert sum(nr for _slot, nr, _versions, error in ended if not error) == 50
+        assert [host.device.store[slot] for slot in range(8, 58)] == list(range(1008, 1058))
+        ended = await _submit(host, device, task, write=False, slot=10, nr=20)
+        await host.pause(task, 10_000_000)
+        assert ended == [(10, 20, list(range(1010, 1030)), 0)]
+
+    host.run(body)
+
+
+def test_copies_come_back_when_the_device_below_has_written(make_host: Any) -> None:
+    """Every page under way holds one of dm-crypt's, and none afterwards but the pool's."""
+    host = make_host(zones=(("DMA32", 4096),))
+    device = _stack(host)
+    owner = host.ledger.owner("dm-crypt")
+    host.device.held = True
+
+    async def body(task: Task) -> None:
+        assert host.ledger.counts[owner] == CRYPT_PAGE_POOL
+        await _submit(host, device, task, write=True, slot=0, nr=96)
+        await host.pause(task, 1_000_000)
+        assert host.ledger.counts[owner] == CRYPT_PAGE_POOL + 96
+        assert device.nr_in_flight == 96
+        while host.device.in_flight:
+            host.device.complete(host.device.in_flight[0])
+        assert (host.ledger.counts[owner], device.nr_in_flight) == (CRYPT_PAGE_POOL, 0)
+
+    host.run(body)
+
+
+@pytest.mark.parametrize(("limited", "most"), [(True, SWAP_BIOS_LIMIT), (False, 3200)])
+def test_the_limit_bounds_what_is_in_flight(make_host: Any, limited: bool, most: int) -> None:
+    """With the semaphore no more than 2,048 pages have copies; without it all that are submitted."""
+    host = make_host(zones=(("DMA32", 8192),), switches={"swap_bios_limit": limited})
+    device = _stack(host)
+
+    async def body(task: Task) -> None:
+        await _submit(host, device, task, write=True, slot=0, nr=3200)
+        await host.pause(task, 3_000_000_000)
+
+    host.device.delay_ns = lambda rq: 500_000_000
+    host.run(body)
+    assert device.nr_peak == most
+    assert device.nr_in_flight == 0
