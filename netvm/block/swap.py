@@ -36,7 +36,7 @@ from netvm.mm.frames import (
     PG_WORKINGSET,
     PG_WRITEBACK,
     Frames,
-    PfnArray,
+    scalar_view,
 )
 from netvm.mm.gfp import (
     GFP_COMP,
@@ -61,8 +61,6 @@ from netvm.trace.vmstat import VmStat
 __all__ = ["GFP_SWAPIN", "SwapArea"]
 
 GFP_SWAPIN: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP
-
-_U16 = np.uint16
 
 
 class SwapArea:
@@ -108,6 +106,8 @@ class SwapArea:
         self.slot_version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
         self.stored_version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
         """Newest version whose write was acknowledged without error."""
+        self._count_of, self._cache_of = scalar_view(self.count), scalar_view(self.cache)
+        self._shadow_of, self._version_of = scalar_view(self.shadow), scalar_view(self.slot_version)
         self._tree = SwapTree(radix_nodes)
         self._page_waits: dict[int, WaitQueue] = {}
         self._writers: dict[int, Task] = {}  # who holds the lock of a page it has no bio for yet
@@ -135,10 +135,10 @@ class SwapArea:
         """Return vm_swap_full(): less than half is free."""
         return self.slots.is_full()
 
-    def duplicate(self, slots: PfnArray, versions: PfnArray) -> None:
-        """Note that page tables now hold these slots, for content of these versions (swap_duplicate)."""
-        self.count[slots] += 1
-        self.slot_version[slots] = versions
+    def duplicate(self, slot: int, version: int) -> None:
+        """Note that a page table now holds this slot, for content of this version (swap_duplicate)."""
+        self._count_of[slot] += 1
+        self._version_of[slot] = version
 
     def free_swap_and_cache(self, slots: Sequence[int]) -> list[int]:
         """Drop one reference to each slot; one that nothing refers to is freed, with its page in the swap cache.
@@ -148,10 +148,10 @@ class SwapArea:
         unused = []
         pages = []
         for slot in slots:
-            self.count[slot] -= 1
-            if self.count[slot]:
+            self._count_of[slot] -= 1
+            if self._count_of[slot]:
                 continue
-            pfn = int(self.cache[slot]) - 1
+            pfn = self._cache_of[slot] - 1
             if pfn < 0:
                 unused.append(slot)
             elif not self.frames.flags_of[pfn] & PG_LOCKED and self.try_to_free_swap(pfn):
@@ -161,60 +161,60 @@ class SwapArea:
 
     # -- the swap cache and its tree ------------------------------------------------------------------------------
 
-    def add_to_swap(self, task: Task, pfns: PfnArray) -> int:
+    def add_to_swap(self, task: Task, pfns: list[int]) -> int:
         """Give the first pages of ``pfns`` slots and put them in the swap cache (add_to_swap); return how many."""
+        frames = self.frames
+        shadow_of = self._shadow_of
         slots = self.slots.alloc(len(pfns))
         good = 0
         last_node = -1
-        for slot in slots:
+        for pfn, slot in zip(pfns, slots, strict=False):
             node = slot >> XA_CHUNK_SHIFT
             if node != last_node and not self._tree.try_node_for(task, slot, GFP_HIGH | GFP_NOMEMALLOC):
                 break
             last_node = node
-            if self.shadow[slot]:
-                self.shadow[slot] = 0
+            if shadow_of[slot]:
+                shadow_of[slot] = 0
             else:
                 self._tree.add(slot)
+            self._cache_of[slot] = pfn + 1
+            frames.swap_of[pfn] = slot + 1
+            frames.flags_of[pfn] |= PG_SWAPCACHE | PG_DIRTY
             good += 1
         if good < len(slots):
             self.slots.free(slots[good:])
-            slots = slots[:good]
-        if good:
-            chunk = pfns[:good]
-            where = np.array(slots, dtype=np.intp)
-            self.cache[where] = chunk + 1
-            self.frames.swap[chunk] = where + 1
-            self.frames.flags[chunk] |= _U16(PG_SWAPCACHE | PG_DIRTY)
-            self.vmstat.nr_swapcached += good
-            self.vmstat.nr_file_pages += good
+        self.vmstat.nr_swapcached += good
+        self.vmstat.nr_file_pages += good
         return good
 
-    def delete_from_swap_cache(self, pfns: PfnArray) -> None:
+    def delete_from_swap_cache(self, pfns: list[int]) -> None:
         """Take clean pages out of the swap cache, leaving shadows; free slots nobody holds (__remove_mapping)."""
-        frames = self.frames
-        slots = frames.swap[pfns] - 1
-        state = frames.flags[pfns]
-        working = state & _U16(PG_WORKINGSET) != 0
-        frames.flags[pfns] = state & _U16(0xFFFF & ~PG_SWAPCACHE)
+        flags_of, swap_of = self.frames.flags_of, self.frames.swap_of
         age = self.lruvec.nonresident_age
-        nr = len(pfns)
-        self.cache[slots] = 0
-        self.shadow[slots] = (np.arange(age, age + nr) * 2 + working) + 2
-        self.lruvec.nonresident_age += nr
-        frames.swap[pfns] = 0
-        self.vmstat.nr_swapcached -= nr
-        self.vmstat.nr_file_pages -= nr
-        if not self.count[slots].all():
-            self.slots.free([slot for slot in slots.tolist() if not self.count[slot]])
+        unused = []
+        for pfn in pfns:
+            slot = swap_of[pfn] - 1
+            state = flags_of[pfn]
+            flags_of[pfn] = state & ~PG_SWAPCACHE
+            swap_of[pfn] = 0
+            self._cache_of[slot] = 0
+            self._shadow_of[slot] = age * 2 + (1 if state & PG_WORKINGSET else 0) + 2
+            age += 1
+            if not self._count_of[slot]:
+                unused.append(slot)
+        self.lruvec.nonresident_age = age
+        self.vmstat.nr_swapcached -= len(pfns)
+        self.vmstat.nr_file_pages -= len(pfns)
+        self.slots.free(unused)
 
     def try_to_free_swap(self, pfn: int) -> bool:
         """Give up a page's slot if only the cache refers to it; the page is then dirty (folio_free_swap)."""
         frames = self.frames
         flags = frames.flags_of[pfn]
         slot = frames.swap_of[pfn] - 1
-        if not flags & PG_SWAPCACHE or flags & PG_WRITEBACK or self.count[slot]:
+        if not flags & PG_SWAPCACHE or flags & PG_WRITEBACK or self._count_of[slot]:
             return False
-        self.cache[slot] = 0
+        self._cache_of[slot] = 0
         self._tree.delete(slot)
         frames.swap_of[pfn] = 0
         frames.flags_of[pfn] = flags & ~PG_SWAPCACHE | PG_DIRTY
@@ -233,7 +233,7 @@ class SwapArea:
         """Return how many pages could be written now without sleeping."""
         return self.io.nr_ready_writes()
 
-    async def swap_writepages(self, task: Task, pfns: PfnArray, plug: PlugPort) -> None:
+    async def swap_writepages(self, task: Task, pfns: list[int], plug: PlugPort) -> None:
         """Start writing locked swap cache pages (swap_writepage); each is unlocked when it is under writeback."""
         await self.io.write(task, plug, pfns)
 
@@ -241,38 +241,36 @@ class SwapArea:
         """Send what a swap file has collected at the end of a list of pages (swap_write_unplug)."""
         await self.io.unplug(task, plug)
 
-    def blocked(self, pfns: PfnArray, task: Task | None) -> None:
+    def blocked(self, pfns: list[int], task: Task | None) -> None:
         """Note who will write these locked pages once there is memory for it; None when there is."""
         if task is not None:
-            self._writers.update(dict.fromkeys(pfns.tolist(), task))
+            self._writers.update(dict.fromkeys(pfns, task))
             return
-        for pfn in pfns.tolist():
+        for pfn in pfns:
             del self._writers[pfn]
 
-    def begin_writeback(self, pfns: PfnArray) -> tuple[list[int], list[int]]:
+    def begin_writeback(self, pfns: list[int]) -> tuple[list[int], list[int]]:
         """Put locked pages under writeback and unlock them; return their slots and the versions of their content."""
         nr = len(pfns)
-        frames = self.frames
-        frames.flags[pfns] = frames.flags[pfns] & _U16(0xFFFF & ~PG_LOCKED) | _U16(PG_WRITEBACK)
-        if self._page_waits:
-            for pfn in pfns.tolist():
+        flags_of, swap_of, version_of = self.frames.flags_of, self.frames.swap_of, self._version_of
+        for pfn in pfns:
+            flags_of[pfn] = flags_of[pfn] & ~PG_LOCKED | PG_WRITEBACK
+            if self._page_waits:
                 self._wake_page(pfn)
         vmstat = self.vmstat
         vmstat.pswpout += nr
         vmstat.pgpgout += 4 * nr
         vmstat.nr_writeback += nr
-        self._account_pending(pfns, nr)
-        slots: list[int] = (frames.swap[pfns] - 1).tolist()
-        versions: list[int] = self.slot_version[slots].tolist()
-        return slots, versions
+        self._account_pending(pfns, 1)
+        slots = [swap_of[pfn] - 1 for pfn in pfns]
+        return slots, [version_of[slot] for slot in slots]
 
-    def _account_pending(self, pfns: PfnArray, sign_nr: int) -> None:
+    def _account_pending(self, pfns: list[int], sign: int) -> None:
         zones = self.pages.node.zones
         if len(zones) == 1:
-            zones[0].nr_write_pending += sign_nr
+            zones[0].nr_write_pending += sign * len(pfns)
             return
-        sign = 1 if sign_nr > 0 else -1
-        for pfn in pfns.tolist():
+        for pfn in pfns:
             self.pages.node.zone_of(pfn).nr_write_pending += sign
 
     def end_swap_write(self, rq: Request, error: int, task: Task) -> None:
@@ -280,27 +278,25 @@ class SwapArea:
 
         Mirrors ``end_swap_bio_write`` and ``sio_write_complete``.
         """
-        nr = rq.nr_pages
+        pfns = rq.pfns
+        nr = len(pfns)
         task.charge_ns += nr * self.costs.end_writeback_page
-        frames = self.frames
-        pfns = np.array(rq.pfns, dtype=np.intp)
-        state = frames.flags[pfns]
+        flags_of = self.frames.flags_of
         vmstat = self.vmstat
         vmstat.nr_writeback -= nr
         vmstat.nr_written += nr
-        self._account_pending(pfns, -nr)
-        if error:
-            if error == -Errno.ENOMEM:
-                self.nr_write_refused += nr
-            else:
-                self.write_errors += nr
-            frames.flags[pfns] = state & _U16(0xFFFF & ~(PG_WRITEBACK | PG_RECLAIM)) | _U16(PG_DIRTY)
+        self._account_pending(pfns, -1)
+        marked = [pfn for pfn in pfns if flags_of[pfn] & PG_RECLAIM]
+        for pfn in pfns:
+            flags_of[pfn] = flags_of[pfn] & ~(PG_WRITEBACK | PG_RECLAIM) | (PG_DIRTY if error else 0)
+        if error == -Errno.ENOMEM:
+            self.nr_write_refused += nr
+        elif error:
+            self.write_errors += nr
         else:
             self.nr_cleaned += nr
             self.stored_version[rq.slot : rq.end_slot] = rq.versions
-            frames.flags[pfns] = state & _U16(0xFFFF & ~(PG_WRITEBACK | PG_RECLAIM))
-            rotate = pfns[state & _U16(PG_RECLAIM) != 0]
-            self.lruvec.folio_rotate_reclaimable(rotate.tolist())
+            self.lruvec.folio_rotate_reclaimable(marked)
         if self.vmscan.nr_writeback_throttled:
             self.vmscan.acct_reclaim_writeback(nr)
 
@@ -312,13 +308,13 @@ class SwapArea:
         while space.pte_of[vpn] < 0:
             vmstat.pgfault += 1
             slot = -space.pte_of[vpn] - 1
-            pfn = int(self.cache[slot]) - 1
+            pfn = self._cache_of[slot] - 1
             if pfn < 0:
                 vmstat.pgmajfault += 1
                 task.charge_ns += self.costs.fault_major
                 if not await self.swapin_readahead(task, space, vpn, slot):
                     return False
-                pfn = int(self.cache[slot]) - 1
+                pfn = self._cache_of[slot] - 1
                 if pfn < 0:
                     continue
             else:
@@ -368,7 +364,7 @@ class SwapArea:
 
     def _map(self, space: AddressSpace, vpn: int, pfn: int, slot: int, *, write: bool) -> None:
         frames = self.frames
-        self.count[slot] -= 1
+        self._count_of[slot] -= 1
         frames.mapping_of[pfn] = space.id
         frames.index_of[pfn] = vpn + 1
         space.pte_of[vpn] = pfn + 1
@@ -392,7 +388,7 @@ class SwapArea:
         plug = self.io.start_plug(task)
         ok = True
         for slot in slots:
-            if self.cache[slot] or not self.count[slot]:
+            if self._cache_of[slot] or not self._count_of[slot]:
                 continue
             pfn = await self.read_swap_cache_async(task, slot)
             if pfn < 0:
@@ -412,10 +408,10 @@ class SwapArea:
         pfn = await self.pages.alloc_pages(task, 0, GFP_SWAPIN, self.owner_anon)
         if pfn < 0:
             return -1
-        if self.cache[slot] or not self.count[slot]:
+        if self._cache_of[slot] or not self._count_of[slot]:
             # somebody else was faster while we slept
             self.pages.free_pages(pfn, 0)
-            return int(self.cache[slot]) - 1
+            return self._cache_of[slot] - 1
         if not self._tree.try_node_for(task, slot, GFP_NOWAIT):
             self.pages.free_pages(pfn, 0)
             return -1
@@ -424,12 +420,12 @@ class SwapArea:
         frames.swap_of[pfn] = slot + 1
         frames.mapping_of[pfn] = 0
         frames.index_of[pfn] = 0
-        self.cache[slot] = pfn + 1
+        self._cache_of[slot] = pfn + 1
         self.vmstat.nr_swapcached += 1
         self.vmstat.nr_file_pages += 1
-        shadow = int(self.shadow[slot])
+        shadow = self._shadow_of[slot]
         if shadow:
-            self.shadow[slot] = 0
+            self._shadow_of[slot] = 0
             self._workingset_refault(pfn, shadow - 2)
         else:
             self._tree.add(slot)

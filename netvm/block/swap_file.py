@@ -17,7 +17,6 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from netvm.block.blk_mq import Request
 from netvm.block.swap_io import SwapPages
-from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_KERNEL, GFP_NOIO, GFP_NOWAIT
 from netvm.mm.mempool import Mempool
 from netvm.mm.ports import LogPort, PlugPort
@@ -140,11 +139,11 @@ class FileSwapIo:
         """Return how many pages may be looked at together: a whole batch."""
         return SWAP_CLUSTER_MAX
 
-    async def write(self, task: Task, plug: PlugPort, pfns: PfnArray) -> None:
+    async def write(self, task: Task, plug: PlugPort, pfns: list[int]) -> None:
         """Put pages under writeback and add them to the batch, which goes when it must (swap_writepage_fs)."""
         assert isinstance(plug, SwapFilePlug)
         slots, versions = self._area.begin_writeback(pfns)
-        for slot, pfn, version in zip(slots, pfns.tolist(), versions, strict=True):
+        for slot, pfn, version in zip(slots, pfns, versions, strict=True):
             sio = plug.writing
             if sio is not None and sio.end_slot != slot:
                 await self.swap_write_unplug(task, plug)

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import Plug, Request, RequestQueue
-from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO
 from netvm.mm.mempool import Mempool
 from netvm.mm.ports import PlugPort
@@ -23,11 +22,11 @@ __all__ = ["BlockSwapIo", "SwapIo", "SwapPages"]
 class SwapPages(Protocol):
     """What a way of writing asks of the swap area."""
 
-    def blocked(self, pfns: PfnArray, task: Task | None) -> None:
+    def blocked(self, pfns: list[int], task: Task | None) -> None:
         """Note who will write these locked pages once there is memory for it; None when there is."""
         ...
 
-    def begin_writeback(self, pfns: PfnArray) -> tuple[list[int], list[int]]:
+    def begin_writeback(self, pfns: list[int]) -> tuple[list[int], list[int]]:
         """Put locked pages under writeback and unlock them; return their slots and the versions of their content."""
         ...
 
@@ -70,7 +69,7 @@ class SwapIo(Protocol):
         """Return how many pages could be written now without sleeping."""
         ...
 
-    async def write(self, task: Task, plug: PlugPort, pfns: PfnArray) -> None:
+    async def write(self, task: Task, plug: PlugPort, pfns: list[int]) -> None:
         """Start writing locked pages of the swap cache."""
         ...
 
@@ -123,7 +122,7 @@ class BlockSwapIo:
         """Return how many pages could be written now without sleeping for a bio or a tag."""
         return min(self.bios.nr_ready(), self.queue.nr_free_tags())
 
-    async def write(self, task: Task, plug: PlugPort, pfns: PfnArray) -> None:
+    async def write(self, task: Task, plug: PlugPort, pfns: list[int]) -> None:
         """Start writing pages, one bio each (swap_writepage_bdev_async); unlocked before it is submitted."""
         assert isinstance(plug, Plug)
         nr = len(pfns)
@@ -134,7 +133,6 @@ class BlockSwapIo:
                 bios.append(await self.bios.bio_alloc_bioset(task, GFP_NOIO))
             self._area.blocked(pfns, None)
         slots, versions = self._area.begin_writeback(pfns)
-        frames = pfns.tolist()
         start = 0
         for i in range(1, nr + 1):
             if i == nr or slots[i] != slots[i - 1] + 1:
@@ -143,7 +141,7 @@ class BlockSwapIo:
                     plug,
                     write=True,
                     slot=slots[start],
-                    pfns=frames[start:i],
+                    pfns=pfns[start:i],
                     bios=bios[start:i],
                     versions=versions[start:i],
                     end_io=self._end_swap_bio_write,

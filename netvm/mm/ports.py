@@ -92,11 +92,11 @@ class SwapPort(Protocol):
         """Return how many pages could be written now without any sleep."""
         ...
 
-    def add_to_swap(self, task: Task, pfns: PfnArray) -> int:
+    def add_to_swap(self, task: Task, pfns: list[int]) -> int:
         """Give the first pages of ``pfns`` slots and put them in the swap cache; return how many succeeded."""
         ...
 
-    async def swap_writepages(self, task: Task, pfns: PfnArray, plug: PlugPort) -> None:
+    async def swap_writepages(self, task: Task, pfns: list[int], plug: PlugPort) -> None:
         """Start writing locked pages that are in the swap cache and no longer mapped; may sleep for a bio.
 
         Each is unlocked as soon as it is under writeback.
@@ -107,7 +107,7 @@ class SwapPort(Protocol):
         """Send what a swap file has collected of a list of pages that is through (swap_write_unplug)."""
         ...
 
-    def delete_from_swap_cache(self, pfns: PfnArray) -> None:
+    def delete_from_swap_cache(self, pfns: list[int]) -> None:
         """Take clean pages out of the swap cache and free slots nobody refers to (__remove_mapping)."""
         ...
 
@@ -115,8 +115,8 @@ class SwapPort(Protocol):
         """Free a page's slot if only the cache refers to it (folio_free_swap)."""
         ...
 
-    def duplicate(self, slots: PfnArray, versions: PfnArray) -> None:
-        """Add a reference to each slot; a page table now holds it, for content of this version (swap_duplicate)."""
+    def duplicate(self, slot: int, version: int) -> None:
+        """Add a reference to a slot; a page table now holds it, for content of this version (swap_duplicate)."""
         ...
 
     async def do_swap_page(self, task: Task, space: "AddressSpace", vpn: int, *, write: bool) -> bool:

@@ -10,7 +10,8 @@ Mirrors ``shrink_inactive_list``, ``shrink_folio_list``, ``shrink_active_list``,
 - clean: freed, leaving a shadow entry that tells a refault how long ago that was.
 
 So a dirty page that is used once is scanned three times: kept young, written, freed. The pages of a batch mostly share
-their fate; runs of the same fate are handled as arrays, in order, so the result is that of the kernel's loop.
+their fate; runs of the same fate are handled together, in order, so the result is that of the kernel's loop. Runs that
+are kept are long, and arrays; those that are written are as short as tags and bios are, and lists.
 
 # MODEL: every anonymous page is mapped by at most one PTE; no mlock, no transparent huge pages.
 """
@@ -63,6 +64,7 @@ _KEEP: Final = 10
 
 _NOT_PLAIN: Final = PG_LOCKED | PG_WRITEBACK | PG_UNEVICTABLE | PG_SWAPCACHE | PG_DIRTY
 _U16 = np.uint16
+_NOT_REFERENCED = _U16(0xFFFF & ~PG_REFERENCED)
 _LRU_SHRINK_INACTIVE = number_of("mm_vmscan_lru_shrink_inactive")
 
 
@@ -125,14 +127,13 @@ class Shrinker:
         nr_taken: int,
         nr_reclaimed: int,
         met: tuple[int, int, int, int],
-        kept: list[PfnArray],
+        kept: PfnArray,
         sc: "ScanControl",
     ) -> None:
         """Pass the tracepoint at the end of a batch; ``met`` is what the round had met before it."""
         tracer = self.vmscan.tracer
         assert tracer is not None
-        flags = self.frames.flags
-        nr_active = sum(int(np.count_nonzero(flags[run] & _U16(PG_ACTIVE))) for run in kept)
+        nr_active = int(np.count_nonzero(self.frames.flags[kept] & _U16(PG_ACTIVE)))
         dirty, writeback, congested, immediate = (
             now - before
             for now, before in zip((sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate), met, strict=True)
@@ -156,16 +157,13 @@ class Shrinker:
             tracer.name("RECLAIM_WB_ANON|RECLAIM_WB_ASYNC"),
         )
 
-    def _move_folios_to_lru(self, kept: list[PfnArray]) -> None:
+    def _move_folios_to_lru(self, pfns: PfnArray) -> None:
         """Put survivors back at the head of their list, oldest first (move_folios_to_lru)."""
-        if not kept:
-            return
-        pfns = kept[0] if len(kept) == 1 else np.concatenate(kept)
         flags = self.frames.flags
         if self.nr_orphans:
             pfns = self._free_orphans(pfns)
-            if not len(pfns):
-                return
+        if not len(pfns):
+            return
         state = flags[pfns]
         flags[pfns] = state | _U16(PG_LRU)
         active = state & _U16(PG_ACTIVE) != 0
@@ -206,18 +204,19 @@ class Shrinker:
 
     async def shrink_folio_list(
         self, task: Task, taken: PfnArray, sc: "ScanControl", plug: PlugPort
-    ) -> tuple[int, int, list[PfnArray]]:
-        """Deal with isolated pages in order; return pages freed, pages sent out, and arrays of those to put back.
+    ) -> tuple[int, int, PfnArray]:
+        """Deal with isolated pages in order; return pages freed, pages sent out, and those to put back.
 
         A page is looked at when its turn comes: if anybody else ran meanwhile, the rest is looked at again.
         """
         costs = self.costs
         flags = self.frames.flags
         world = self.vmscan.world
-        kept: list[PfnArray] = []
-        freed: list[PfnArray] = []
+        pages: list[int] = taken.tolist()
+        kept: list[int] = []
+        freed: list[int] = []
         nr_pageout = 0
-        nr_taken = len(taken)
+        nr_taken = len(pages)
         position = at = 0
         runs = self._fates(taken, 0, sc)
         looked_at = world.nr_events + world.nr_steps
@@ -226,43 +225,39 @@ class Shrinker:
                 looked_at = world.nr_events + world.nr_steps
                 runs = self._fates(taken, position, sc)
                 at = 0
-            fate, stop = runs[at]
-            run = taken if stop - position == nr_taken else taken[position:stop]
+            fate, start, stop = runs[at]
             nr = stop - position
-            if fate == _REF_KEEP:
-                self._clear_young(run)
-                flags[run] |= _U16(PG_REFERENCED)
-                task.charge_ns += nr * costs.scan_keep
-                kept.append(run)
+            if fate in (_SWAP_OUT, _WRITE_AGAIN):
+                if position == start:
+                    flags[taken[start:stop]] &= _NOT_REFERENCED
+                nr, nr_written = await self._page_out(task, pages[position:stop], sc, plug, new=fate == _SWAP_OUT)
+                nr_pageout += nr_written
+                kept += pages[position : position + nr]
             elif fate == _FREE:
+                run = pages[position:stop]
                 task.charge_ns += nr * costs.scan_free
                 self._unmap(run)
                 self.swap.delete_from_swap_cache(run)
                 self.nr_frozen += nr
-                freed.append(run)
-            elif fate in (_SWAP_OUT, _WRITE_AGAIN):
-                nr, nr_written = await self._page_out(task, run, sc, plug, new=fate == _SWAP_OUT, kept=kept)
-                nr_pageout += nr_written
+                freed += run
             else:
-                self._set_aside(task, run, fate, sc)
-                kept.append(run)
+                self._keep(task, taken[position:stop], fate, sc)
+                kept += pages[position:stop]
             if fate != _LOCKED:
                 sc.nr_scanned += nr
             position += nr
             if position == stop:
                 at += 1
-        nr_reclaimed = 0
+        nr_reclaimed = len(freed)
         if freed:
-            clean = freed[0] if len(freed) == 1 else np.concatenate(freed)
-            nr_reclaimed = len(clean)
             self.nr_frozen -= nr_reclaimed
-            self.free_anon(clean)
+            self.free_anon(np.array(freed, dtype=np.intp))
         if nr_pageout:
             await self.swap.swap_write_unplug(task, plug)
-        return nr_reclaimed, nr_pageout, kept
+        return nr_reclaimed, nr_pageout, np.array(kept, dtype=np.intp) if freed else taken
 
-    def _fates(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int]]:
-        """Say what is to be done with the pages from a position on: runs of a fate and a process, each with its end."""
+    def _fates(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int, int]]:
+        """Say what is to be done with the pages from a position on: runs of a fate and a process, with their bounds."""
         frames = self.frames
         rest = taken[position:] if position else taken
         nr = len(rest)
@@ -273,8 +268,9 @@ class Shrinker:
             if mapping == mapping[:4] * nr:
                 fate = self._common_fate(rest, int(state[0]), int.from_bytes(mapping[:4], "little"), sc)
                 if fate is not None:
-                    return [(fate, position + nr)]
-        runs: list[tuple[int, int]] = []
+                    return [(fate, position, position + nr)]
+        runs: list[tuple[int, int, int]] = []
+        start = position
         last = last_mapping = -1
         mapping_of = frames.mapping_of
         for i, pfn in enumerate(rest.tolist(), position):
@@ -282,9 +278,10 @@ class Shrinker:
             mapping_id = mapping_of[pfn]
             if fate != last or mapping_id != last_mapping:
                 if i > position:
-                    runs.append((last, i))
+                    runs.append((last, start, i))
+                    start = i
                 last, last_mapping = fate, mapping_id
-        runs.append((last, position + nr))
+        runs.append((last, start, position + nr))
         return runs
 
     def _common_fate(self, taken: PfnArray, state: int, mapping: int, sc: "ScanControl") -> int | None:
@@ -336,16 +333,21 @@ class Shrinker:
             return _PINNED
         return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
 
-    def _set_aside(self, task: Task, run: PfnArray, fate: int, sc: "ScanControl") -> None:
-        """Keep or activate pages that are not touched otherwise."""
+    def _keep(self, task: Task, run: PfnArray, fate: int, sc: "ScanControl") -> None:
+        """Keep or activate pages that are neither written nor freed."""
         flags = self.frames.flags
         nr = len(run)
+        if fate == _REF_KEEP:
+            self._clear_young(run)
+            flags[run] |= _U16(PG_REFERENCED)
+            task.charge_ns += nr * self.costs.scan_keep
+            return
         task.charge_ns += nr * self.costs.scan_activate
         if fate in (_LOCKED, _KEEP):
             return
         if fate == _PINNED:
-            self._unmap(run)
-            flags[run] &= _U16(0xFFFF & ~PG_REFERENCED)
+            self._unmap(run.tolist())
+            flags[run] &= _NOT_REFERENCED
             return
         if fate == _REF_ACTIVATE:
             self._clear_young(run)
@@ -374,84 +376,83 @@ class Shrinker:
             vpns = self.frames.index[run] - 1
             bits[vpns] = bits[vpns] & np.uint8(0xFF & ~PTE_YOUNG)
 
-    def _unmap(self, run: PfnArray) -> None:
+    def _unmap(self, run: list[int]) -> None:
         """Replace the PTEs of swap cache pages by their swap entries; dirty PTEs dirty their pages (try_to_unmap)."""
         frames = self.frames
-        mapping = frames.mapping_of[int(run[0])]
+        mapping_of = frames.mapping_of
+        mapping = mapping_of[run[0]]
         if not mapping:
             return
         space = self.spaces[mapping]
-        vpns = frames.index[run] - 1
-        slots = frames.swap[run]
-        written = space.bits[vpns] & np.uint8(PTE_DIRTY) != 0
-        frames.flags[run[written]] |= _U16(PG_DIRTY)
-        space.pte[vpns] = -slots
-        space.bits[vpns] = 0
-        space.nr_anon -= len(run)
-        space.nr_swap += len(run)
-        self.vmstat.nr_anon_pages -= len(run)
-        self.swap.duplicate((slots - 1).astype(np.intp), space.version[vpns])
-        frames.mapping[run] = 0
+        bits_of, pte_of, version_of = space.bits_of, space.pte_of, space.version_of
+        index_of, swap_of = frames.index_of, frames.swap_of
+        duplicate = self.swap.duplicate
+        for pfn in run:
+            vpn = index_of[pfn] - 1
+            entry = swap_of[pfn]
+            if bits_of[vpn] & PTE_DIRTY:
+                frames.flags_of[pfn] |= PG_DIRTY
+            pte_of[vpn] = -entry
+            bits_of[vpn] = 0
+            mapping_of[pfn] = 0
+            duplicate(entry - 1, version_of[vpn])
+        nr = len(run)
+        space.nr_anon -= nr
+        space.nr_swap += nr
+        self.vmstat.nr_anon_pages -= nr
 
     async def _page_out(
-        self, task: Task, run: PfnArray, sc: "ScanControl", plug: PlugPort, *, new: bool, kept: list[PfnArray]
+        self, task: Task, run: list[int], sc: "ScanControl", plug: PlugPort, *, new: bool
     ) -> tuple[int, int]:
         """Send the first pages of a run to swap: slot, unmap, write; return how many were dealt with, and sent out.
 
         As many at once as can be written without sleeping; one page when the next write must wait for its bio. All are
-        put back.
+        to be put back.
         """
         swap = self.swap
         may_write = sc.may_writepage and sc.gfp & GFP_IO and (sc.gfp & GFP_FS or not swap.needs_fs)
-        self.frames.flags[run] &= _U16(0xFFFF & ~PG_REFERENCED)
         if new and not sc.gfp & GFP_IO:
             task.charge_ns += len(run) * self.costs.scan_keep
-            kept.append(run)
             return len(run), 0
         chunk = run[: max(1, swap.nr_ready_writes())] if may_write else run
         nr = len(chunk)
         nr_cached = swap.add_to_swap(task, chunk) if new else nr
         nr_sent = 0
         if nr_cached and may_write:
-            nr_sent = await self._pageout(task, chunk[:nr_cached], plug, kept)
+            await self._pageout(task, chunk[:nr_cached], plug)
+            nr_sent = nr_cached
         elif nr_cached:
             self._unmap(chunk[:nr_cached])
             task.charge_ns += nr_cached * self.costs.scan_keep
-            kept.append(chunk[:nr_cached])
         if nr_cached < nr:
             # no slot, or no memory to note it
-            failed = chunk[nr_cached : nr_cached + 1]
             task.charge_ns += self.costs.scan_activate
-            self._activate(failed)
-            kept.append(failed)
+            self._activate(np.array(chunk[nr_cached : nr_cached + 1], dtype=np.intp))
             return nr_cached + 1, nr_sent
         if task.cpus is not None:
             # a flushed request wakes kblockd, which runs before the next page is looked at
             await task.cpus.cond_resched(task)
         return nr, nr_sent
 
-    async def _pageout(self, task: Task, chunk: PfnArray, plug: PlugPort, kept: list[PfnArray]) -> int:
-        """Unmap swap cache pages and start their writes (pageout); return how many.
+    async def _pageout(self, task: Task, chunk: list[int], plug: PlugPort) -> None:
+        """Unmap swap cache pages and start their writes (pageout).
 
         Each is unlocked as soon as it is under writeback. A page whose slot nobody wants any more is not written.
         """
         nr = len(chunk)
-        frames = self.frames
-        flags = frames.flags
+        flags_of = self.frames.flags_of
         task.charge_ns += nr * self.costs.scan_pageout
         self.vmstat.nr_vmscan_write += nr
-        kept.append(chunk)
-        if frames.mapping_of[int(chunk[0])]:
+        if self.frames.mapping_of[chunk[0]]:
             self._unmap(chunk)
         else:
-            unused = [self.swap.try_to_free_swap(pfn) for pfn in chunk.tolist()]
-            if any(unused):
-                self.nr_orphans += sum(unused)
-                chunk = chunk[~np.array(unused)]
-        if len(chunk):
-            flags[chunk] = flags[chunk] & _U16(0xFFFF & ~PG_DIRTY) | _U16(PG_RECLAIM | PG_LOCKED)
+            wanted = [pfn for pfn in chunk if not self.swap.try_to_free_swap(pfn)]
+            self.nr_orphans += nr - len(wanted)
+            chunk = wanted
+        if chunk:
+            for pfn in chunk:
+                flags_of[pfn] = flags_of[pfn] & ~PG_DIRTY | PG_RECLAIM | PG_LOCKED
             await self.swap.swap_writepages(task, chunk, plug)
-        return nr
 
     # -- the active list ------------------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ class Swapless:
         """One: nothing is ever written."""
         return 1
 
-    def add_to_swap(self, task: Task, pfns: PfnArray) -> int:
+    def add_to_swap(self, task: Task, pfns: list[int]) -> int:
         """There is no slot."""
         return 0
 
