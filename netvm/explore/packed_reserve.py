@@ -31,7 +31,8 @@ import numpy.typing as npt
 
 __all__ = ["PackedResult", "search"]
 
-States: TypeAlias = npt.NDArray[np.int64]
+States: TypeAlias = npt.NDArray[np.int32]
+Truths: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,71 +69,76 @@ class _Machine:
         dirty, taken = np.divmod(rest, radix)
         return dirty, taken, sent, acked, parked
 
-    def moves(self, states: States) -> tuple[list[States], npt.NDArray[np.bool_]]:
-        """Return, for each actor's step, the successors (-1: not enabled), and which states the user can leave."""
+    def steps(self, states: States) -> list[tuple[Truths, int]]:
+        """Return, for each actor's step, in which states it is enabled and what it adds to their numbers.
+
+        The user's is the first.
+        """
         dirty, taken, sent, acked, parked = self.unpack(states)
-        free = self.frames - dirty - taken - 2 * (sent + acked) - parked
+        holding = taken + sent
+        holding += acked
+        busy = sent + acked
+        free = self.frames - dirty - holding - busy - parked
         ordinary = free > self.reserve
         privileged = free > 0 if self.priority else ordinary
         radix = self.writebacks + 1
-        one_parked = 1
         one_acked = self.bystanders + 1
         one_sent = one_acked * radix
         one_taken = one_sent * radix
         one_dirty = one_taken * radix
-        idle = self.writebacks - taken - sent - acked
         steps = [
             (ordinary, one_dirty),
-            ((dirty > 0) & (idle > 0), one_taken - one_dirty),
+            ((dirty > 0) & (holding < self.writebacks), one_taken - one_dirty),
             ((taken > 0) & privileged, one_sent - one_taken),
             ((sent > 0) & privileged, one_acked - one_sent),
             (acked > 0, -one_acked),
         ]
         if self.bystanders and not self.drop:
-            steps.append(((parked < self.bystanders) & privileged, one_parked))
-            steps.append(((parked > 0) & ordinary, -one_parked))
-        return [np.where(enabled, states + delta, -1) for enabled, delta in steps], ordinary
+            steps.append(((parked < self.bystanders) & privileged, 1))
+            steps.append(((parked > 0) & ordinary, -1))
+        return steps
 
 
 def search(*, frames: int, reserve: int, writebacks: int, bystanders: int, priority: bool, drop: bool) -> PackedResult:
     """Visit every reachable state of the abstract machine and say whether one of them is stuck."""
     machine = _Machine(frames, reserve, writebacks, bystanders, priority, drop)
+    assert machine.size() < 1 << 31
     visited = np.zeros(machine.size(), dtype=np.bool_)
-    place = np.zeros(machine.size(), dtype=np.int64)
-    frontier: States = np.zeros(1, dtype=np.int64)
+    frontier: States = np.zeros(1, dtype=np.int32)
     visited[0] = True
     levels = [frontier]
+    # states in which the user cannot step: only they may be stuck
+    waiting: list[States] = []
     while len(frontier):
-        moves, _ = machine.moves(frontier)
-        found = np.concatenate(moves)
-        found = found[found >= 0]
-        found = found[~visited[found]]
-        # of equal numbers keep the one that was written last
-        place[found] = np.arange(len(found))
-        frontier = found[place[found] == np.arange(len(found))]
-        visited[frontier] = True
+        found = []
+        for number, (enabled, delta) in enumerate(machine.steps(frontier)):
+            if not number:
+                waiting.append(frontier[~enabled])
+            # one actor's step leads from different states to different ones, so what is new needs no sorting
+            targets = frontier[enabled] + np.int32(delta)
+            targets = targets[~visited[targets]]
+            visited[targets] = True
+            found.append(targets)
+        frontier = np.concatenate(found)
         levels.append(frontier)
-    states = np.concatenate(levels)
-    alive, deadlock = _alive(machine, states, place)
-    nr_stuck = int(np.count_nonzero(~alive))
-    return PackedResult(not nr_stuck, len(states), nr_stuck, deadlock)
+    nr_states = sum(map(len, levels))
+    left, deadlock = _stuck(machine, np.concatenate(waiting))
+    return PackedResult(not len(left), nr_states, len(left), deadlock)
 
 
-def _alive(machine: _Machine, states: States, place: States) -> tuple[npt.NDArray[np.bool_], bool]:
-    """Return which states a path leads out of to a step of the user, and whether one has no step at all."""
-    place[states] = np.arange(len(states))
-    moves, alive = machine.moves(states)
-    deadlock = bool(np.any(np.all(np.stack(moves) < 0, axis=0)))
-    alive = alive.copy()
-    left = np.flatnonzero(~alive)
-    targets = [np.where(move[left] >= 0, place[move[left]], -1) for move in moves]
+def _stuck(machine: _Machine, left: States) -> tuple[States, bool]:
+    """Return the states from which no path leads to a step of the user, and whether one has no step at all."""
+    alive = np.ones(machine.size(), dtype=np.bool_)
+    alive[left] = False
     while len(left):
         reaches = np.zeros(len(left), dtype=np.bool_)
-        for target in targets:
-            reaches |= (target >= 0) & alive[target]
+        for enabled, delta in machine.steps(left):
+            reaches[enabled] |= alive[left[enabled] + np.int32(delta)]
         if not np.any(reaches):
             break
         alive[left[reaches]] = True
         left = left[~reaches]
-        targets = [target[~reaches] for target in targets]
-    return alive, deadlock
+    nothing = np.ones(len(left), dtype=np.bool_)
+    for enabled, _ in machine.steps(left):
+        nothing &= ~enabled
+    return left, bool(np.any(nothing))
