@@ -1,0 +1,42 @@
+"""Drawn scenarios load, drawn tapes fit, and one shrink makes machine and schedule small together."""
+
+from hypothesis import HealthCheck, find, given, settings
+from hypothesis import strategies as st
+
+from netvm.explore.reproducer import rerun
+from netvm.explore.subject import Subject
+from netvm.testing.strategies import abstract_machines, run_drawn, small_hosts, subjects, tapes
+
+MACHINES = subjects(abstract_machines().map(lambda keys: {"abstract": keys, "run": {"max_steps": 60}}))
+
+
+@settings(max_examples=30, deadline=None)
+@given(MACHINES, tapes())
+def test_a_drawn_schedule_replays(subject: Subject, tape: list[int]) -> None:
+    """Whatever was drawn fits, and the run's own tape gives the same run."""
+    first = run_drawn(subject, tape)
+    again = rerun(subject, first.tape)
+    assert (again.tape, again.broken) == (first.tape, first.broken)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(subjects(small_hosts()))
+def test_drawn_hosts_boot(subject: Subject) -> None:
+    """Every drawn host is a valid scenario that boots."""
+    from netvm.explore.oracles import SteeredOracle
+
+    assert subject.experiment(SteeredOracle([])).world.choices == []
+
+
+def test_one_shrink_makes_all_three_small() -> None:
+    """The smallest machine in which something hangs has one frame, and its schedule no deviation."""
+    drawn = st.tuples(MACHINES, tapes())
+    subject, tape = find(
+        drawn,
+        lambda pair: run_drawn(*pair).broken is not None,
+        settings=settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck)),
+    )
+    assert subject.scenario.abstract is not None
+    assert subject.scenario.abstract.frames == 1
+    assert not subject.mishaps
+    assert tape == []
