@@ -34,6 +34,8 @@ class _Verb(NamedTuple):
 _VERBS: Final = {
     "list": _Verb("netvm.cli.list", "list the shipped scenarios"),
     "run": _Verb("netvm.cli.run", "run scenarios and say whether the host survives, and why"),
+    "matrix": _Verb("netvm.cli.matrix", "run the museum's exhibits side by side: one table of verdicts"),
+    "explain": _Verb("netvm.cli.explain", "tell an exhibit: mechanism, source, fix, and who waits for whom in its run"),
     "check": _Verb("netvm.cli.check", "look for a schedule that hangs, and say how sure it is that there is none"),
     "size": _Verb("netvm.cli.size", "find the smallest safe value of a knob, such as the reserve"),
     "order": _Verb("netvm.cli.order", "find out from a calm run where cleaning memory would wait for memory"),
