@@ -1,0 +1,31 @@
+"""Every shipped exhibit, run: its verdict is one that its file expects, and the books balance."""
+
+from typing import Final
+
+import pytest
+
+from netvm.scenario.catalog import entries, find
+from netvm.scenario.matrix import jobs_of, run_cell
+
+_QUICK: Final = ("A13/nbd-broken", "R3/nbd-broken")
+"""Done in a few seconds each: the others are slow tests."""
+
+
+def _exhibits() -> list[object]:
+    names = [entry.name for entry in entries() if entry.exhibit]
+    return [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", _exhibits())
+def test_an_exhibit_comes_to_what_its_file_says(name: str) -> None:
+    """Under its own kernel an arm's verdict is as expected; a broken arm that hangs names its knot."""
+    (job,) = jobs_of(find(name))
+    cell = run_cell(job)
+    assert cell.as_expected, (cell.verdict, cell.expected, cell.audit, cell.explanation)
+    if cell.verdict == "HANG":
+        assert cell.knot
+
+
+def test_what_is_quick_is_shipped() -> None:
+    """No exhibit is called quick that is not there."""
+    assert set(_QUICK) <= {entry.name for entry in entries()}
