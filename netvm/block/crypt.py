@@ -6,11 +6,14 @@ if that fails under a mutex with GFP_NOIO; encrypts into them; and sends those o
 below has written them. So every page on its way out holds two, and reclaim that writes faster than the device can
 fills memory with copies. A read is decrypted in place.
 
-The cure (``swap_bios_limit``, 5.12) is a semaphore on the pages in flight, 2,048 of them (8 MiB): whoever submits more
-waits until some have been written.
+Two workers that each hold part of the pool and wait for the rest would wait for ever: hence the mutex (4.0), under
+which one at a time takes pages with sleeping.
+
+The cure for too many copies (``swap_bios_limit``, 5.12) is a semaphore on the pages in flight, 2,048 of them (8 MiB):
+whoever submits more waits until some have been written.
 
 # MODEL: a device-mapper target has no request queue of its own; here requests are formed above it, and below they are
-# merged anew. One worker a device. The limit bounds what is handed down, in pages, whoever submitted it.
+# merged anew. One worker a CPU. The limit bounds what is handed down, in pages, whoever submitted it.
 """
 
 from collections import deque
@@ -59,7 +62,9 @@ class CryptDevice:
 
     blocking = False
 
-    def __init__(self, pages: PageAllocator, lower: RequestQueue, *, workqueue: Workqueue, costs: CpuCosts) -> None:
+    def __init__(
+        self, pages: PageAllocator, lower: RequestQueue, *, workqueue: Workqueue, costs: CpuCosts, nr_workers: int = 1
+    ) -> None:
         self.name = "dm-0"
         self.lower = lower
         self.workqueue = workqueue
@@ -82,7 +87,7 @@ class CryptDevice:
         self._alloc_lock = Semaphore(pages.world, "bio_alloc_lock dm-crypt")
         self._room = WaitQueue(pages.world, Resource("request", "swap_bios_semaphore dm-0", self._writes_below))
         self._commands: deque[Request] = deque()
-        self._work = WorkItem("kcryptd_crypt dm-0", self.kcryptd_crypt)
+        self._works = [WorkItem(f"kcryptd_crypt dm-0.{i}", self.kcryptd_crypt) for i in range(nr_workers)]
         self._copies: dict[int, tuple[Request, list[int], int]] = {}
         """Of each write below, by its first page: the request above, its copies, and pages still to come."""
 
@@ -92,7 +97,15 @@ class CryptDevice:
         self.page_pool.fill(page for page in pages if page is not None)
 
     def _writes_below(self) -> list[Provider | Task]:
-        return [self.lower.driver.needs(rq) for rq in self.lower.outstanding.values() if rq.write]
+        """Say who could give a page back: writes below, and workers that hold pages."""
+        found: list[Provider | Task] = [
+            self.lower.driver.needs(rq) for rq in self.lower.outstanding.values() if rq.write
+        ]
+        return found or [
+            work.running_on.task
+            for work in self._works
+            if work.running_on is not None and work.running_on.task is not None
+        ]
 
     async def queue_rq(self, task: Task, rq: Request) -> int:  # noqa: ARG002  the driver's shape
         """Hand a request to the worker."""
@@ -101,7 +114,10 @@ class CryptDevice:
     def queue_rq_nowait(self, rq: Request) -> int:
         """Hand a request to the worker (crypt_map)."""
         self._commands.append(rq)
-        self.workqueue.queue_work(self._work)
+        for work in self._works:
+            if work.running_on is None and not work.pending:
+                self.workqueue.queue_work(work)
+                break
         return BLK_STS_OK
 
     async def kcryptd_crypt(self, task: Task) -> None:
@@ -190,12 +206,15 @@ class CryptDevice:
 
     def needs(self, rq: Request) -> Provider:
         """A request waits for the worker, or for the device below."""
+        runners = [work.running_on.task for work in self._works if work.running_on is not None]
         if rq in self._commands:
-            runner = self._work.running_on
-            needs = (runner.task,) if runner is not None and runner.task is not None else ()
-            return Provider(name=f"{self.name}: {rq}, queued", needs=needs or (self.workqueue.pool.needs_worker,))
+            queued = Provider(name=f"{self.name}: {rq}, queued", needs=(self.workqueue.pool.needs_worker,))
+            busy = [task for task in runners if task is not None]
+            return Provider(name=queued.name, needs=(busy[0],)) if len(busy) == len(self._works) else queued
         below = [r for r in self.lower.outstanding.values() if r.slot < rq.end_slot and rq.slot < r.end_slot]
-        return self.lower.driver.needs(below[0]) if below else Provider(name=f"{self.name}: {rq}, below")
+        if below:
+            return self.lower.driver.needs(below[0])
+        return Provider(name=f"{self.name}: {rq}, being encrypted", needs=(self.page_pool.resource,))
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""

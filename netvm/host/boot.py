@@ -250,7 +250,9 @@ class _Boot:
     def _encrypt(self, lower: RequestQueue, pages: PageAllocator, pool: WorkerPool) -> RequestQueue:
         """Put dm-crypt on a queue; return the one above."""
         self.kcryptd = Workqueue("kcryptd", pool, mem_reclaim=True)
-        device = CryptDevice(pages, lower, workqueue=self.kcryptd, costs=self.costs)
+        device = CryptDevice(
+            pages, lower, workqueue=self.kcryptd, costs=self.costs, nr_workers=self.options.machine.cpus
+        )
         device.fill(pages.softirq)
         device.queue = RequestQueue(
             self.world,

@@ -9,9 +9,9 @@ from netvm.block.crypt import CRYPT_PAGE_POOL, SWAP_BIOS_LIMIT, CryptDevice
 from netvm.runtime.task import Task
 
 
-def _stack(host: Any) -> CryptDevice:
+def _stack(host: Any, *, nr_workers: int = 1) -> CryptDevice:
     """Put dm-crypt on the small host's device."""
-    device = CryptDevice(host.pages, host.queue, workqueue=host.kblockd, costs=host.costs)
+    device = CryptDevice(host.pages, host.queue, workqueue=host.kblockd, costs=host.costs, nr_workers=nr_workers)
     device.fill(host.softirq)
     device.queue = RequestQueue(
         host.world,
@@ -19,7 +19,7 @@ def _stack(host: Any) -> CryptDevice:
         device,
         kblockd=host.kblockd,
         costs=host.costs,
-        max_pages=32,
+        max_pages=host.queue.max_pages,
         nr_requests=256,
         queue_depth=256,
     )
@@ -95,3 +95,25 @@ def test_the_limit_bounds_what_is_in_flight(make_host: Any, limited: bool, most:
     host.run(body)
     assert device.nr_peak == most
     assert device.nr_in_flight == 0
+
+
+def test_one_worker_at_a_time_sleeps_for_pages(make_host: Any) -> None:
+    """With the pool empty and no other memory two workers get their pages one after the other, so neither starves."""
+    host = make_host(zones=(("DMA32", 4096),), max_pages=200)
+    device = _stack(host, nr_workers=2)
+    host.device.delay_ns = lambda rq: 100_000_000 * (1 + rq.slot // 1000)
+    ended: list[Any] = []
+
+    async def body(task: Task) -> None:
+        while host.alloc() >= 0:
+            pass
+        for number in range(10):
+            nr = 32 if number < 8 else 200
+            requests = await _submit(host, device, task, write=True, slot=1000 * number, nr=nr)
+            ended.append(requests)
+            await host.pause(task, 1_000_000)
+        assert len(device._alloc_lock.holders) == 1
+        await host.pause(task, 60_000_000_000)
+
+    host.run(body)
+    assert sum(len(requests) for requests in ended) == 10
