@@ -69,6 +69,7 @@ def test_a_reader_gets_back_what_it_wrote(pattern: str) -> None:
     assert outcome.vmstat["pgpgin"] > 0
 
 
+@pytest.mark.slow
 def test_a_writer_and_a_hog_share_a_device() -> None:
     """Files and swap on one device, both under pressure: both programs finish and nothing is lost."""
     outcome = _run(
@@ -98,6 +99,7 @@ def test_a_metadata_storm_is_reclaimed(pinned_one_in: int) -> None:
     assert outcome.workload[0].passes[0].touches == 30_000
 
 
+@pytest.mark.slow
 def test_an_encrypted_device_keeps_what_is_written() -> None:
     """Files and swap go through dm-crypt and come back the same."""
     outcome = _run(
@@ -123,6 +125,7 @@ def test_a_writer_whose_server_is_gone_is_told() -> None:
     assert any("file pages were lost" in line for line in outcome.explanation)
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes() -> None:
     """A run with files, reclaim and swap beside them repeats to the byte; another seed differs."""
     writer = {"kind": "file-writer", "mib": 6, "pattern": "rand"}
