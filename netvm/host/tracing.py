@@ -4,15 +4,22 @@ Recording is of the host as a whole: every room that has tracepoints gets the sa
 dropped are told by the counters they are counted in.
 """
 
+import numpy as np
+
 from netvm.host.machine import Host
 from netvm.mm.gfp import GFP_DIRECT_RECLAIM, PF_MEMALLOC, gfp_name
 from netvm.mm.mempool import Mempool
+from netvm.mm.page_alloc import PageAllocator
+from netvm.runtime.task import Task
 from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
 
 __all__ = ["DROP_COUNTERS", "attach"]
 
 _SKB_DROP = number_of("skb_drop")
+_ALLOC = number_of("mm_page_alloc")
+_FREE = number_of("mm_page_free")
+_FREE_BATCHED = number_of("mm_page_free_batched")
 
 DROP_COUNTERS = frozenset(
     {
@@ -28,6 +35,49 @@ DROP_COUNTERS = frozenset(
     }
 )
 """Counters of /proc/net/netstat and of the driver that mean a packet was lost on this host."""
+
+
+def _probe_pages(pages: PageAllocator, recorder: Recorder) -> None:
+    """Put probes on the allocator's doors, as kprobes would: a host that is not fully traced does not pay for them."""
+    take, take_run, free, free_singles = (
+        pages.get_page_from_freelist,
+        pages.try_alloc_run,
+        pages.free_pages,
+        pages.free_singles,
+    )
+
+    def get_page_from_freelist(task: Task, order: int, gfp: int, alloc_flags: int, owner: int) -> int:
+        pfn = take(task, order, gfp, alloc_flags, owner)
+        if pfn >= 0:
+            recorder.emit(_ALLOC, task, -1, pfn, order, pages.migratetype(gfp), recorder.mask(gfp))
+        return pfn
+
+    def try_alloc_run(task: Task, nr_pages: int, gfp: int, owner: int) -> list[int]:
+        pfns = take_run(task, nr_pages, gfp, owner)
+        rows = np.empty((len(pfns), 5), dtype=np.int64)
+        rows[:] = (-1, 0, 0, pages.migratetype(gfp), recorder.mask(gfp))
+        rows[:, 1] = pfns
+        recorder.emit_many(_ALLOC, task, rows)
+        return pfns
+
+    def free_pages(pfn: int, order: int) -> None:
+        recorder.emit(_FREE, pages.world.current, -1, pfn, order)
+        free(pfn, order)
+
+    def free_page_list(pfns: list[int], owner: int, nr_reserve: int) -> None:
+        rows = np.zeros((len(pfns), 3), dtype=np.int64)
+        rows[:, 0] = -1
+        rows[:, 1] = pfns
+        recorder.emit_many(_FREE_BATCHED, pages.world.current, rows)
+        free_singles(pfns, owner, nr_reserve)
+
+    for name, probe in (
+        ("get_page_from_freelist", get_page_from_freelist),
+        ("try_alloc_run", try_alloc_run),
+        ("free_pages", free_pages),
+        ("free_singles", free_page_list),
+    ):
+        setattr(pages, name, probe)
 
 
 def attach(host: Host, recorder: Recorder) -> None:
@@ -48,6 +98,8 @@ def attach(host: Host, recorder: Recorder) -> None:
             recorder.emit(_SKB_DROP, host.world.current, recorder.name(name), nr)
 
     host.netstat.told = dropped
+    if recorder.wants("kmem"):
+        _probe_pages(host.pages, recorder)
     zones = host.node.zones
     vmstat = host.vmstat
     ledger = host.ledger

@@ -14,6 +14,7 @@ from netvm.report.ftrace_text import ftrace_lines
 from netvm.report.native import NativeWriter
 from netvm.report.perfetto import write_perfetto
 from netvm.report.source import open_trace
+from netvm.report.table import write_table
 from netvm.report.tracedat import write_trace_dat
 
 __all__ = ["NATIVE_SUFFIXES", "check_suffix", "export"]
@@ -64,10 +65,17 @@ def _trace_dat(source: Path, target: Path) -> None:
         write_trace_dat(batches, recorded, target)
 
 
+def _table(source: Path, target: Path) -> None:
+    with open_trace(source) as (recorded, batches):
+        write_table(batches, recorded, target)
+
+
 _WRITERS: Final[dict[str, tuple[str, Callable[[Path, Path], None]]]] = {
     ".nvt": ("netvm's own", _native),
     ".txt": ("ftrace text", _ftrace),
     ".pftrace": ("Perfetto", _perfetto),
     ".dat": ("trace-cmd and KernelShark", _trace_dat),
+    ".arrow": ("Arrow stream", _table),
+    ".parquet": ("Parquet", _table),
     ".folded": ("folded stacks for flame graphs", _folded),
 }

@@ -29,7 +29,7 @@ __all__ = ["DEFAULT_GROUPS", "FULL_GROUPS", "SAMPLE_NS", "Recorder"]
 CHUNK_RECORDS: Final = 1 << 14
 SAMPLE_NS: Final = 1_000_000
 DEFAULT_GROUPS: Final = ("vmscan", "oom", "writeback", "netvm")
-FULL_GROUPS: Final = (*DEFAULT_GROUPS, "kmem", "sock", "skb", "tcp", "workqueue")
+FULL_GROUPS: Final = (*DEFAULT_GROUPS, "kmem")
 
 _STALL_BEGIN: Final = number_of("alloc_stall_begin")
 _STALL_END: Final = number_of("alloc_stall_end")
@@ -116,24 +116,29 @@ class Recorder:
         if time_ns - self._sampled_ns >= SAMPLE_NS and self.counters is not None:
             self._sample(time_ns)
 
-    def emit_many(self, event: int, task: Task, args: npt.NDArray[np.int64]) -> None:
+    def emit_many(self, event: int, task: Task | None, args: npt.NDArray[np.int64]) -> None:
         """Write a record for each row of ``args``, all of the same time."""
         if not self._enabled[event] or not len(args):
             return
-        rows: RecordArray = np.zeros(len(args), dtype=RECORD)
-        unpaid_ns = int(task.charge_ns * task.cpus.scale) if task.cpus is not None else 0
-        rows["time_ns"] = self.world.now_ns + unpaid_ns
-        rows["event"] = event
-        rows["task"] = self.recorded.tasks.intern(task.comm, task.pid)
-        rows["flags"] = _NO_FLAGS
-        rows["args"][:, : args.shape[1]] = args
-        while len(rows):
-            room = min(CHUNK_RECORDS - self._next, len(rows))
-            self._chunk[self._next : self._next + room] = rows[:room]
-            self._next += room
-            rows = rows[room:]
+        first = np.zeros(1, dtype=RECORD)
+        first["time_ns"] = self.world.now_ns
+        first["event"] = event
+        first["task"] = self._idle
+        first["flags"] = _NO_FLAGS
+        if task is not None:
+            if task.cpus is not None:
+                first["time_ns"] += int(task.charge_ns * task.cpus.scale)
+            first["task"] = self.recorded.tasks.intern(task.comm, task.pid)
+        done = 0
+        while done < len(args):
             if self._next == CHUNK_RECORDS:
                 self._rotate()
+            room = min(CHUNK_RECORDS - self._next, len(args) - done)
+            here = self._chunk[self._next : self._next + room]
+            here[:] = first
+            here["args"][:, : args.shape[1]] = args[done : done + room]
+            self._next += room
+            done += room
 
     def begin_stall(self, task: Task, order: int, gfp: int) -> bool:
         """An allocation that has found no page goes on to wait for one; False if it may not."""

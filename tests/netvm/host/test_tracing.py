@@ -3,14 +3,16 @@
 import tomllib
 from collections import Counter
 
+import numpy as np
+
 from netvm.host.tracing import DROP_COUNTERS
 from netvm.report.profile import Profiler
 from netvm.report.reorder import in_order
 from netvm.runtime.world import World
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import run_scenario
-from netvm.trace.recorder import Recorder
-from netvm.trace.tracepoints import TRACEPOINTS
+from netvm.trace.recorder import FULL_GROUPS, Recorder
+from netvm.trace.tracepoints import BY_NAME, TRACEPOINTS
 
 _SCENARIO = """
 [kernel]
@@ -57,6 +59,26 @@ def test_the_tracepoints_agree_with_the_counters() -> None:
     assert profile.counters["free"]["min"] < profile.counters["min"]["max"]
     for worst in profile.worst:
         assert abs(sum(link["us"] for link in worst.path) - worst.duration_us) < 0.01
+
+
+def test_every_page_is_seen() -> None:
+    """With all groups on, each page that a program faulted in was seen to be allocated, and the run is the same."""
+    scenario = scenario_from(tomllib.loads(_SCENARIO), origin="test")
+    recorders: list[Recorder] = []
+
+    def tracer(world: World) -> Recorder:
+        recorders.append(Recorder(world, groups=FULL_GROUPS))
+        return recorders[0]
+
+    outcome = run_scenario(scenario, name="test", tracer=tracer)
+    assert outcome == run_scenario(scenario, name="test")
+    records = np.concatenate(recorders[0].batches())
+    pages = {
+        name: int((1 << records["args"][records["event"] == BY_NAME[name].number, 2]).sum())
+        for name in ("mm_page_alloc", "mm_page_free", "mm_page_free_batched")
+    }
+    assert pages["mm_page_alloc"] >= outcome.vmstat["pgfault"] - outcome.vmstat["pgmajfault"] > 0
+    assert pages["mm_page_free_batched"] >= outcome.vmstat["pgsteal_direct"] + outcome.vmstat["pgsteal_kswapd"]
 
 
 def test_drops_are_counters_of_the_kernel() -> None:
