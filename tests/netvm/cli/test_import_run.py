@@ -30,8 +30,12 @@ def test_a_file_that_cannot_be_written_is_told(netvm: Callable[..., Any]) -> Non
 
 
 def test_what_is_not_emulated_is_told(netvm: Callable[..., Any]) -> None:
-    """NFS is refused in one line; no file is left behind."""
-    called = netvm("import-run", str(_RUNS / "N10-gt96-swap-0ms"), "-o", "n10.toml")
+    """A protocol that is none of ours is refused in one line; no file is left behind."""
+    config = (_RUNS / "N10-gt96-swap-0ms" / "config.json").read_text()
+    Path("run").mkdir()
+    Path("run/config.json").write_text(config.replace('"nfs"', '"rbd"'))
+    called = netvm("import-run", "run", "-o", "n10.toml")
     assert called.code == 2
-    assert 'backend.protocol = "nfs": NFS is not emulated by this version' in called.err
+    assert 'backend.protocol = "rbd"' in called.err
+    assert called.err.count("\n") == 1
     assert not Path("n10.toml").exists()

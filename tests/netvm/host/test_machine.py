@@ -29,7 +29,7 @@ def test_digest_leaves_clocks_out() -> None:
 
 
 def test_digest_sees_what_a_retry_would() -> None:
-    """A page, a slab object, a boost, a packet, a slot or a kill: each makes another state."""
+    """A page, a slab object, a boost, a slot or a kill: each makes another state."""
     host = small_host()
     zone = host.node.zones[0]
     digests = [host.digest()]
@@ -44,8 +44,6 @@ def test_digest_sees_what_a_retry_would() -> None:
     note()
     zone.watermark_boost -= 8
     host.slabs["kmalloc-4k"].try_alloc(host.softirq, 0)
-    note()
-    host.skbs.nr_skbs += 1
     note()
     host.swap.nr_cleaned += 1
     note()

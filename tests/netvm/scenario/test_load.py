@@ -94,7 +94,10 @@ def test_overrides_are_toml_values_or_plain_strings(file: Path) -> None:
         ("workload.2.mib=1", "--set workload.2.mib=1: workload ends before this; index must be from 0 to 1"),
         (
             "workload.1.mib=1",
-            'a.toml --set workload.1.mib=1: workload.1.kind: missing; must be one of "anon-hog", "anon-pulse"',
+            (
+                'a.toml --set workload.1.mib=1: workload.1.kind: missing; must be one of "anon-hog", "anon-pulse", '
+                '"file-reader", "file-writer", "metadata-storm"'
+            ),
         ),
         (
             "storage.kind.x=1",
