@@ -269,13 +269,15 @@ class LineReader:
         return _NO_EVENT.match(line) is not None
 
 
-def _key_part(keys: tuple[bytes, ...], part: int) -> tuple[int, list[int], Words, Words]:
+def _key_part(keys: tuple[bytes, ...], part: int) -> tuple[int, list[int] | slice, Words, Words]:
     """Return one word of each key that is long enough to have it."""
     columns = [column for column, key in enumerate(keys) if len(key) > 8 * part]
     pieces = [keys[column][-8 * (part + 1) : -8 * part or None] for column in columns]
     words = [int.from_bytes(piece, "little") << (8 - len(piece)) * 8 for piece in pieces]
     masks = [-1 % 2**64 & (-1 << (8 - len(piece)) * 8) for piece in pieces]
-    return 8 * (part + 1), columns, np.array(masks, np.uint64), np.array(words, np.uint64)
+    # a slice of all columns is not copied
+    where = slice(None) if len(columns) == len(keys) else columns
+    return 8 * (part + 1), where, np.array(masks, np.uint64), np.array(words, np.uint64)
 
 
 def _complete(point: Tracepoint, have: set[str]) -> bool:

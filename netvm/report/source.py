@@ -107,7 +107,7 @@ def _zstd(file: IO[bytes]) -> IO[bytes]:
     try:
         import zstandard  # noqa: PLC0415  only who reads .zst needs it
     except ImportError as error:
-        raise UsageError("a zstd trace needs the package zstandard: pip install 'netvm[zstd]'") from error
+        raise UsageError("a zstd trace needs the package zstandard: pip install zstandard") from error
     stream: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
     return stream
 
