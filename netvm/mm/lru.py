@@ -271,20 +271,29 @@ class Lruvec:
         """Move the batch to the inactive tail (lru_move_tail_fn)."""
         pages = self._rotate_batch
         self._rotate_batch = []
-        flags = self.frames.flags_of
-        # isolated, freed or unevictable meanwhile: leave it alone
-        moved = [pfn for pfn in pages if flags[pfn] & PG_LRU and not flags[pfn] & PG_UNEVICTABLE]
-        for inactive in (INACTIVE_ANON, INACTIVE_FILE):
-            mine = [pfn for pfn in moved if self.lru_of(pfn) & ~1 == inactive]
+        flags, mapping = self.frames.flags_of, self.frames.mapping_of
+        anon: list[int] = []
+        file: list[int] = []
+        for pfn in pages:
+            # isolated, freed or unevictable meanwhile: leave it alone
+            if flags[pfn] & (PG_LRU | PG_UNEVICTABLE) == PG_LRU:
+                (file if mapping[pfn] < 0 else anon).append(pfn)
+        for inactive, mine in ((INACTIVE_ANON, anon), (INACTIVE_FILE, file)):
             if not mine:
                 continue
-            for lru in (inactive, inactive + 1):
-                here = [pfn for pfn in mine if self.lru_of(pfn) == lru]
-                if here:
-                    self.lists[lru].remove_many(np.array(here, dtype=np.intp))
-            for pfn in mine:
-                flags[pfn] &= ~PG_ACTIVE
-            self.lists[inactive].add_tail(np.array(mine, dtype=np.intp))
+            active = [pfn for pfn in mine if flags[pfn] & PG_ACTIVE]
+            if active:
+                self.lists[inactive + 1].remove_many(np.array(active, dtype=np.intp))
+                self.lists[inactive].remove_many(
+                    np.array([pfn for pfn in mine if not flags[pfn] & PG_ACTIVE], dtype=np.intp)
+                )
+                for pfn in active:
+                    flags[pfn] &= ~PG_ACTIVE
+                self.lists[inactive].add_tail(np.array(mine, dtype=np.intp))
+            else:
+                moved = np.array(mine, dtype=np.intp)
+                self.lists[inactive].remove_many(moved)
+                self.lists[inactive].add_tail(moved)
             self.vmstat.pgrotated += len(mine)
 
     def mark_accessed(self, pfns: list[int]) -> None:

@@ -414,7 +414,7 @@ class Shrinker:
         if new and not sc.gfp & GFP_IO:
             task.charge_ns += len(run) * self.costs.scan_keep
             return len(run), 0
-        chunk = run[: max(1, swap.nr_ready_writes())] if may_write else run
+        chunk = run[: max(1, swap.nr_ready_writes())] if may_write and len(run) > 1 else run
         nr = len(chunk)
         nr_cached = swap.add_to_swap(task, chunk) if new else nr
         nr_sent = 0

@@ -14,7 +14,6 @@ and only the timer tick looks whether it is used up, so that two equal tasks cha
 # running task pays next. With one CPU, as recorded, the first is no difference.
 """
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from netvm.runtime.task import Task, TaskState
@@ -30,6 +29,7 @@ SCHED_LATENCY_NS = 6_000_000
 SCHED_MIN_GRANULARITY_NS = 750_000
 SCHED_WAKEUP_GRANULARITY_NS = 1_000_000
 _NICE_0_WEIGHT = 1024
+_CLOCK = int(TimerKind.CLOCK)
 PAY_QUANTUM_NS = 20_000
 """A charge smaller than this is carried on at a cond_resched; nothing that is modelled happens faster."""
 
@@ -46,6 +46,7 @@ class Cpu:
         """Who ran last: going on with the same task costs nothing."""
         self.free_at_ns = 0
         """Until then its time is spent."""
+        # invariant: pending, or None
         self.kick: TimerHandle | None = None
 
 
@@ -87,7 +88,7 @@ class Cpus:
         cost_ns = self._scaled(cost_ns)
         cpu = self.cpus[0]
         now_ns = self.world.now_ns
-        cpu.free_at_ns = (max(now_ns, cpu.free_at_ns)) + cost_ns
+        cpu.free_at_ns = max(now_ns, cpu.free_at_ns) + cost_ns
         self.softirq_ns += cost_ns
         if self._queue:
             self._arm(cpu)
@@ -104,7 +105,7 @@ class Cpus:
         cost_ns = self._scaled(task.charge_ns) if task.charge_ns else 0
         task.charge_ns = 0
         now_ns = self.world.now_ns
-        cpu.free_at_ns = (max(now_ns, cpu.free_at_ns)) + cost_ns
+        cpu.free_at_ns = max(now_ns, cpu.free_at_ns) + cost_ns
         task.vruntime_ns += cost_ns * _NICE_0_WEIGHT // task.weight
         self.busy_ns += cost_ns
 
@@ -188,29 +189,25 @@ class Cpus:
                     self.need_resched = True
 
     def _update_min_vruntime(self) -> None:
-        lowest: int | None = None
-        for task in self._running():
-            if lowest is None or task.vruntime_ns < lowest:
-                lowest = task.vruntime_ns
-        for task in self._queue:
-            if lowest is None or task.vruntime_ns < lowest:
-                lowest = task.vruntime_ns
-        if lowest is not None and lowest > self._min_vruntime_ns:
-            self._min_vruntime_ns = lowest
-
-    def _running(self) -> Iterable[Task]:
-        return (cpu.current for cpu in self.cpus if cpu.current is not None)
+        vruntimes_ns = [task.vruntime_ns for task in self._queue]
+        vruntimes_ns += [cpu.current.vruntime_ns for cpu in self.cpus if cpu.current is not None]
+        if vruntimes_ns:
+            lowest_ns = min(vruntimes_ns)
+            if lowest_ns > self._min_vruntime_ns:
+                self._min_vruntime_ns = lowest_ns
 
     def _arm(self, cpu: Cpu) -> None:
         """Make sure the dispatcher looks again when this CPU's time is spent."""
         world = self.world
-        if cpu.current is not None or cpu.free_at_ns <= world.now_ns:
+        free_at_ns = cpu.free_at_ns
+        if cpu.current is not None or free_at_ns <= world.now_ns:
             return
-        if cpu.kick is not None and world.is_pending(cpu.kick):
-            if cpu.kick[0] >= cpu.free_at_ns:
+        kick = cpu.kick
+        if kick is not None:
+            if kick[0] >= free_at_ns:
                 return
-            world.cancel(cpu.kick)
-        cpu.kick = world.call_at(cpu.free_at_ns, self._kicked, cpu, kind=TimerKind.CLOCK)
+            world.cancel(kick)
+        cpu.kick = world.call_at(free_at_ns, self._kicked, cpu, kind=_CLOCK)
 
     def _kicked(self, cpu: Cpu) -> None:
         cpu.kick = None

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from netvm.runtime.cpu import Cpus
-from netvm.runtime.task import Resource, Task
+from netvm.runtime.task import Resource, Task, TaskState
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
@@ -31,6 +31,9 @@ CREATE_COOLDOWN_NS = NS_PER_S
 
 PF_WQ_WORKER = 0x00000020
 """include/linux/sched.h; a worker sleeps in should_reclaim_retry so that its pool notices."""
+
+
+_ON_A_CPU = (TaskState.RUNNING, TaskState.RUNNABLE)
 
 
 class WorkItem:
@@ -175,11 +178,12 @@ class WorkerPool:
 
     def _nr_running(self) -> int:
         """Return how many workers of the pool are on a CPU or waiting for one, as concurrency management counts."""
-        return sum(
-            1
-            for w in self.workers
-            if w not in self._idle and w is not self.manager and w.task is not None and w.task.state.value[0] == "R"
-        )
+        nr_running = 0
+        for worker in self.workers:
+            task = worker.task
+            if task is not None and task.state in _ON_A_CPU and worker not in self._idle and worker is not self.manager:
+                nr_running += 1
+        return nr_running
 
     async def worker_thread(self, task: Task, worker: _Worker) -> None:
         """Run items as they come (worker_thread)."""
