@@ -60,11 +60,12 @@ class ScanControl:
     nr_dirty: int = 0
     nr_unqueued_dirty: int = 0
     nr_congested: int = 0
+    nr_ref_keep: int = 0
 
     def clear_round(self) -> None:
         """Zero what the last round met."""
         self.nr_taken = self.nr_file_taken = self.nr_writeback = self.nr_immediate = 0
-        self.nr_dirty = self.nr_unqueued_dirty = self.nr_congested = 0
+        self.nr_dirty = self.nr_unqueued_dirty = self.nr_congested = self.nr_ref_keep = 0
 
     def prepare_scan_count(self, node: Node, lruvec: Lruvec, vmstat: VmStat) -> None:
         """Look at the node as it is now: costs, what to deactivate, whether files are few or many."""

@@ -105,7 +105,7 @@ class Shrinker:
             vmstat.pgscan_kswapd += nr_taken
         else:
             vmstat.pgscan_direct += nr_taken
-        met = (sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate)
+        met = (sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate, sc.nr_ref_keep)
         nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug)
         self._move_folios_to_lru(kept)
         vmstat.nr_isolated_anon -= nr_taken
@@ -126,7 +126,7 @@ class Shrinker:
         task: Task,
         nr_taken: int,
         nr_reclaimed: int,
-        met: tuple[int, int, int, int],
+        met: tuple[int, ...],
         kept: PfnArray,
         sc: "ScanControl",
     ) -> None:
@@ -134,11 +134,10 @@ class Shrinker:
         tracer = self.vmscan.tracer
         assert tracer is not None
         nr_active = int(np.count_nonzero(self.frames.flags[kept] & _U16(PG_ACTIVE)))
-        dirty, writeback, congested, immediate = (
-            now - before
-            for now, before in zip((sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate), met, strict=True)
+        meets = (sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate, sc.nr_ref_keep)
+        dirty, writeback, congested, immediate, ref_keep = (
+            now - before for now, before in zip(meets, met, strict=True)
         )
-        # MODEL: pages kept for having been referenced are not told from those kept for other reasons
         tracer.emit(
             _LRU_SHRINK_INACTIVE,
             task,
@@ -151,7 +150,7 @@ class Shrinker:
             immediate,
             nr_active,
             0,
-            nr_taken - nr_reclaimed - nr_active,
+            ref_keep,
             0,
             sc.priority,
             tracer.name("RECLAIM_WB_ANON|RECLAIM_WB_ASYNC"),
@@ -341,6 +340,7 @@ class Shrinker:
             self._clear_young(run)
             flags[run] |= _U16(PG_REFERENCED)
             task.charge_ns += nr * self.costs.scan_keep
+            sc.nr_ref_keep += nr
             return
         task.charge_ns += nr * self.costs.scan_activate
         if fate in (_LOCKED, _KEEP):

@@ -70,7 +70,7 @@ def test_a_page_used_since_the_last_look_is_kept(make_host) -> None:
         space = await host.mapped(task, 4)
         frames = _frames(space)
         sc = await _scan(host, task, 2)
-        assert (sc.nr_reclaimed, sc.nr_scanned, sc.nr_taken) == (0, 2, 2)
+        assert (sc.nr_reclaimed, sc.nr_scanned, sc.nr_taken, sc.nr_ref_keep) == (0, 2, 2, 2)
         assert _list(host) == [*frames[2:], *frames[:2]]
         assert space.bits.tolist() == [PTE_WRITE | PTE_DIRTY] * 2 + [PTE_WRITE | PTE_DIRTY | PTE_YOUNG] * 2
         assert [_flags(host, pfn) for pfn in frames] == [PG_LRU | PG_REFERENCED] * 2 + [PG_LRU] * 2
@@ -107,7 +107,7 @@ def test_an_idle_page_is_sent_out(make_host) -> None:
         space = await host.mapped(task, 4, young=False)
         frames, versions = _frames(space), space.version.tolist()
         sc = await _scan(host, task, 3)
-        assert (sc.nr_reclaimed, sc.nr_scanned) == (0, 3)
+        assert (sc.nr_reclaimed, sc.nr_scanned, sc.nr_ref_keep) == (0, 3, 0)
         assert space.swapped().tolist() == [0, 1, 2]
         assert (space.nr_anon, space.nr_swap) == (1, 3)
         assert _list(host) == [frames[3], *frames[:3]]
