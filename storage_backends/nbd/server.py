@@ -174,6 +174,8 @@ class LocalNbdServer:
 
     async def replies(self, task: Task) -> None:
         """Answer what the disk has served, in order."""
+        # it answered mkswap and swapon, when there was memory: the block it cuts replies from is there
+        await self.sock.write_queue.frag_refill(task)
         while True:
             while not self._promises:
                 await self._promised.wait(task)
