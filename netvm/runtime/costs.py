@@ -1,7 +1,7 @@
 """What elementary work costs in CPU time: the machine's parameters.
 
 The defaults are calibrated on one recorded run, D2 (uniprocessor, instruction-counted at 2 ns each, vmscan tracing on),
-by the spacing of its trace points and the histogram of its touches; kernel-side derivation in ``docs/calibration.md``.
+by the spacing of its trace points and the histogram of its touches.
 They are the machine's, not the model's: a scenario scales them (``machine.costs.scale``) and leaves them otherwise.
 """
 
