@@ -15,7 +15,6 @@ Nobody here may use the reserve: a mount without swap has ordinary sockets and t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any, Final
 
@@ -34,11 +33,21 @@ from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.workqueue import WorkItem
 from netvm.units import PAGE_SIZE
+from storage_backends.nfs.client.inode import (
+    REQ_COMMITTING,
+    REQ_HELD,
+    REQ_NONE,
+    REQ_UNSTABLE,
+    Inode,
+    IoCompletion,
+    PgioHeader,
+    pages_of,
+)
 from storage_backends.nfs.client.mount import Mount
 from storage_backends.nfs.client.pools import NFS_PAGEVEC_SIZE, PAGE_POINTER_BYTES, rpc_task_gfp_mask
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.coalesce import Coalescer
-from storage_backends.nfs.connection.commit import CommitList, Unstable
+from storage_backends.nfs.connection.commit import Unstable
 from storage_backends.nfs.connection.procedures import COMMIT, READ, WRITE
 from storage_backends.nfs.messages.data import CommitArgs, ReadArgs, StableHow, WriteArgs
 from storage_backends.nfs.messages.nfs3 import NfsStat3
@@ -51,77 +60,12 @@ _PAGE_KB: Final = PAGE_SIZE // 1024
 _NO_MEMORY: Final = -int(Errno.ENOMEM)
 _IO_ERROR: Final = -int(Errno.EIO)
 
-# what has become of a page's request
-_NONE: Final = 0
-_HELD: Final = 1
-"""Dirty or under writeback."""
-_UNSTABLE: Final = 2
-"""Written, and neither on the server's disk nor in a COMMIT."""
-_COMMITTING: Final = 3
-
 _U8 = np.uint8
 
 
 def nfs_congestion_kb(total_pages: int) -> int:
     """Return how much may be under writeback on a mount before it counts as congested (nfs_init_writepagecache)."""
     return min(16 * isqrt(total_pages) * _PAGE_KB, MAX_CONGESTION_KB)
-
-
-@dataclass(slots=True)
-class _Inode:
-    """``struct nfs_inode``."""
-
-    mapping: Mapping
-    fh: bytes = b""
-    commits: CommitList = field(default_factory=CommitList)
-    requests: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(64, dtype=np.int32))
-    """Slab + 1 of each page's request."""
-    states: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(64, dtype=np.uint8))
-    sent: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(64, dtype=np.int64))
-    """Content of each page as it was last written."""
-    calls: dict[int, tuple[int, int, RpcTask]] = field(default_factory=dict)
-    """Calls that are out by xid or serial: first page, pages, task."""
-    nr_calls: int = 0
-
-    def grow(self, nr_pages: int) -> None:
-        old = len(self.states)
-        if nr_pages <= old:
-            return
-        capacity = max(nr_pages, 2 * old)
-        for name in ("requests", "states", "sent"):
-            column = getattr(self, name)
-            grown = np.zeros(capacity, dtype=column.dtype)
-            grown[:old] = column
-            setattr(self, name, grown)
-
-
-class _Completion:
-    """``struct nfs_io_completion``: the calls of one ``writepages``, after whose last a COMMIT is due."""
-
-    __slots__ = ("nr_out",)
-
-    def __init__(self) -> None:
-        self.nr_out = 1
-
-
-class _Header:
-    """``struct nfs_pgio_header``: one call and its pages."""
-
-    __slots__ = ("array", "completion", "first", "indices", "slab", "versions", "write")
-
-    def __init__(self, indices: npt.NDArray[np.intp], slab: int, array: int, *, write: bool) -> None:
-        self.indices = indices
-        self.first = int(indices[0])
-        self.slab = slab
-        self.array = array
-        self.write = write
-        self.versions: list[int] = []
-        self.completion: _Completion | None = None
-
-    @property
-    def nr(self) -> int:
-        """Pages of the call."""
-        return len(self.indices)
 
 
 class NfsFileSystem:
@@ -160,16 +104,16 @@ class NfsFileSystem:
         """Note a file; it is made on the server when it is first used."""
         if mapping.nr_pages:
             raise UsageError(f"{mapping.name}: a file on NFS is made empty; only files that are written can be read")
-        mapping.private = _Inode(mapping)
+        mapping.private = Inode(mapping)
         resource = Resource("reply", f"nfs_commit_inode: {mapping.name}", lambda: self._commit_providers(mapping))
         self._committed[mapping.id] = WaitQueue(self.world, resource)
 
-    def _inode(self, mapping: Mapping) -> _Inode:
+    def _inode(self, mapping: Mapping) -> Inode:
         inode = mapping.private
-        assert isinstance(inode, _Inode)
+        assert isinstance(inode, Inode)
         return inode
 
-    async def _open(self, task: Task, inode: _Inode) -> None:
+    async def _open(self, task: Task, inode: Inode) -> None:
         if not inode.fh:
             inode.fh, _ = await self.mount.open(task, inode.mapping.name, create=True)
 
@@ -196,20 +140,20 @@ class NfsFileSystem:
         inode = self._inode(mapping)
         here = slice(index, index + len(pfns))
         self._no_commit(inode, np.arange(index, index + len(pfns)))
-        inode.states[here] = _HELD
+        inode.states[here] = REQ_HELD
 
-    def _no_commit(self, inode: _Inode, indices: npt.NDArray[np.intp]) -> None:
+    def _no_commit(self, inode: Inode, indices: npt.NDArray[np.intp]) -> None:
         """Take pages out of the count of those that wait for a COMMIT."""
-        nr = int(np.count_nonzero(inode.states[indices] >= _UNSTABLE))
+        nr = int(np.count_nonzero(inode.states[indices] >= REQ_UNSTABLE))
         if nr:
             self.cache.account_unstable(inode.mapping, -nr)
 
-    def _remove_requests(self, inode: _Inode, indices: npt.NDArray[np.intp]) -> None:
+    def _remove_requests(self, inode: Inode, indices: npt.NDArray[np.intp]) -> None:
         """Pages are safe, or lost: their requests go (nfs_inode_remove_request)."""
         held = indices[inode.requests[indices] != 0]
         self.pools.nfs_pages_free((inode.requests[held] - 1).tolist())
         inode.requests[held] = 0
-        inode.states[indices] = _NONE
+        inode.states[indices] = REQ_NONE
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -218,7 +162,7 @@ class NfsFileSystem:
         if wbc.sync_mode == WB_SYNC_NONE and self.write_congested:
             return 0
         inode = self._inode(mapping)
-        completion = _Completion()
+        completion = IoCompletion()
         walk = DirtyWalk(self.cache, mapping, wbc)
         coalescer = Coalescer(self.mount.wsize_bytes)
         pending: list[int] = []
@@ -237,7 +181,7 @@ class NfsFileSystem:
         self._completed(inode, completion)
         return 0 if error == _NO_MEMORY else error
 
-    def _add(self, inode: _Inode, coalescer: Coalescer, pending: list[int], run: tuple[int, int]) -> list[range]:
+    def _add(self, inode: Inode, coalescer: Coalescer, pending: list[int], run: tuple[int, int]) -> list[range]:
         """Put a run of dirty pages under writeback and in the group (nfs_page_async_flush)."""
         index, nr = run
         inode.grow(index + nr)
@@ -249,7 +193,7 @@ class NfsFileSystem:
         return coalescer.add(index, nr)
 
     async def _write(
-        self, task: Task, inode: _Inode, group: range, versions: list[int], completion: _Completion, *, stable: bool
+        self, task: Task, inode: Inode, group: range, versions: list[int], completion: IoCompletion, *, stable: bool
     ) -> int:
         """Send one WRITE; without memory for it its pages are dirty again (nfs_generic_pg_pgios)."""
         task.charge_ns += len(group) * self.cache.costs.writepage
@@ -270,7 +214,7 @@ class NfsFileSystem:
         self.cache.redirty(inode.mapping, indices)
         return _NO_MEMORY
 
-    async def _header_alloc(self, task: Task, indices: npt.NDArray[np.intp], *, write: bool) -> _Header | None:
+    async def _header_alloc(self, task: Task, indices: npt.NDArray[np.intp], *, write: bool) -> PgioHeader | None:
         gfp = rpc_task_gfp_mask(task)
         pools = self.pools
         source = pools.write_headers if write else pools.read_headers
@@ -283,14 +227,14 @@ class NfsFileSystem:
             if array < 0:
                 source.free(slab)
                 return None
-        return _Header(indices, slab, array, write=write)
+        return PgioHeader(indices, slab, array, write=write)
 
-    def _header_free(self, header: _Header) -> None:
+    def _header_free(self, header: PgioHeader) -> None:
         if header.array >= 0:
             self.pools.kmalloc(header.nr * PAGE_POINTER_BYTES).free(header.array)
         (self.pools.write_headers if header.write else self.pools.read_headers).free(header.slab)
 
-    async def _call(self, task: Task, procedure: Any, args: Any, inode: _Inode, header: _Header) -> bool:
+    async def _call(self, task: Task, procedure: Any, args: Any, inode: Inode, header: PgioHeader) -> bool:
         inode.nr_calls += 1
         serial = inode.nr_calls
 
@@ -305,7 +249,7 @@ class NfsFileSystem:
         inode.calls[serial] = (header.first, header.nr, rpc)
         return True
 
-    def _written(self, inode: _Inode, header: _Header, rpc: RpcTask, task: Task) -> None:
+    def _written(self, inode: Inode, header: PgioHeader, rpc: RpcTask, task: Task) -> None:
         """A WRITE was answered (nfs_writeback_done, nfs_write_completion)."""
         assert rpc.reply is not None
         result = rpc.reply.result
@@ -323,20 +267,20 @@ class NfsFileSystem:
                 self._remove_requests(inode, indices)
             else:
                 inode.commits.add(header.first * PAGE_SIZE, header.nr * PAGE_SIZE, result.verifier)
-                inode.states[indices] = _UNSTABLE
+                inode.states[indices] = REQ_UNSTABLE
                 self.cache.account_unstable(inode.mapping, header.nr)
                 self.cache.flusher.mark_inode_dirty(inode.mapping)
             self._end_writeback(inode, indices, error=0, task=task)
         assert header.completion is not None
         self._completed(inode, header.completion)
 
-    def _end_writeback(self, inode: _Inode, indices: npt.NDArray[np.intp], *, error: int, task: Task) -> None:
+    def _end_writeback(self, inode: Inode, indices: npt.NDArray[np.intp], *, error: int, task: Task) -> None:
         self.nr_writeback -= len(indices)
         if self.nr_writeback < self.congestion_off_pages:
             self.write_congested = False
         self.cache.end_writeback(inode.mapping, indices, error=error, task=task)
 
-    def _completed(self, inode: _Inode, completion: _Completion) -> None:
+    def _completed(self, inode: Inode, completion: IoCompletion) -> None:
         """Count a call of a ``writepages`` as over; after the last a COMMIT is due (nfs_io_completion_commit)."""
         completion.nr_out -= 1
         if not completion.nr_out and len(inode.commits):
@@ -344,12 +288,12 @@ class NfsFileSystem:
 
     # -- making safe ----------------------------------------------------------------------------------------------
 
-    async def _commit(self, task: Task, inode: _Inode) -> None:
+    async def _commit(self, task: Task, inode: Inode) -> None:
         """Send a COMMIT for everything on the list; the whole file is meant (nfs_commit_list)."""
         batch = inode.commits.scan()
         if not batch:
             return
-        self._mark(inode, batch, _UNSTABLE, _COMMITTING)
+        self._mark(inode, batch, REQ_UNSTABLE, REQ_COMMITTING)
         slab = await self.pools.commit_headers.alloc(task, rpc_task_gfp_mask(task))
         inode.nr_calls += 1
         serial = inode.nr_calls
@@ -365,18 +309,18 @@ class NfsFileSystem:
             if rpc is None:
                 self.pools.commit_headers.free(slab)
         if rpc is None:
-            self._mark(inode, batch, _COMMITTING, _UNSTABLE)
+            self._mark(inode, batch, REQ_COMMITTING, REQ_UNSTABLE)
             inode.commits.failed(batch)
             self._wake_committed(inode)
             return
         inode.calls[serial] = (0, 0, rpc)
 
-    def _mark(self, inode: _Inode, batch: list[Unstable], old: int, new: int) -> None:
-        for indices in map(_pages_of, batch):
+    def _mark(self, inode: Inode, batch: list[Unstable], old: int, new: int) -> None:
+        for indices in map(pages_of, batch):
             mine = indices[inode.states[indices] == old]
             inode.states[mine] = new
 
-    def _commit_done(self, inode: _Inode, batch: list[Unstable], rpc: RpcTask, _task: Task) -> None:
+    def _commit_done(self, inode: Inode, batch: list[Unstable], rpc: RpcTask, _task: Task) -> None:
         """A COMMIT was answered (nfs_commit_release_pages)."""
         assert rpc.reply is not None
         result = rpc.reply.result
@@ -393,19 +337,19 @@ class NfsFileSystem:
         for unstable in lost:
             indices = self._committing(inode, unstable)
             self._no_commit(inode, indices)
-            inode.states[indices] = _HELD
+            inode.states[indices] = REQ_HELD
             self.nr_resent_pages += len(indices)
             self.cache.redirty(inode.mapping, indices)
         if self.nr_writeback < self.congestion_off_pages:
             self.write_congested = False
         self._wake_committed(inode)
 
-    def _committing(self, inode: _Inode, unstable: Unstable) -> npt.NDArray[np.intp]:
-        indices = _pages_of(unstable)
-        mine: npt.NDArray[np.intp] = indices[inode.states[indices] == _COMMITTING]
+    def _committing(self, inode: Inode, unstable: Unstable) -> npt.NDArray[np.intp]:
+        indices = pages_of(unstable)
+        mine: npt.NDArray[np.intp] = indices[inode.states[indices] == REQ_COMMITTING]
         return mine
 
-    def _wake_committed(self, inode: _Inode) -> None:
+    def _wake_committed(self, inode: Inode) -> None:
         self._committed[inode.mapping.id].wake_all()
 
     def _commit_providers(self, mapping: Mapping) -> list[Provider | Task]:
@@ -451,7 +395,7 @@ class NfsFileSystem:
                     self._header_free(header)
                 self.reader.end_read(mapping, pages, [0] * len(group), error=_NO_MEMORY, task=task)
 
-    def _read(self, inode: _Inode, header: _Header, rpc: RpcTask, task: Task) -> None:
+    def _read(self, inode: Inode, header: PgioHeader, rpc: RpcTask, task: Task) -> None:
         """A READ was answered (nfs_readpage_result); behind the end of the file are zeroes."""
         assert rpc.reply is not None
         result = rpc.reply.result
@@ -465,7 +409,7 @@ class NfsFileSystem:
 
     # -- reclaim --------------------------------------------------------------------------------------------------
 
-    def _of_pages(self, pfns: PfnArray) -> tuple[_Inode, npt.NDArray[np.intp]]:
+    def _of_pages(self, pfns: PfnArray) -> tuple[Inode, npt.NDArray[np.intp]]:
         frames = self.cache.frames
         mapping = self.cache.mappings[-frames.mapping_of[int(pfns[0])]]
         inode = self._inode(mapping)
@@ -500,7 +444,7 @@ class NfsFileSystem:
         """Pages leave the cache; none of them has a request."""
         if len(pfns):
             inode, indices = self._of_pages(pfns)
-            self._remove_requests(inode, indices[inode.states[indices] < _UNSTABLE])
+            self._remove_requests(inode, indices[inode.states[indices] < REQ_UNSTABLE])
 
     # -- looking in -----------------------------------------------------------------------------------------------
 
@@ -519,7 +463,7 @@ class NfsFileSystem:
                 continue
             inode = self._inode(mapping)
             nr = min(mapping.nr_pages, len(content), len(inode.states))
-            settled = np.flatnonzero(inode.states[:nr] == _NONE)
+            settled = np.flatnonzero(inode.states[:nr] == REQ_NONE)
             wrong = settled[content[settled] != mapping.stored[settled]]
             found += [
                 f"{mapping.name} page {index}: the server holds version {int(content[index])}, acknowledged was "
@@ -532,8 +476,3 @@ class NfsFileSystem:
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
         return (self.nr_writeback, self.write_congested, self.client.digest())
-
-
-def _pages_of(unstable: Unstable) -> npt.NDArray[np.intp]:
-    first = unstable.offset // PAGE_SIZE
-    return np.arange(first, first + unstable.size_bytes // PAGE_SIZE, dtype=np.intp)
