@@ -339,3 +339,16 @@ def test_frames_and_pages_add_up(net_host: Callable[..., Host], data: st.DataObj
     assert waiting <= host.nic.occupancy <= 16
     sink.drop()
     host.audit()
+
+
+def test_a_burst_copied_in_part_goes_on_where_it_stopped(net_host: Callable[..., Host]) -> None:
+    """Small frames of one burst: once memory for copies is out, only those that are left use up buffers."""
+    host = net_host(ring=8, retry="none")
+    sink = host.sink()
+    copied = iter([True, True])
+    alloc = host.skbs.napi_alloc_skb
+    host.skbs.napi_alloc_skb = lambda task: alloc(task) if next(copied, False) else None  # type: ignore[method-assign]
+    host.arrive(sink, 5 * SMALL, 5)
+    assert len(sink.got) == 1
+    assert host.nic._pending_frames == 0
+    assert len(sink.got[0][1].frags) == 3
