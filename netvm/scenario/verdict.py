@@ -179,6 +179,7 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
             f"__GFP_NOMEMALLOC, so they need free {zone.nr_free} > min {zone.min_wmark_pages()}"
             f"{_boost_note(zone)}{_highatomic_note(zone)}"
         )
+        lines += _request_lines(next(iter(pool.waiters)).resource)
     for task in tasks:
         stack = task.stack()
         if task.spins_at and "skb_page_frag_refill" in stack:
@@ -199,6 +200,15 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
         if name in ("PFMemallocDrop", "TCPRcvQDrop", "TCPBacklogDrop", "rx_missed_errors", "UdpRcvbufErrors")
     ]
     return lines
+
+
+def _request_lines(resource: Resource) -> list[str]:
+    """Say how far the first of the requests is that a pool's waiters wait for."""
+    providers = resource.providers() if resource.providers is not None else ()
+    requests = [provider for provider in providers if isinstance(provider, Provider)]
+    if not requests:
+        return []
+    return [f"the first of {len(requests)} requests under way: {requests[0].name}"]
 
 
 def _boost_note(zone: Zone) -> str:

@@ -50,6 +50,7 @@ class Iscsid:
         self._pages: list[int] = []
         self._owner = context.stack.pages.ledger.owner("iscsid:connection")
         self._pause = Resource("timer", "iscsid: delay before it reconnects", external=True)
+        self._again = Resource("reply", "iscsid: delay before it tries again", lambda: [session.target_provider()])
         self._answer = Resource("reply", "iscsid: an answer of the target", lambda: [session.target_provider()])
         daemon = Resource("work", f"{session.name}: logged in by iscsid", lambda: [self.task] if self.task else [])
         self._up = WaitQueue(context.world, daemon)
@@ -86,7 +87,8 @@ class Iscsid:
             self._ep_disconnect()
             await self.world.sleep_ns(task, delay_ns, self._pause, kind=TimerKind.PROGRESS)
             while not await self.session_conn_reopen(task):
-                await self.world.sleep_ns(task, REOPEN_DELAY_NS, self._pause, kind=TimerKind.PROGRESS)
+                # the last attempt came to nothing: the next one is a retry, and waits for what that one waited for
+                await self.world.sleep_ns(task, REOPEN_DELAY_NS, self._again, kind=TimerKind.RETRY)
 
     async def session_conn_reopen(self, task: Task) -> bool:
         """Make a connection and log in on it; return whether the session is up."""
