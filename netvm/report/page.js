@@ -144,7 +144,7 @@
       [count(direct.count), `direct reclaims${direct.unfinished ? `, ${direct.unfinished} unfinished` : ""}`],
       [duration(direct.p50), "median direct reclaim"], [duration(direct.p99), "p99"], [duration(direct.max), "longest"],
       [share(lru.direct), "direct efficiency"], [share(lru.kswapd), "kswapd efficiency"],
-      [duration(profile.kswapd.active_us), `kswapd active, ${profile.kswapd.wakes} wakes`],
+      [duration(profile.kswapd.working_us), `kswapd at work, ${profile.kswapd.wakes} wakes`],
       [`${profile.pressure.some.avg10.toFixed(1)} %`, "pressure some avg10 at the end"],
     ];
     const grid = document.getElementById("tiles");
