@@ -15,6 +15,7 @@ ended; ``run.host`` holds the machine as it stands.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TypeAlias
 
 from netvm.mm.ledger import Ledger
@@ -36,6 +37,10 @@ class Always:
     wrong: Callable[[Explorable], str | None]
     """What is wrong with a run; None if nothing is."""
 
+    def __reduce__(self) -> tuple[Callable[[str, str], object], tuple[str, str]]:
+        """Travel to another process by name: the decorated name is the property, not the function."""
+        return _named, (self.wrong.__module__, self.wrong.__qualname__)
+
 
 @dataclass(frozen=True, slots=True)
 class Sometimes:
@@ -43,6 +48,14 @@ class Sometimes:
 
     name: str
     seen: Callable[[Explorable], bool]
+
+    def __reduce__(self) -> tuple[Callable[[str, str], object], tuple[str, str]]:
+        """Travel to another process by name, as ``Always`` does."""
+        return _named, (self.seen.__module__, self.seen.__qualname__)
+
+
+def _named(module: str, name: str) -> object:
+    return getattr(import_module(module), name)
 
 
 Property: TypeAlias = Always | Sometimes

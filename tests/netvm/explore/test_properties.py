@@ -1,5 +1,6 @@
 """The properties look where they say: each is tried on a run in which it fails, or holds."""
 
+import pickle
 from collections.abc import Callable
 
 from netvm.explore import properties
@@ -37,3 +38,9 @@ def test_the_reserve_is_seen_in_use(machine: Callable[..., Subject]) -> None:
     assert properties.reserve_used.seen(used)
     unused = machine(frames=6, reserve=3, writebacks=0, bystanders=0).run(SteeredOracle([])).experiment
     assert not properties.reserve_used.seen(unused)
+
+
+def test_every_property_travels_to_another_process() -> None:
+    """A property that was pickled and read again is the same one."""
+    for prop in properties.PROPERTIES:
+        assert pickle.loads(pickle.dumps(prop)) is prop
