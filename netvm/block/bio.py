@@ -11,8 +11,8 @@ A bio is known by its slab; nothing else of it is needed.
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_NOWAIT
-from netvm.mm.mempool import Mempool
+from netvm.mm.gfp import GFP_NOWAIT
+from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Provider, Task
 from netvm.runtime.world import World
@@ -20,26 +20,6 @@ from netvm.runtime.world import World
 __all__ = ["BIO_POOL_SIZE", "BioSet"]
 
 BIO_POOL_SIZE: Final = 2
-
-
-class _Objects:
-    """The slab cache as a mempool's underlying allocator."""
-
-    __slots__ = ("cache",)
-
-    def __init__(self, cache: SlabCache) -> None:
-        self.cache = cache
-
-    def try_alloc(self, task: Task, gfp: int) -> int | None:
-        found = self.cache.try_alloc(task, gfp & ~GFP_DIRECT_RECLAIM)
-        return found if found >= 0 else None
-
-    async def alloc(self, task: Task, gfp: int) -> int | None:
-        found = await self.cache.alloc(task, gfp)
-        return found if found >= 0 else None
-
-    def free(self, element: int) -> None:
-        self.cache.free(element)
 
 
 class BioSet:
@@ -60,7 +40,7 @@ class BioSet:
             world,
             f"fs_bio_set {cache.name}",
             min_nr=BIO_POOL_SIZE,
-            allocator=_Objects(cache),
+            allocator=SlabElements(cache),
             nomemalloc=nomemalloc,
             providers=providers,
         )

@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from netvm.block.blk_mq import Request
 from netvm.block.swap_io import SwapPages
-from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_KERNEL, GFP_NOIO, GFP_NOWAIT
-from netvm.mm.mempool import Mempool
+from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO, GFP_NOWAIT
+from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.ports import LogPort, PlugPort
 from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Provider, Task
@@ -63,26 +63,6 @@ class SwapFilePlug:
         assert self.reading is None
 
 
-class _Kmalloc:
-    """The slab cache as a mempool's underlying allocator."""
-
-    __slots__ = ("cache",)
-
-    def __init__(self, cache: SlabCache) -> None:
-        self.cache = cache
-
-    def try_alloc(self, task: Task, gfp: int) -> int | None:
-        found = self.cache.try_alloc(task, gfp & ~GFP_DIRECT_RECLAIM)
-        return found if found >= 0 else None
-
-    async def alloc(self, task: Task, gfp: int) -> int | None:
-        found = await self.cache.alloc(task, gfp)
-        return found if found >= 0 else None
-
-    def free(self, element: int) -> None:
-        self.cache.free(element)
-
-
 class FileSwapIo:
     """A swap file, written by its file system."""
 
@@ -101,7 +81,7 @@ class FileSwapIo:
             world,
             "sio_pool",
             min_nr=SIO_POOL_SIZE,
-            allocator=_Kmalloc(cache),
+            allocator=SlabElements(cache),
             nomemalloc=nomemalloc,
             providers=self.providers,
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Generic, Protocol, TypeVar
 
 from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_IO, GFP_NOMEMALLOC, GFP_NORETRY, GFP_NOWARN, gfp_name
+from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
@@ -20,7 +21,7 @@ from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
 from netvm.units import NS_PER_S
 
-__all__ = ["Mempool", "UnderlyingAllocator"]
+__all__ = ["Mempool", "SlabElements", "UnderlyingAllocator"]
 
 _MEMPOOL_WAIT_BEGIN: Final = number_of("mempool_wait_begin")
 _MEMPOOL_WAIT_END: Final = number_of("mempool_wait_end")
@@ -44,6 +45,29 @@ class UnderlyingAllocator(Protocol[T]):
     def free(self, element: T) -> None:
         """Give an element back."""
         ...
+
+
+class SlabElements:
+    """A slab cache as a pool's underlying allocator (mempool_alloc_slab, mempool_free_slab)."""
+
+    __slots__ = ("cache",)
+
+    def __init__(self, cache: SlabCache) -> None:
+        self.cache = cache
+
+    def try_alloc(self, task: Task, gfp: int) -> int | None:
+        """Allocate an object without sleeping."""
+        found = self.cache.try_alloc(task, gfp & ~GFP_DIRECT_RECLAIM)
+        return found if found >= 0 else None
+
+    async def alloc(self, task: Task, gfp: int) -> int | None:
+        """Allocate an object, sleeping as the mask allows."""
+        found = await self.cache.alloc(task, gfp)
+        return found if found >= 0 else None
+
+    def free(self, element: int) -> None:
+        """Give an object back."""
+        self.cache.free(element)
 
 
 class Mempool(Generic[T]):

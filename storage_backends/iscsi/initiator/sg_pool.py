@@ -12,8 +12,8 @@ BLK_STS_RESOURCE and comes again.
 
 from typing import Final
 
-from netvm.mm.gfp import GFP_ATOMIC, GFP_DIRECT_RECLAIM, GFP_KERNEL
-from netvm.mm.mempool import Mempool
+from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL
+from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import CacheSpec, SlabCache
 from netvm.runtime.task import Task
@@ -35,26 +35,6 @@ ScatterList = tuple[tuple[int, int], ...]
 """The chained parts of one list: the pool of each and its object; empty if it all fits in the request."""
 
 
-class _Objects:
-    """A slab cache as a mempool's underlying allocator."""
-
-    __slots__ = ("cache",)
-
-    def __init__(self, cache: SlabCache) -> None:
-        self.cache = cache
-
-    def try_alloc(self, task: Task, gfp: int) -> int | None:
-        found = self.cache.try_alloc(task, gfp & ~GFP_DIRECT_RECLAIM)
-        return found if found >= 0 else None
-
-    async def alloc(self, task: Task, gfp: int) -> int | None:
-        found = await self.cache.alloc(task, gfp)
-        return found if found >= 0 else None
-
-    def free(self, element: int) -> None:
-        self.cache.free(element)
-
-
 class SgPools:
     """The pools of one host."""
 
@@ -73,7 +53,7 @@ class SgPools:
                     world,
                     name,
                     min_nr=SG_MEMPOOL_SIZE,
-                    allocator=_Objects(cache),
+                    allocator=SlabElements(cache),
                     nomemalloc=pages.fixes.mempool_nomemalloc,
                 )
             )

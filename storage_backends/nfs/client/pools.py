@@ -12,8 +12,8 @@ and the ``bio_vec`` array that sendmsg walks.
 from typing import Final
 
 from netvm.fixes import Fixes
-from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_KERNEL, GFP_NORETRY, GFP_NOWAIT, GFP_NOWARN
-from netvm.mm.mempool import Mempool
+from netvm.mm.gfp import GFP_KERNEL, GFP_NORETRY, GFP_NOWAIT, GFP_NOWARN
+from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import CacheSpec, SlabCache, SlabCaches
 from netvm.runtime.task import Provider, Task
@@ -58,26 +58,6 @@ def kmalloc_cache(size_bytes: int) -> str:
     raise AssertionError(f"{size_bytes} bytes are no kmalloc object of this model")
 
 
-class _Objects:
-    """A slab cache as a mempool's underlying allocator."""
-
-    __slots__ = ("cache",)
-
-    def __init__(self, cache: SlabCache) -> None:
-        self.cache = cache
-
-    def try_alloc(self, task: Task, gfp: int) -> int | None:
-        found = self.cache.try_alloc(task, gfp & ~GFP_DIRECT_RECLAIM)
-        return found if found >= 0 else None
-
-    async def alloc(self, task: Task, gfp: int) -> int | None:
-        found = await self.cache.alloc(task, gfp)
-        return found if found >= 0 else None
-
-    def free(self, element: int) -> None:
-        self.cache.free(element)
-
-
 class SlabPool:
     """A slab cache with elements set aside for when it fails."""
 
@@ -86,7 +66,7 @@ class SlabPool:
     def __init__(self, world: World, cache: SlabCache, *, min_nr: int, nomemalloc: bool) -> None:
         self.cache = cache
         self.pool: Mempool[int] = Mempool(
-            world, f"{cache.name} mempool", min_nr=min_nr, allocator=_Objects(cache), nomemalloc=nomemalloc
+            world, f"{cache.name} mempool", min_nr=min_nr, allocator=SlabElements(cache), nomemalloc=nomemalloc
         )
 
     def fill(self, task: Task) -> None:

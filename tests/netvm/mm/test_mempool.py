@@ -13,7 +13,7 @@ from netvm.mm.gfp import (
     GFP_NOWAIT,
     GFP_NOWARN,
 )
-from netvm.mm.mempool import Mempool
+from netvm.mm.mempool import Mempool, SlabElements
 from netvm.units import NS_PER_MS, NS_PER_S
 
 ADDED = GFP_NOMEMALLOC | GFP_NORETRY | GFP_NOWARN
@@ -282,3 +282,22 @@ def test_the_resource_names_pool_and_size(host) -> None:
     """A hang report reads ``test (min_nr 2)``."""
     pool, _ = _pool(host)
     assert (pool.resource.kind, pool.resource.name) == ("mempool", "test (min_nr 2)")
+
+
+def test_a_slab_cache_is_an_underlying_allocator(host) -> None:
+    """Objects, known by their slab, come from the cache and go back; one that cannot grow gives None, not a number."""
+    cache = host.slabs["bio-160"]
+    elements = SlabElements(cache)
+    before = cache.nr_active
+    taken = [elements.try_alloc(host.softirq, GFP_NOWAIT) for _ in range(3)]
+    assert cache.nr_active - before == len(taken)
+    for element in taken:
+        elements.free(element)
+    assert cache.nr_active == before
+    owner = host.ledger.owner("test")
+    while host.pages.try_alloc_pages(host.softirq, 0, GFP_ATOMIC | GFP_NOWARN, owner) >= 0:
+        pass
+    found = 0
+    while found is not None:
+        found = elements.try_alloc(host.softirq, GFP_NOWAIT | GFP_NOWARN)
+    assert cache.nr_active == cache.nr_slabs * cache.spec.nr_objects
