@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from netvm.errors import UsageError
 
-__all__ = ["Parser", "did_you_mean", "natural", "one_of"]
+__all__ = ["Parser", "add_overrides", "did_you_mean", "natural", "one_of"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +43,19 @@ class Parser(argparse.ArgumentParser):
 
     def _options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+
+def add_overrides(parser: argparse.ArgumentParser, *, example: str = "") -> None:
+    """Declare ``--set KEY=VALUE``, which overrides keys of a scenario."""
+    such = f", e.g. {example}" if example else ""
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help=f"override one key of the scenario{such}; may be repeated",
+    )
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

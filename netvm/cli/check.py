@@ -13,7 +13,7 @@ import time  # noqa: TID251  # a budget of the user's time is wall time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from netvm.cli.arguments import natural, one_of
+from netvm.cli.arguments import add_overrides, natural, one_of
 from netvm.cli.output import complain, emit, finish, save
 from netvm.errors import UsageError
 
@@ -49,14 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is explored beside the scenario's name."""
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="override one key of the scenario; may be repeated",
-    )
+    add_overrides(parser)
     parser.add_argument(
         "--mishap",
         metavar="KIND=N",

@@ -9,6 +9,7 @@ Exit code: 0 no cycle, 1 cycles, 2 usage or scenario error, 3 the run cleaned no
 
 import argparse
 
+from netvm.cli.arguments import add_overrides
 from netvm.cli.output import emit, finish
 from netvm.errors import UsageError
 
@@ -18,14 +19,7 @@ __all__ = ["add_arguments", "call"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("name", metavar="NAME|FILE", help="the scenario")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="override one key of the scenario; may be repeated",
-    )
+    add_overrides(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 

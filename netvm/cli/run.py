@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from netvm.cli.arguments import natural, one_of
+from netvm.cli.arguments import add_overrides, natural, one_of
 from netvm.cli.output import emit, finish, is_coloured
 from netvm.cli.progress import ProgressLine
 from netvm.cli.recording import Recording
@@ -52,14 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--oracle", metavar="fifo|random", type=one_of("fifo", "random"), help="who chooses among tasks (run.oracle)"
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="override one key of the scenario, e.g. vm.min_free_kbytes=4096 or workload.0.mib=160; may be repeated",
-    )
+    add_overrides(parser, example="vm.min_free_kbytes=4096 or workload.0.mib=160")
     parser.add_argument("--against", metavar="DIR", type=Path, help="hold the result against this recorded run")
     parser.add_argument(
         "--trace", metavar="FILE", type=Path, help="record the run; the suffix of FILE names the format"

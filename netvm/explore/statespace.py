@@ -51,10 +51,6 @@ class StateSpace:
         """Take the next prefix to try."""
         return self._pending.popleft()
 
-    def put_back(self, prefix: tuple[int, ...]) -> None:
-        """Return a prefix that was not tried."""
-        self._pending.appendleft(prefix)
-
     def arrive(self, fingerprint: Hashable, path: Sequence[int]) -> tuple[int, bool]:
         """Return the number of a state and whether it is new."""
         number = self._numbers.get(fingerprint)

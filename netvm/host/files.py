@@ -4,8 +4,12 @@
 a file server mounts its own. A host whose storage is swap alone has a page cache too, with nothing in it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import RequestQueue
@@ -133,10 +137,24 @@ def make_files(
             files.fs = backend.mount(_mount_context(files, pages, slabs, vmscan, cpus))
         else:
             assert isinstance(io, BlockSwapIo)
-            files.fs = _block_fs(options, backend, files, slabs, io.queue, bios)
+            files.fs = _on_device(options, files, slabs, io.queue, bios, backend.stored)
         if options.storage.loop_mib:
             files.fs = _on_loop(options, files, slabs, bios, kblockd, unbound)
     return files
+
+
+def _on_device(
+    options: Any,
+    files: Files,
+    slabs: SlabCaches,
+    queue: RequestQueue,
+    bios: BioSet,
+    stored: Callable[[], npt.NDArray[np.int64]],
+) -> BlockFileSystem:
+    """Mount a file system on the storage, behind the swap area."""
+    nr_blocks = options.storage.size_mib * PAGES_PER_MIB
+    first_block = swap_pages(options.storage)
+    return _block_fs(files, slabs, queue, bios, nr_blocks=nr_blocks, first_block=first_block, stored=stored)
 
 
 def _on_loop(
@@ -166,20 +184,8 @@ def _on_loop(
         queue_depth=options.storage.queue_depth,
     )
     device.queue = queue
-    bdi = files.throttle.add_device(queue.name)
-    files.flusher.add_device(bdi)
-    return BlockFileSystem(
-        cache,
-        files.reader,
-        name=queue.name,
-        queue=queue,
-        bios=bios,
-        biovecs=_biovecs(files, slabs, bios),
-        buffer_heads=slabs["buffer_head"],
-        nr_blocks=nr_pages,
-        first_block=1,
-        bdi=bdi,
-        stored=lambda: device.backing.version,
+    return _block_fs(
+        files, slabs, queue, bios, nr_blocks=nr_pages, first_block=1, stored=lambda: device.backing.version
     )
 
 
@@ -203,8 +209,16 @@ def _mount_context(
 
 
 def _block_fs(
-    options: Any, backend: Backend, files: Files, slabs: SlabCaches, queue: RequestQueue, bios: BioSet
+    files: Files,
+    slabs: SlabCaches,
+    queue: RequestQueue,
+    bios: BioSet,
+    *,
+    nr_blocks: int,
+    first_block: int,
+    stored: Callable[[], npt.NDArray[np.int64]],
 ) -> BlockFileSystem:
+    """Mount a file system on a block device."""
     bdi = files.throttle.add_device(queue.name)
     files.flusher.add_device(bdi)
     return BlockFileSystem(
@@ -215,10 +229,10 @@ def _block_fs(
         bios=bios,
         biovecs=_biovecs(files, slabs, bios),
         buffer_heads=slabs["buffer_head"],
-        nr_blocks=options.storage.size_mib * PAGES_PER_MIB,
-        first_block=swap_pages(options.storage),
+        nr_blocks=nr_blocks,
+        first_block=first_block,
         bdi=bdi,
-        stored=backend.stored,
+        stored=stored,
     )
 
 

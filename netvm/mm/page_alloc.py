@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
 from netvm.mm.buddy import Buddy
-from netvm.mm.frames import PG_BUDDY, PG_PCP, PG_RESERVE, Frames
+from netvm.mm.frames import PG_BUDDY, PG_PCP, Frames
 from netvm.mm.gfp import (
     ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
@@ -489,11 +489,6 @@ class PageAllocator:
     async def _cond_resched(self, task: Task) -> None:
         if task.cpus is not None:
             await task.cpus.cond_resched(task)
-
-    def nr_reserve_pages(self, pfns: list[int]) -> int:
-        """Return how many of these frames carry PG_RESERVE."""
-        flags = self.frames.flags_of
-        return sum(1 for pfn in pfns if flags[pfn] & PG_RESERVE)
 
 
 assert not PG_BUDDY & PG_PCP

@@ -48,10 +48,7 @@ async def file_writer(task: Task, host: Host, program: Program) -> None:
                 return
         program.finished = True
     finally:
-        if not host.world.stopped:
-            program.killed = task.killed
-            program.ended_ns = host.world.now_ns
-            host.memory.exit_mmap(space)
+        program.end(task, host, space)
 
 
 def _open(host: Host, program: Program) -> Mapping:
@@ -127,10 +124,7 @@ async def file_reader(task: Task, host: Host, program: Program) -> None:
         program.io_error = bool(error) and not task.killed
         program.finished = not error
     finally:
-        if not host.world.stopped:
-            program.killed = task.killed
-            program.ended_ns = host.world.now_ns
-            host.memory.exit_mmap(space)
+        program.end(task, host, space)
 
 
 async def _read_pass(task: Task, host: Host, program: Program, mapping: Mapping, index: int, random: Stream) -> int:
@@ -179,8 +173,6 @@ async def metadata_storm(task: Task, host: Host, program: Program) -> None:
         program.finished = True
     finally:
         if not host.world.stopped:
-            program.killed = task.killed
-            program.ended_ns = host.world.now_ns
             for path in held:
                 dcache.unpin(path)
-            host.memory.exit_mmap(space)
+        program.end(task, host, space)

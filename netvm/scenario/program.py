@@ -42,6 +42,13 @@ class Program:
     ended_ns: int = 0
     passes: list[PassResult] = field(default_factory=list)
 
+    def end(self, task: Task, host: Host, space: AddressSpace) -> None:
+        """Note how and when it ended and give its memory back; nothing if the run is over and it was only cut off."""
+        if not host.world.stopped:
+            self.killed = task.killed
+            self.ended_ns = host.world.now_ns
+            host.memory.exit_mmap(space)
+
 
 async def start_at(task: Task, host: Host, start_ms: int) -> None:
     """Let a program sleep until it starts."""

@@ -60,10 +60,7 @@ async def _anon_hog(task: Task, host: Host, program: Program) -> None:
                 return
         program.finished = True
     finally:
-        if not host.world.stopped:
-            program.killed = task.killed
-            program.ended_ns = host.world.now_ns
-            host.memory.exit_mmap(space)
+        program.end(task, host, space)
 
 
 async def _pass(task: Task, host: Host, program: Program, index: int, random: Stream) -> bool:
@@ -125,10 +122,7 @@ async def _anon_pulse(task: Task, host: Host, program: Program) -> None:
                 return
             await host.world.sleep_ns(task, spec.hold_ms * NS_PER_MS, THINK, kind=TimerKind.PROGRESS)
         finally:
-            if not host.world.stopped:
-                program.killed = task.killed
-                program.ended_ns = host.world.now_ns
-                host.memory.exit_mmap(space)
+            program.end(task, host, space)
         if task.killed:
             return
         await host.world.sleep_ns(task, spec.idle_ms * NS_PER_MS, THINK, kind=TimerKind.PROGRESS)

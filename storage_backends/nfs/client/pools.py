@@ -16,7 +16,7 @@ from netvm.mm.gfp import GFP_KERNEL, GFP_NORETRY, GFP_NOWAIT, GFP_NOWARN
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import CacheSpec, SlabCache, SlabCaches
-from netvm.runtime.task import Provider, Task
+from netvm.runtime.task import Task
 from netvm.runtime.workqueue import PF_WQ_WORKER
 from netvm.runtime.world import World
 
@@ -128,11 +128,6 @@ class NfsPools:
         """Return the cache that an object of this size comes from."""
         name = kmalloc_cache(size_bytes)
         return self.caches[name] if name in self.caches else self._slabs[name]
-
-    def set_providers(self, providers: "list[Provider | Task]") -> None:
-        """Say who gives elements back: nobody waits for them but swap-in of old kernels."""
-        for reserve in (self.buffers, self.write_headers):
-            object.__setattr__(reserve.pool.resource, "providers", lambda: providers)
 
     async def nfs_pages_alloc(self, task: Task, nr: int, gfp: int) -> list[int] | None:
         """Take one ``nfs_page`` for each of ``nr`` pages, or none and return None (nfs_page_create)."""
