@@ -10,20 +10,6 @@ size_mib = 64
 """
 
 
-def test_read_returns_what_was_written(device):
-    """Writes land at their slot and a read brings their versions back."""
-
-    async def script(d, task):
-        d.submit(3, [7, 8, 9])
-        assert await d.until_ended(task, 1) == [BLK_STS_OK]
-        read = d.submit(4, nr_pages=2)
-        await d.until_ended(task, 2)
-        assert read.versions == [8, 9]
-
-    d = device(DISK).run(script)
-    assert d.host.backend.stored()[2:7].tolist() == [0, 7, 8, 9, 0]
-
-
 def test_requests_take_the_disk_s_time(device):
     """One request after the other: each takes its share of the bandwidth, and the latency on top."""
 

@@ -4,7 +4,7 @@ import pytest
 
 from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK
 from netvm.errors import UsageError
-from netvm.mm.gfp import GFP_ATOMIC, GFP_MEMALLOC, GFP_NOIO, PF_MEMALLOC
+from netvm.mm.gfp import GFP_MEMALLOC, GFP_NOIO, PF_MEMALLOC
 from netvm.units import NS_PER_MS, NS_PER_S
 
 NBD = """
@@ -12,22 +12,6 @@ NBD = """
 kind = "nbd"
 size_mib = 64
 """
-
-
-def test_read_returns_what_was_written(device):
-    """Writes land at their slot and a read brings their versions back."""
-
-    async def script(d, task):
-        d.submit(5, [7, 8, 9])
-        d.submit(64, list(range(100, 132)))
-        assert await d.until_ended(task, 2) == [BLK_STS_OK, BLK_STS_OK]
-        d.submit(5, nr_pages=3)
-        d.submit(65, nr_pages=8)
-        await d.until_ended(task, 4)
-        assert sorted(rq.versions for rq, _ in d.ended[2:]) == [[7, 8, 9], list(range(101, 109))]
-
-    d = device(NBD).run(script)
-    assert d.host.backend.stored()[5:8].tolist() == [7, 8, 9]
 
 
 @pytest.mark.parametrize("priority", [True, False])
@@ -61,28 +45,6 @@ def test_priority_socket_sends_below_min(device):
         d.submit(0, [1] * 2)
         assert await d.until_ended(task, 1, within_ms=400) == [BLK_STS_OK]
         d.give_back(held[16:])
-
-    device(NBD).run(script)
-
-
-def test_a_sender_without_any_page_waits_in_tcp(device):
-    """Not even the reserve has a page: kblockd sleeps in sk_stream_wait_memory and goes on when there is one."""
-
-    async def script(d, task):
-        held = d.drain()
-        taken = []
-        skbs = d.host.skbs
-        while (skb := skbs.try_alloc_tx(d.host.softirq, GFP_ATOMIC | GFP_MEMALLOC)) is not None:
-            taken.append(skb)
-        rq = d.submit(0, [1])
-        await d.until(task, lambda: False, within_ms=20)
-        sender = next(t for t in d.world.tasks.values() if "sk_stream_wait_memory" in t.stack())
-        assert d.queue.driver.needs(rq).needs == (sender,)
-        assert "being sent by kworker/0:" in d.queue.driver.needs(rq).name
-        for skb in taken:
-            skbs.kfree_skb(skb)
-        d.give_back(held)
-        assert await d.until_ended(task, 1, within_ms=400) == [BLK_STS_OK]
 
     device(NBD).run(script)
 

@@ -3,17 +3,10 @@
 import pytest
 
 from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK
-from netvm.host.backend import load_backend
 from netvm.units import NS_PER_S
-from storage_backends.nbd.plugin import backend
 
 REMOTE = '[storage]\nkind = "nbd"\nsize_mib = 64\n'
 LOCAL = '[nic]\nkind = "loopback"\n[storage]\nkind = "nbd"\nplace = "local"\nsize_mib = 64\n'
-
-
-def test_the_entry_point_is_this_door():
-    """``storage.kind = "nbd"`` finds this backend."""
-    assert load_backend("nbd") is backend
 
 
 @pytest.mark.parametrize(("text", "nr_threads"), [(REMOTE, 0), (LOCAL, 2)])
@@ -41,17 +34,3 @@ def test_a_restart_loses_the_connection_for_good(device, text):
         assert await d.until_ended(task, 2, within_ms=2000) == [BLK_STS_OK, BLK_STS_IOERR]
 
     device(text).run(script)
-
-
-def test_the_digest_changes_with_what_is_in_flight(device):
-    """Two looks at an idle backend are equal; with a request under way they are not."""
-
-    async def script(d, task):
-        d.host.backend.stall(d.world.now_ns + NS_PER_S)
-        before = d.host.backend.digest()
-        assert d.host.backend.digest() == before
-        d.submit(0, [1])
-        await d.until(task, lambda: False, within_ms=5)
-        assert d.host.backend.digest() != before
-
-    device(REMOTE).run(script)

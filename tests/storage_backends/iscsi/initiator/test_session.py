@@ -16,38 +16,6 @@ size_mib = 64
 """
 
 
-def test_read_returns_what_was_written(device):
-    """Writes land at their slot, one page being eight blocks of 512 bytes, and a read brings their versions back."""
-
-    async def script(d, task):
-        d.submit(5, [7, 8, 9])
-        d.submit(64, list(range(100, 132)))
-        assert await d.until_ended(task, 2) == [BLK_STS_OK, BLK_STS_OK]
-        d.submit(5, nr_pages=3)
-        d.submit(65, nr_pages=8)
-        await d.until_ended(task, 4)
-        assert sorted(rq.versions for rq, _ in d.ended[2:]) == [[7, 8, 9], list(range(101, 109))]
-
-    d = device(ISCSI).run(script)
-    assert d.host.backend.stored()[5:8].tolist() == [7, 8, 9]
-    assert d.host.backend.stored()[64] == 100
-    assert d.queue.digest()[1:3] == (0, 0)
-
-
-def test_same_script_takes_the_same_time_twice(device):
-    """Two runs of one script end at the same nanosecond after the same steps."""
-
-    async def script(d, task):
-        for slot in range(0, 320, 32):
-            d.submit(slot, [slot + 1] * 32)
-        await d.until_ended(task, 10)
-
-    ends = {
-        (d.world.now_ns, d.world.nr_steps, d.world.nr_events) for d in (device(ISCSI).run(script) for _ in range(2))
-    }
-    assert len(ends) == 1
-
-
 def test_queue_depth_bounds_what_is_outstanding(device):
     """A request beyond ``storage.queue_depth`` is told BLK_STS_RESOURCE, and goes when another has come back."""
 

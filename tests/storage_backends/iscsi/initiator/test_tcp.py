@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from netvm.block.blk_mq import BLK_STS_OK
-from netvm.mm.gfp import GFP_ATOMIC, GFP_MEMALLOC, PF_MEMALLOC
+from netvm.mm.gfp import GFP_ATOMIC, PF_MEMALLOC
 from netvm.runtime.task import Task
 from netvm.units import NS_PER_MS
 
@@ -100,28 +100,6 @@ def test_each_pdu_is_sent_under_pf_memalloc(device):
 
     device(ISCSI).run(script)
     assert set(seen) == {(True, True)}
-
-
-def test_refused_packet_memory_is_waited_for(device):
-    """A worker that is refused memory sleeps in sk_stream_wait_memory and sends when there is memory again."""
-
-    async def script(d, task):
-        held = d.drain()
-        skbs = d.host.skbs
-        taken = []
-        while (skb := skbs.try_alloc_tx(d.host.softirq, GFP_ATOMIC | GFP_MEMALLOC)) is not None:
-            taken.append(skb)
-        rq = d.submit(0, [1])
-        await d.until(task, lambda: False, within_ms=5)
-        worker = next(t for t in d.world.tasks.values() if "sk_stream_wait_memory" in t.stack())
-        assert d.queue.driver.needs(rq).needs == (worker,)
-        assert "being sent by kworker/u2" in d.queue.driver.needs(rq).name
-        for skb in taken:
-            skbs.kfree_skb(skb)
-        d.give_back(held)
-        assert await d.until_ended(task, 1, within_ms=400) == [BLK_STS_OK]
-
-    device(ISCSI).run(script)
 
 
 def test_full_send_buffer_calls_the_worker_back(device):
