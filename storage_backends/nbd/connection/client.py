@@ -11,9 +11,10 @@ successful reply brings. That also makes ``bytes_wanted`` exact, as recv_work ne
 from typing import NamedTuple, TypeAlias
 
 from storage_backends.nbd import messages as nbd
+from storage_backends.nbd.connection.end import NbdEnd
 from storage_backends.nbd.messages import CmdFlag, CmdType, Opt, Rep, TransmissionFlag
-from storage_backends.nbd.state import ConnectionState, Disconnected, Message, Negotiated, State
-from storage_backends.wire import Chunk, ChunkBuffer, LocalProtocolError, Payload, RemoteProtocolError
+from storage_backends.nbd.state import Disconnected, Message, Negotiated, State
+from storage_backends.wire import Chunk, LocalProtocolError, Payload, RemoteProtocolError
 
 __all__ = ["ClientEvent", "NbdClientConnection", "NegotiationFailed", "Reply"]
 
@@ -42,45 +43,25 @@ class Reply(NamedTuple):
 ClientEvent: TypeAlias = Negotiated | NegotiationFailed | Reply | Disconnected
 
 
-class NbdClientConnection:
+class NbdClientConnection(NbdEnd[Negotiated | NegotiationFailed | Reply]):
     """The client's end of one connection."""
 
-    __slots__ = ("_buffer", "_export_name", "_in_flight", "_no_zeroes", "_reading", "_state", "_to_send", "export")
+    __slots__ = ("_export_name", "_reading", "export")
 
     def __init__(self, export_name: str = "") -> None:
+        super().__init__()
         self._export_name = export_name
-        self._buffer = ChunkBuffer()
-        self._state = ConnectionState()
-        self._to_send: list[Chunk] = []
-        self._no_zeroes = False
         self.export: nbd.Export | None = None
         """What the server said of the export, once negotiated."""
-        # invariant: cookie -> length of the data its reply brings, for each request sent and not answered
-        self._in_flight: dict[int, int] = {}
         # invariant: the cookie of the READ whose header has arrived and whose data has not
         self._reading: int | None = None
         # so that bytes_wanted is right before the first byte
         self._advance([])
 
     @property
-    def state(self) -> State:
-        """Where the connection stands."""
-        return self._state.current
-
-    @property
-    def bytes_wanted(self) -> int:
-        """How many more bytes complete the next header or payload; 0 when nothing more is read."""
-        return self._buffer.bytes_missing
-
-    @property
     def cookies_in_flight(self) -> tuple[int, ...]:
         """Requests not yet answered, oldest first: what a reconnecting shell must send again."""
         return tuple(self._in_flight)
-
-    def chunks_to_send(self) -> list[Chunk]:
-        """Take what the handshake has to say now."""
-        to_send, self._to_send = self._to_send, []
-        return to_send
 
     def read(self, cookie: int, offset: int, length: int) -> list[Chunk]:
         """Return the chunks of a READ."""
@@ -103,21 +84,8 @@ class NbdClientConnection:
         self._state.sent(Message.CMD_DISC)
         return [nbd.push_request(nbd.Request(flags=0, cmd_type=CmdType.DISC, cookie=0, offset=0, length=0))]
 
-    def receive(self, chunk: Chunk) -> list[ClientEvent]:
-        """Take a chunk from the server. Raises RemoteProtocolError if it breaks the protocol; it is over then."""
-        self._buffer.push(chunk)
-        events: list[ClientEvent] = []
-        try:
-            while self._advance(events):
-                pass
-        except RemoteProtocolError:
-            self._state.received(Message.EOF)
-            raise
-        return events
-
-    def receive_eof(self) -> list[ClientEvent]:
-        """Take the end of the stream. Raises RemoteProtocolError if it cuts a message in two."""
-        return [self._state.received_eof(self._buffer, inside=self._reading is not None)]
+    def _is_inside(self) -> bool:
+        return self._reading is not None
 
     def _request(
         self, cmd_type: int, cookie: int, offset: int, length: int, *, data_length: int = 0, fua: bool = False
@@ -147,10 +115,8 @@ class NbdClientConnection:
                 return self._on_option_reply(events)
             case State.AWAIT_EXPORT_REPLY:
                 return self._on_export_reply(events)
-            case closed:
-                assert closed is State.CLOSED
-                self._buffer = ChunkBuffer()
-                return False
+            case _:
+                return self._close()
 
     def _on_greeting(self) -> bool:
         greeting = nbd.pull_greeting(self._buffer)

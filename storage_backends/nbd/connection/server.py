@@ -10,9 +10,10 @@ from the other.
 from typing import NamedTuple, TypeAlias
 
 from storage_backends.nbd import messages as nbd
+from storage_backends.nbd.connection.end import NbdEnd
 from storage_backends.nbd.messages import CmdFlag, CmdType, NbdError, Opt, Rep, TransmissionFlag
-from storage_backends.nbd.state import ConnectionState, Disconnected, Message, Negotiated, State
-from storage_backends.wire import Chunk, ChunkBuffer, LocalProtocolError, Payload, RemoteProtocolError
+from storage_backends.nbd.state import Disconnected, Message, Negotiated, State
+from storage_backends.wire import Chunk, LocalProtocolError, Payload, RemoteProtocolError
 
 __all__ = ["NbdServerConnection", "Request", "ServerEvent"]
 
@@ -37,41 +38,22 @@ class Request(NamedTuple):
 ServerEvent: TypeAlias = Negotiated | Request | Disconnected
 
 
-class NbdServerConnection:
+class NbdServerConnection(NbdEnd[Negotiated | Request]):
     """The server's end of one connection, which exports one device."""
 
-    __slots__ = ("_buffer", "_export", "_export_name", "_in_flight", "_no_zeroes", "_state", "_to_send", "_writing")
+    __slots__ = ("_export", "_export_name", "_writing")
 
     def __init__(self, size_bytes: int, flags: int, *, export_name: str = "") -> None:
         """Greet. Any name a client asks for will do if ``export_name`` is empty, the default export."""
+        super().__init__()
         self._export = nbd.Export(size_bytes=size_bytes, flags=flags | TransmissionFlag.HAS_FLAGS)
         self._export_name = export_name
-        self._buffer = ChunkBuffer()
-        self._state = ConnectionState()
         self._state.sent(Message.GREETING)
-        self._to_send: list[Chunk] = [nbd.push_greeting(nbd.Greeting(flags=_HANDSHAKE_FLAGS))]
-        self._no_zeroes = False
-        # invariant: cookie -> length of the data its reply brings, for each request delivered and not answered
-        self._in_flight: dict[int, int] = {}
+        self._to_send.append(nbd.push_greeting(nbd.Greeting(flags=_HANDSHAKE_FLAGS)))
         # invariant: the WRITE whose header has arrived and whose data has not
         self._writing: nbd.Request | None = None
         # so that bytes_wanted is right before the first byte
         self._advance([])
-
-    @property
-    def state(self) -> State:
-        """Where the connection stands."""
-        return self._state.current
-
-    @property
-    def bytes_wanted(self) -> int:
-        """How many more bytes complete the next header or payload; 0 when nothing more is read."""
-        return self._buffer.bytes_missing
-
-    def chunks_to_send(self) -> list[Chunk]:
-        """Take what the handshake has to say now, and refusals of requests that cannot be served."""
-        to_send, self._to_send = self._to_send, []
-        return to_send
 
     def reply(self, cookie: int, *, error: int = 0, payload: Payload | None = None) -> list[Chunk]:
         """Return the chunks of a reply: 16 bytes, then what a READ found."""
@@ -84,21 +66,8 @@ class NbdServerConnection:
         header = nbd.push_simple_reply(nbd.SimpleReply(error=error, cookie=cookie))
         return [header] if payload is None else [header, payload]
 
-    def receive(self, chunk: Chunk) -> list[ServerEvent]:
-        """Take a chunk from the client. Raises RemoteProtocolError if it breaks the protocol; it is over then."""
-        self._buffer.push(chunk)
-        events: list[ServerEvent] = []
-        try:
-            while self._advance(events):
-                pass
-        except RemoteProtocolError:
-            self._state.received(Message.EOF)
-            raise
-        return events
-
-    def receive_eof(self) -> list[ServerEvent]:
-        """Take the end of the stream. Raises RemoteProtocolError if it cuts a message in two."""
-        return [self._state.received_eof(self._buffer, inside=self._writing is not None)]
+    def _is_inside(self) -> bool:
+        return self._writing is not None
 
     def _advance(self, events: list[ServerEvent]) -> bool:
         """Consume one message; return False when more bytes are needed."""
@@ -109,10 +78,8 @@ class NbdServerConnection:
                 return self._on_client_flags()
             case State.OPTION_HAGGLING:
                 return self._on_option(events)
-            case closed:
-                assert closed is State.CLOSED
-                self._buffer = ChunkBuffer()
-                return False
+            case _:
+                return self._close()
 
     def _on_client_flags(self) -> bool:
         flags = nbd.pull_client_flags(self._buffer)
