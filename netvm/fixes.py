@@ -64,6 +64,7 @@ class Fixes:
     mempool_nomemalloc: bool = True
     noio_isolation_limit: bool = True
     less_throttle: bool = True
+    less_throttle_margin: bool = True
     local_throttle: bool = True
     per_bdi_dirty_limits: bool = True
     io_less_throttle: bool = True
@@ -289,6 +290,13 @@ _TABLE = (
         version="2.6.12",
         source="PF_LESS_THROTTLE (nfsd, the loop driver), mm/page-writeback.c; replaced by PF_LOCAL_THROTTLE",
         summary="a server or lower layer on this host may dirty a quarter more than its clients before it is held back",
+    ),
+    Fix(
+        name="less_throttle_margin",
+        year=2016,
+        version="4.7",
+        source='a53eaff8c119 "MM: increase safety margin provided by PF_LESS_THROTTLE", NeilBrown',
+        summary="the quarter more of such a server grows by 1/32 of the hard limit, which lags when memory fills up",
     ),
     Fix(
         name="local_throttle",

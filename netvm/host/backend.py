@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from netvm.block.blk_mq import BlockDriver
+from netvm.block.blk_mq import BlockDriver, RequestQueue
 from netvm.block.swap_file import SwapFileSystem
 from netvm.errors import UsageError
 from netvm.fixes import Fixes
@@ -23,6 +23,7 @@ from netvm.mm.slab import SlabCaches
 from netvm.mm.vmscan import Vmscan
 from netvm.net.stack import NetStack
 from netvm.net.wire import LinkDirection
+from netvm.pagecache.block_fs import BlockFileSystem
 from netvm.pagecache.filemap import PageCache
 from netvm.pagecache.flusher import Flusher
 from netvm.pagecache.ports import FileSystem
@@ -34,7 +35,7 @@ from netvm.runtime.task import Task
 from netvm.runtime.workqueue import Workqueue
 from netvm.runtime.world import World
 
-__all__ = ["Backend", "BackendContext", "FileBackend", "LinkPair", "MountContext", "load_backend"]
+__all__ = ["Backend", "BackendContext", "DiskDriver", "FileBackend", "LinkPair", "MountContext", "load_backend"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,18 @@ class Backend(Protocol):
         ...
 
 
+class DiskDriver(BlockDriver, Protocol):
+    """A disk of this host, as a file server uses it."""
+
+    def attach(self, queue: RequestQueue) -> None:
+        """Take the queue whose requests are the disk's."""
+        ...
+
+    def stored(self) -> npt.NDArray[np.int64]:
+        """Return the version the disk holds of each block."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountContext:
     """What a host offers a file system that is mounted on it."""
@@ -124,11 +137,17 @@ class MountContext:
     fixes: Fixes
     costs: CpuCosts
     log: LogPort
+    mount_disk: Callable[[DiskDriver, int], BlockFileSystem]
+    """Mounts a file system on a disk of this host, with so many blocks."""
 
 
 @runtime_checkable
 class FileBackend(Protocol):
     """A backend that is a file server, not a device: it keeps files by itself (``[storage] role = "fs"``)."""
+
+    def export(self, context: MountContext) -> None:
+        """Make the server's side of it on this host (``[storage] place = "local"``)."""
+        ...
 
     def mount(self, context: MountContext) -> FileSystem:
         """Make the client's side of the file system; the server is up after :meth:`Backend.start`."""

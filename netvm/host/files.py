@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.block.bio import BioSet
-from netvm.block.blk_mq import RequestQueue
+from netvm.block.blk_mq import BlockDriver, RequestQueue
 from netvm.block.swap_io import BlockSwapIo, SwapIo
-from netvm.host.backend import Backend, FileBackend, MountContext
+from netvm.host.backend import Backend, DiskDriver, FileBackend, MountContext
 from netvm.host.memory_map import PAGES_PER_MIB
 from netvm.mm.lru import Lruvec
 from netvm.mm.page_alloc import PageAllocator
@@ -88,24 +88,7 @@ def make_files(
 ) -> Files:
     """Make the page cache and what is mounted on it."""
     world, vm = pages.world, options.vm
-    throttle = DirtyThrottle(
-        world,
-        node=pages.node,
-        lruvec=lruvec,
-        vmstat=pages.vmstat,
-        fixes=pages.fixes,
-        costs=pages.costs,
-        sysctls=DirtySysctls(
-            background_ratio=vm.dirty_background_ratio,
-            ratio=vm.dirty_ratio,
-            background_bytes=vm.dirty_background_bytes,
-            bytes=vm.dirty_bytes,
-            writeback_centisecs=vm.dirty_writeback_centisecs,
-            expire_centisecs=vm.dirty_expire_centisecs,
-        ),
-        nr_cpus=options.machine.cpus,
-        laptop_mode=bool(vm.laptop_mode),
-    )
+    throttle = _throttle(options, pages, lruvec)
     writeback = Workqueue("writeback", unbound, mem_reclaim=True)
     flusher = Flusher(world, throttle, writeback)
     cache = PageCache(
@@ -132,15 +115,44 @@ def make_files(
     files = Files(
         throttle=throttle, flusher=flusher, cache=cache, dcache=dcache, reader=FileReader(cache), writeback=writeback
     )
+    mounts = None
+    if isinstance(backend, FileBackend):
+        mounts = _mount_context(options, files, slabs, bios, kblockd, vmscan, cpus)
+        if options.storage.place == "local":
+            backend.export(mounts)
     if options.storage.role == "fs":
         if isinstance(backend, FileBackend):
-            files.fs = backend.mount(_mount_context(files, pages, slabs, vmscan, cpus))
+            assert mounts is not None
+            files.fs = backend.mount(mounts)
         else:
             assert isinstance(io, BlockSwapIo)
             files.fs = _on_device(options, files, slabs, io.queue, bios, backend.stored)
         if options.storage.loop_mib:
             files.fs = _on_loop(options, files, slabs, bios, kblockd, unbound)
     return files
+
+
+def _throttle(options: Any, pages: PageAllocator, lruvec: Lruvec) -> DirtyThrottle:
+    """Make the dirty throttle with the ``vm.dirty_*`` settings."""
+    vm = options.vm
+    return DirtyThrottle(
+        pages.world,
+        node=pages.node,
+        lruvec=lruvec,
+        vmstat=pages.vmstat,
+        fixes=pages.fixes,
+        costs=pages.costs,
+        sysctls=DirtySysctls(
+            background_ratio=vm.dirty_background_ratio,
+            ratio=vm.dirty_ratio,
+            background_bytes=vm.dirty_background_bytes,
+            bytes=vm.dirty_bytes,
+            writeback_centisecs=vm.dirty_writeback_centisecs,
+            expire_centisecs=vm.dirty_expire_centisecs,
+        ),
+        nr_cpus=options.machine.cpus,
+        laptop_mode=bool(vm.laptop_mode),
+    )
 
 
 def _on_device(
@@ -173,25 +185,28 @@ def _on_loop(
         workqueue=files.loop_queue,
         fixes=cache.pages.fixes,
     )
-    queue = RequestQueue(
-        cache.world,
-        device.name,
-        device,
-        kblockd=kblockd,
-        costs=cache.costs,
-        max_pages=max(1, options.storage.max_sectors_kb // 4),
-        nr_requests=options.storage.nr_requests,
-        queue_depth=options.storage.queue_depth,
-    )
-    device.queue = queue
+    queue = device.queue = _queue(options, cache, device, kblockd)
     return _block_fs(
         files, slabs, queue, bios, nr_blocks=nr_pages, first_block=1, stored=lambda: device.backing.version
     )
 
 
 def _mount_context(
-    files: Files, pages: PageAllocator, slabs: SlabCaches, vmscan: Vmscan, cpus: Cpus | None
+    options: Any,
+    files: Files,
+    slabs: SlabCaches,
+    bios: BioSet,
+    kblockd: Workqueue,
+    vmscan: Vmscan,
+    cpus: Cpus | None,
 ) -> MountContext:
+    pages = files.cache.pages
+
+    def mount_disk(driver: DiskDriver, nr_blocks: int) -> BlockFileSystem:
+        queue = _queue(options, files.cache, driver, kblockd)
+        driver.attach(queue)
+        return _block_fs(files, slabs, queue, bios, nr_blocks=nr_blocks, first_block=1, stored=driver.stored)
+
     return MountContext(
         world=pages.world,
         cpus=cpus,
@@ -205,6 +220,21 @@ def _mount_context(
         fixes=pages.fixes,
         costs=pages.costs,
         log=pages.log,
+        mount_disk=mount_disk,
+    )
+
+
+def _queue(options: Any, cache: PageCache, driver: BlockDriver, kblockd: Workqueue) -> RequestQueue:
+    """Return a request queue with the storage's limits."""
+    return RequestQueue(
+        cache.world,
+        driver.name,
+        driver,
+        kblockd=kblockd,
+        costs=cache.costs,
+        max_pages=max(1, options.storage.max_sectors_kb // 4),
+        nr_requests=options.storage.nr_requests,
+        queue_depth=options.storage.queue_depth,
     )
 
 

@@ -11,7 +11,9 @@ for next time. At the limit the ratio is zero and it sleeps again and again.
 
 A task with PF_LOCAL_THROTTLE goes on while its own device is below its own freerun, whatever others have dirtied.
 Before that (``local_throttle``, 5.7) such a task had a limit a quarter higher (``less_throttle``, 2.6.12), which is not
-the same: once the others' dirt is past that too, it waits for them. Before both it was a writer like any other.
+the same: once the others' dirt is past that too, it waits for them. A quarter is of the memory of the moment, and what
+the others may is of the hard limit, which follows it slowly: the quarter was not always more, until a part of the hard
+limit was added to it (``less_throttle_margin``, 4.7). Before all of them it was a writer like any other.
 
 Before 3.2 (``io_less_throttle``) a writer over the limit wrote pages of its own device itself and waited in
 congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``) for everybody's rest.
@@ -349,8 +351,9 @@ class DirtyThrottle:
             return look.wb_dirty <= (look.wb_thresh + look.wb_bg_thresh) // 2
         local = bool(task.flags & PF_LOCAL_THROTTLE)
         if local and self.fixes.less_throttle and not self.fixes.local_throttle:
-            look.thresh += look.thresh // 4
-            look.bg_thresh += look.bg_thresh // 4
+            margin = self.dirty_limit // 32 if self.fixes.less_throttle_margin else 0
+            look.thresh += look.thresh // 4 + margin
+            look.bg_thresh += look.bg_thresh // 4 + margin
         if look.dirty <= look.freerun:
             return True
         if not wb.in_progress:

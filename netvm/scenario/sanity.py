@@ -169,6 +169,11 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
         for index, traffic in enumerate(scenario.traffic):
             problem = 'comes from outside, and nic.kind is "loopback"; must be "e1000" or "virtio-net"'
             yield Blame(path=("traffic", index, "name"), value=traffic.name, problem=problem)
+    if storage.kind == "nfs" and storage.place == "local":
+        for key in ("proxy_bandwidth_bytes_per_s", "proxy_latency_us"):
+            if getattr(storage, key):
+                problem = 'is of a link to a server outside; must be 0, or storage.place "remote"'
+                yield Blame(path=("storage", key), value=getattr(storage, key), problem=problem)
     if storage.kind == "disk":
         for index, fault in enumerate(scenario.fault):
             if fault.kind in _NETWORK_FAULTS:

@@ -306,6 +306,8 @@ class Storage(_Table, frozen=True, kw_only=True):
     """NFS: rate of a link each way that ends the connection and pushes back with a window of 64 KiB; 0: no limit."""
     proxy_latency_us: Natural = 0
     """NFS: how long that link takes from client to server."""
+    nfsd_threads: Annotated[int, Meta(ge=1, le=1024)] = 8
+    """NFS: threads of a local server (/proc/fs/nfsd/threads)."""
     commit_ms: Natural = 0
     """NFS: what a COMMIT takes on top of the disk's own time."""
     server_memory_locked: bool = True

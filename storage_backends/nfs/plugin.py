@@ -13,8 +13,9 @@ from netvm.net.remote import RemoteSocket
 from netvm.net.sock import TcpSock
 from netvm.net.wire import connect_streams
 from netvm.pagecache.ports import FileSystem
-from netvm.runtime.task import Task
+from netvm.runtime.task import Resource, Task
 from netvm.units import MIB, NS_PER_MS, NS_PER_US
+from storage_backends.disk.plugin import LocalDisk
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
 from storage_backends.nfs.client.clnt import RpcClient
@@ -23,7 +24,9 @@ from storage_backends.nfs.client.mount import Mount
 from storage_backends.nfs.client.pools import NfsPools
 from storage_backends.nfs.client.swap_file import NfsSwapFile
 from storage_backends.nfs.client.xprt import Xprt
-from storage_backends.nfs.server import EXPORT_PATH, NfsService, RemoteNfsServer
+from storage_backends.nfs.server.nfsd import LocalNfsServer
+from storage_backends.nfs.server.remote import RemoteNfsServer
+from storage_backends.nfs.server.service import EXPORT_PATH, FileStore, NfsService
 
 __all__ = ["NfsBackend", "backend"]
 
@@ -31,13 +34,11 @@ SWAP_FILE = "swapfile"
 
 
 class NfsBackend:
-    """A mount of a server outside the host: files, or a file that is swapped to."""
+    """A mount: files, or a file that is swapped to, on a server outside the host or on it."""
 
     def __init__(self, context: BackendContext) -> None:
         options = context.options
         self.context = context
-        if context.link is None:
-            raise UsageError('storage.place = "local": an NFS server is outside the host; must be "remote"')
         disk = options.disk
         size_bytes = options.size_mib * MIB
         self.disk = DiskModel(
@@ -50,16 +51,20 @@ class NfsBackend:
             context.world, self.disk, capacity_bytes=size_bytes, commit_ns=options.commit_ms * NS_PER_MS
         )
         self.is_swap = options.role == "swap" or options.swap_mib > 0
-        swap_bytes = size_bytes if options.role == "swap" else max(options.swap_mib, 1) * MIB
-        self.file = self.service.add_file(SWAP_FILE, swap_bytes, BlockStore(swap_bytes, write_cache=True))
-        self.remote = RemoteNfsServer(
-            context.world,
-            self.service,
-            bandwidth_bytes_per_s=options.proxy_bandwidth_bytes_per_s,
-            latency_ns=options.proxy_latency_us * NS_PER_US,
-        )
+        self.swap_bytes = size_bytes if options.role == "swap" else max(options.swap_mib, 1) * MIB
+        self.remote: RemoteNfsServer | None = None
+        self.local: LocalNfsServer | None = None
+        self.local_disk: LocalDisk | None = None
+        if context.link is not None:
+            self._add_swap_file(BlockStore(self.swap_bytes, write_cache=True))
+            self.remote = RemoteNfsServer(
+                context.world,
+                self.service,
+                bandwidth_bytes_per_s=options.proxy_bandwidth_bytes_per_s,
+                latency_ns=options.proxy_latency_us * NS_PER_US,
+            )
         self.pools = NfsPools(context.world, context.stack.pages, context.slabs, context.stack.fixes)
-        self.client = RpcClient(context, self.pools, name="nfs", server_tasks=self.tasks)
+        self.client = RpcClient(context, self.pools, name="nfs", server_needs=self._server_needs)
         self.client.xprt = Xprt(self.client, self.open_socket, max_slots=options.tcp_max_slot_table_entries)
         self.server = Mount(self.client, wsize_bytes=options.wsize_bytes, rsize_bytes=options.rsize_bytes)
         self.files: NfsFileSystem | None = None
@@ -68,7 +73,14 @@ class NfsBackend:
     def open_socket(self) -> TcpSock:
         """Make the two ends of a new connection; ours is not connected yet."""
         context = self.context
+        if self.local is not None:
+            sock = TcpSock(context.stack, "nfs", loopback=True)
+            served = TcpSock(context.stack, "nfsd", loopback=True)
+            connect_streams(sock, served)
+            self.local.listen(served)
+            return sock
         assert context.link is not None
+        assert self.remote is not None
         sock = TcpSock(context.stack, "nfs")
         peer = RemoteSocket(
             context.world, "nfsd", link=context.link.down, acks_every_frame=context.link.acks_every_frame
@@ -86,13 +98,29 @@ class NfsBackend:
         """Set the reserves aside, mount, and switch the swap file on (nfs_swap_activate)."""
         self.pools.fill(task)
         self.client.start()
+        if self.local is not None:
+            self.local.start()
         await self.server.mount(task, EXPORT_PATH)
         if not self.is_swap:
             return
+        self.driver.wsize_bytes, self.driver.rsize_bytes = self.server.wsize_bytes, self.server.rsize_bytes
         self.driver.fh, attributes = await self.server.open(task, SWAP_FILE)
         if attributes is not None and attributes.used_bytes < attributes.size_bytes:
             raise UsageError("storage: the swap file has holes (nfs_swap_activate)")
         self.client.swap_activate()
+
+    def export(self, context: MountContext) -> None:
+        """Make the server on this host: its disk, a file system there, and the file to swap to."""
+        self.local_disk = LocalDisk(self.context)
+        fs = context.mount_disk(self.local_disk, len(self.local_disk.stored()))
+        self.local = LocalNfsServer(self.context, self.service, context.cache, context.reader, fs)
+        self._add_swap_file(self.local.new_store(SWAP_FILE))
+
+    def _add_swap_file(self, store: FileStore) -> None:
+        self.file = self.service.add_file(SWAP_FILE, self.swap_bytes, store, is_allocated=True)
+
+    def _server_needs(self, xid: int) -> tuple[Resource | Task, ...]:
+        return self.local.needs(xid) if self.local is not None else ()
 
     def mount(self, context: MountContext) -> FileSystem:
         """Make the file system on the mount (``[storage] role = "fs"``)."""
@@ -112,23 +140,33 @@ class NfsBackend:
 
     def reset_connection(self) -> None:
         """Close the connection once."""
-        self.remote.reset()
+        if self.remote is not None:
+            self.remote.reset()
+        elif self.local is not None:
+            self.local.reset()
 
     def stall(self, until_ns: int) -> None:
-        """Let nothing move on the link."""
-        self.remote.stall(until_ns)
+        """Let nothing move on the link, or on the disk of a server here."""
+        if self.remote is not None:
+            self.remote.stall(until_ns)
+        elif self.local_disk is not None:
+            self.local_disk.stall(until_ns)
 
     def restart_server(self, until_ns: int) -> None:
         """Kill the server: what was not committed is lost; it is back then."""
-        self.remote.restart(until_ns)
+        if self.remote is not None:
+            self.remote.restart(until_ns)
+        elif self.local is not None:
+            self.local.restart(until_ns)
 
     def tasks(self) -> list[Task]:
-        """Return the server's threads on this host: it has none."""
-        return []
+        """Return the server's threads on this host."""
+        return list(self.local.threads) if self.local is not None else []
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
-        return (self.driver.digest(), self.remote.digest())
+        server = self.remote or self.local
+        return (self.driver.digest(), server.digest() if server is not None else ())
 
 
 def backend(context: BackendContext) -> Backend:

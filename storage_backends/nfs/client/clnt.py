@@ -4,11 +4,11 @@ Mirrors net/sunrpc/clnt.c of 6.1. An asynchronous call is handed to rpciod; a sy
 sleeps where a worker would leave. Either needs a ``struct rpc_task`` first, from a slab cache with a mempool of eight.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from netvm.host.backend import BackendContext
-from netvm.runtime.task import Task
+from netvm.runtime.task import Resource, Task
 from netvm.runtime.workqueue import Workqueue
 from storage_backends.nfs.client.pools import NfsPools, rpc_task_gfp_mask
 from storage_backends.nfs.client.rpc_task import RpcTask
@@ -28,7 +28,12 @@ class RpcClient:
     """``struct rpc_clnt``."""
 
     def __init__(
-        self, context: BackendContext, pools: NfsPools, *, name: str, server_tasks: Callable[[], Sequence[Task]]
+        self,
+        context: BackendContext,
+        pools: NfsPools,
+        *,
+        name: str,
+        server_needs: Callable[[int], tuple[Resource | Task, ...]],
     ) -> None:
         self.name = name
         self.server_name = "10.0.2.2"
@@ -38,8 +43,8 @@ class RpcClient:
         self.fixes = context.stack.fixes
         self.log = context.log
         self.pools = pools
-        self.server_tasks = server_tasks
-        """The server's threads, if it runs on this host."""
+        self.server_needs = server_needs
+        """What a call waits for at the server, if that runs on this host."""
         pool = context.unbound.pool
         self.rpciod = Workqueue("rpciod", pool, mem_reclaim=True)
         self.xprtiod = Workqueue("xprtiod", pool, mem_reclaim=True)

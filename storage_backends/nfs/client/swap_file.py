@@ -81,8 +81,8 @@ class NfsSwapFile:
         self.fh = b""
         """Known once the file was looked up."""
         self.io: FileSwapIo
-        self._wsize_bytes = wsize_bytes
-        self._rsize_bytes = rsize_bytes
+        self.wsize_bytes = wsize_bytes
+        self.rsize_bytes = rsize_bytes
         self._direct: dict[int, _Direct] = {}
         self._submitting: dict[int, Task] = {}
         self.nr_committed_again = 0
@@ -110,7 +110,7 @@ class NfsSwapFile:
     async def _schedule(self, task: Task, direct: _Direct, gfp: int) -> None:
         """Make the calls of a batch (nfs_direct_write_schedule_iovec, nfs_generic_pg_pgios)."""
         rq = direct.rq
-        coalescer = Coalescer(self._wsize_bytes if rq.write else self._rsize_bytes)
+        coalescer = Coalescer(self.wsize_bytes if rq.write else self.rsize_bytes)
         groups = coalescer.add(rq.slot, rq.nr_pages) + coalescer.complete()
         for group in groups:
             header = await self._header_alloc(task, direct, group, gfp)

@@ -423,17 +423,17 @@ class Xprt:
                 if holder.item.pending:
                     return (self.client.rpciod.pool.needs_worker,)
             if self.write_space and self.sock is not None:
-                return self._needs_of_the_wire(self.sock.send_memory)
+                return self._needs_of_the_wire(rpc, self.sock.send_memory)
         if rpc.sleeps_on.startswith("rpc_delay"):
             return (self.client.pools.pages.memory,)
         if rpc.sleeps_on.startswith("xprt pending"):
-            return self._needs_of_the_wire(None)
+            return self._needs_of_the_wire(rpc, None)
         return ()
 
-    def _needs_of_the_wire(self, otherwise: Resource | None) -> tuple[Resource | Task, ...]:
-        servers = self.client.server_tasks()
+    def _needs_of_the_wire(self, rpc: RpcTask, otherwise: Resource | None) -> tuple[Resource | Task, ...]:
+        servers = self.client.server_needs(rpc.xid)
         if servers:
-            return tuple(servers)
+            return servers
         blocked = self.client.stack.receive_blocked()
         if blocked is not None:
             return (blocked,)

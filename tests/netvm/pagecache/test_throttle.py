@@ -124,6 +124,36 @@ def test_a_local_writer_is_not_held_back_for_others_dirt(make_host: Any) -> None
     assert ordinary > 20 * with_fix
 
 
+@pytest.mark.parametrize(
+    ("off", "goes_on"),
+    [
+        ((), True),
+        (("local_throttle",), True),
+        (("local_throttle", "less_throttle_margin"), False),
+        (("local_throttle", "less_throttle_margin", "less_throttle"), False),
+    ],
+)
+def test_a_quarter_of_the_present_limit_is_less_than_the_lag_of_the_hard_one(
+    make_host: Any, off: tuple[str, ...], goes_on: bool
+) -> None:
+    """Dirt just over a quarter more than freerun holds a marked writer back, unless the hard limit adds its part."""
+    host = make_host(zones=_BIG, switches=dict.fromkeys(off, False))
+    store = host.slow_store("store", pages_per_s=1000)
+    throttle = host.throttle
+    limits = throttle.limits()
+    throttle.dirty_limit = 8 * limits.thresh
+    host.vmstat.nr_dirty = limits.freerun * 5 // 4 + limits.thresh // 8
+    store.bdi.writeout_add(1000)
+
+    async def body(task: Task) -> None:
+        task.flags |= PF_LOCAL_THROTTLE
+        await throttle.balance_dirty_pages(task, store.bdi, 1)
+        host.vmstat.nr_dirty = 0
+
+    host.run(body)
+    assert (throttle.setpoint_seen == 0) is goes_on
+
+
 @pytest.mark.parametrize("per_device", [True, False])
 def test_before_3_2_a_writer_over_the_limit_writes_itself(make_host: Any, per_device: bool) -> None:
     """It does its duty of pages of its own device, and dirt overshoots by what is dirtied between two looks."""

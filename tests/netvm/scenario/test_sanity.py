@@ -109,6 +109,10 @@ def test_zones_stand_in_order_and_once() -> None:
             'traffic.0.name = "flood": comes from outside, and nic.kind is "loopback"; must be "e1000" or "virtio-net"',
         ),
         (
+            {"storage": {"kind": "nfs", "place": "local", "proxy_latency_us": 5}},
+            'storage.proxy_latency_us = 5: is of a link to a server outside; must be 0, or storage.place "remote"',
+        ),
+        (
             {"storage": {"kind": "disk"}, "fault": [{"at_ms": 1, "kind": "link-down"}]},
             'fault.0.kind = "link-down": storage.kind "disk" has neither network nor server; must be "stall"',
         ),

@@ -1,9 +1,7 @@
 """A host that swaps to a file on NFS, from the outside."""
 
 import numpy as np
-import pytest
 
-from netvm.errors import UsageError
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import run_scenario
 from storage_backends.nfs.messages.nfs3 import NfsStat3
@@ -41,12 +39,6 @@ def test_mounting_opens_the_swap_file_and_marks_the_socket(mounted) -> None:
         assert host.xprt.sock.memalloc is memalloc
         assert host.backend.driver.fh == host.backend.file.fh
         assert host.client.nr_swapping == 1
-
-
-def test_a_file_server_on_this_host_is_refused() -> None:
-    """The server is outside."""
-    with pytest.raises(UsageError, match="place"):
-        run_scenario(small(place="local"), name="nfs")
 
 
 def test_what_the_server_stores_is_what_was_written(mounted) -> None:

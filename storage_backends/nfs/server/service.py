@@ -1,25 +1,25 @@
-"""An NFS server: files on a disk model, outside the host.
+"""An export and the procedures on it.
 
-:class:`NfsService` executes procedures on the export: MOUNT of one path, a root directory, and regular files whose
-content is kept as one version a page. A file's write cache is volatile: what was answered UNSTABLE falls back to what
-the disk holds when the server is killed, and the next server has another write verifier. :class:`RemoteNfsServer`
-listens on the wire; it is never short of memory.
+:class:`NfsService` executes procedures: MOUNT of one path, a root directory, and regular files whose content is kept as
+one version a page. On a server of its own a file is a block store (:mod:`storage_backends.export.store`) with a
+volatile write cache: what was answered UNSTABLE falls back to what the disk holds when the server is killed, and the
+next server has another write verifier. A server on the emulated host keeps its files elsewhere and serves READ, WRITE
+and COMMIT itself (:mod:`storage_backends.nfs.server.nfsd`); what is asked about a file is answered here all the same.
 
-A link between client and server that a proxy makes is modelled here where it ends: :class:`TokenLink` takes bytes off
-the connection at the link's rate and no faster, so that the window closes, and gives them to the server a latency
-later; replies leave at the rate as well.
+The server's disk may be full: a WRITE or a size that needs pages nobody has written before is refused (NFS3ERR_NOSPC),
+old pages can be written again.
 
-# MODEL: the server has no duplicate request cache; the procedures used here can be repeated.
+# MODEL: the server has no duplicate request cache; the procedures used here can be repeated. Files are sparse: a page
+# is allocated by its first WRITE, not by SETATTR.
 """
 
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Protocol
 
-from netvm.net.remote import RemoteSocket
-from netvm.net.wire import Content, content_part, content_size
+import numpy as np
+import numpy.typing as npt
+
 from netvm.runtime.world import World
-from netvm.units import NS_PER_S
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
 from storage_backends.nfs.connection.procedures import (
@@ -34,34 +34,53 @@ from storage_backends.nfs.connection.procedures import (
     SETATTR,
     WRITE,
 )
-from storage_backends.nfs.connection.server import NfsServerConnection, Request
+from storage_backends.nfs.connection.server import Request
 from storage_backends.nfs.messages import data, files, mount
 from storage_backends.nfs.messages.attributes import Fattr3, Ftype3, WccAttr, WccData
 from storage_backends.nfs.messages.data import StableHow
+from storage_backends.nfs.messages.files import IO_SIZE_BYTES
 from storage_backends.nfs.messages.nfs3 import NfsStat3
-from storage_backends.wire import BLOCK_SIZE, RemoteProtocolError
+from storage_backends.wire import BLOCK_SIZE
 
-__all__ = ["ExportedFile", "NfsService", "RemoteNfsServer", "TokenLink"]
+__all__ = ["EXPORT_PATH", "ROOT_FH", "ExportedFile", "FileStore", "NfsService"]
 
 EXPORT_PATH: Final = "/export"
 ROOT_FH: Final = b"netvm export: the root.."
 """24 bytes, as the recorded server's handles."""
-LINK_QUANTUM_BYTES: Final = 16 * 1024
-"""What the link takes off the connection at once."""
-LINK_WINDOW_BYTES: Final = 64 * 1024
-"""Receive buffer of the recorded proxy's sockets."""
+
+
+class FileStore(Protocol):
+    """What keeps the pages of one file."""
+
+    size_bytes: int
+    """The most it can hold."""
+
+    @property
+    def versions(self) -> npt.NDArray[np.int64]:
+        """The newest version of every page, to be read only."""
+        ...
+
+    def trim(self, offset_bytes: int, size_bytes: int) -> None:
+        """Forget pages: they read as never written."""
+        ...
+
+    def lose_uncommitted(self) -> int:
+        """The server is killed: return how many pages fall back to what the disk holds."""
+        ...
 
 
 class ExportedFile:
     """One regular file."""
 
-    __slots__ = ("fh", "fileid", "mtime_ns", "name", "size_bytes", "store")
+    __slots__ = ("fh", "fileid", "is_allocated", "mtime_ns", "name", "size_bytes", "store")
 
-    def __init__(self, name: str, fileid: int, store: BlockStore, *, size_bytes: int) -> None:
+    def __init__(self, name: str, fileid: int, store: FileStore, *, size_bytes: int, is_allocated: bool) -> None:
         self.name = name
         self.fileid = fileid
         self.store = store
         self.size_bytes = size_bytes
+        self.is_allocated = is_allocated
+        """All of its blocks are set aside (fallocate), as those of a swap file must be."""
         self.mtime_ns = 0
         self.fh = b"netvm export: f%09d" % fileid
 
@@ -95,6 +114,12 @@ class NfsService:
         self.files: dict[bytes, ExportedFile] = {}
         self.error: int = NfsStat3.NFS3_OK
         """Fault: every READ, WRITE and COMMIT is answered with this status."""
+        self.is_full = False
+        """Fault: no block is free for a page that was never written."""
+        self.io_size_bytes = IO_SIZE_BYTES
+        """Most data of one READ or WRITE."""
+        self.new_store: Callable[[str], FileStore] = lambda _name: BlockStore(self.capacity_bytes, write_cache=True)
+        """Makes what keeps a new file's pages."""
         self.nr_lost_blocks = 0
         self.written_bytes = 0
         self._procedures: dict[Any, Callable[[Any], object]] = {
@@ -110,9 +135,9 @@ class NfsService:
             COMMIT: self._commit,
         }
 
-    def add_file(self, name: str, size_bytes: int, store: BlockStore) -> ExportedFile:
+    def add_file(self, name: str, size_bytes: int, store: FileStore, *, is_allocated: bool = False) -> ExportedFile:
         """Put a file into the root directory."""
-        file = ExportedFile(name, len(self.files) + 1, store, size_bytes=size_bytes)
+        file = ExportedFile(name, len(self.files) + 1, store, size_bytes=size_bytes, is_allocated=is_allocated)
         self.files[file.fh] = file
         return file
 
@@ -165,7 +190,8 @@ class NfsService:
         attributes = self._attributes(args.fh)
         if attributes is None:
             return files.FsinfoRes(status=NfsStat3.NFS3ERR_STALE)
-        return files.FsinfoRes(attributes=attributes)
+        most = self.io_size_bytes
+        return files.FsinfoRes(attributes=attributes, rtmax=most, rtpref=most, wtmax=most, wtpref=most)
 
     def _lookup(self, args: files.LookupArgs) -> files.LookupRes:
         directory = self._attributes(args.dir_fh)
@@ -186,8 +212,7 @@ class NfsService:
                 if exclusive:
                     return files.CreateRes(status=NfsStat3.NFS3ERR_EXIST)
                 return files.CreateRes(fh=file.fh, attributes=file.attributes())
-        store = BlockStore(self.capacity_bytes, write_cache=True)
-        file = self.add_file(args.name, args.attributes.size_bytes or 0, store)
+        file = self.add_file(args.name, args.attributes.size_bytes or 0, self.new_store(args.name))
         return files.CreateRes(fh=file.fh, attributes=file.attributes())
 
     def _setattr(self, args: files.SetattrArgs) -> files.SetattrRes:
@@ -216,26 +241,50 @@ class NfsService:
         attributes = file.attributes()
         if end <= args.offset:
             return data.ReadRes(attributes=attributes, eof=True)
+        assert isinstance(file.store, BlockStore)
         whole = -(-(end - args.offset) // BLOCK_SIZE) * BLOCK_SIZE
         found = file.store.read(args.offset, whole).part(0, end - args.offset)
         return data.ReadRes(attributes=attributes, eof=end == file.size_bytes, data=found)
 
     def _write(self, args: data.WriteArgs) -> data.WriteRes:
         file = self.files.get(args.fh)
-        if file is None or self.error:
-            return data.WriteRes(status=NfsStat3.NFS3ERR_STALE if file is None else self.error)
-        size_bytes = args.data.size_bytes
-        end = args.offset + size_bytes
-        if end > self.capacity_bytes or end > file.store.size_bytes:
-            return data.WriteRes(status=NfsStat3.NFS3ERR_NOSPC, wcc=WccData(after=file.attributes()))
+        status = self.refuses_write(file, args)
+        if file is None or status:
+            return self.write_refused(file, status)
+        assert isinstance(file.store, BlockStore)
         stable = args.stable != StableHow.UNSTABLE
         try:
             file.store.write(args.offset, args.data, fua=stable)
         except ValueError:
             # this export keeps whole pages
-            return data.WriteRes(status=NfsStat3.NFS3ERR_INVAL, wcc=WccData(after=file.attributes()))
+            return self.write_refused(file, NfsStat3.NFS3ERR_INVAL)
+        return self.written(file, args, stable=stable)
+
+    def refuses_write(self, file: ExportedFile | None, args: data.WriteArgs) -> int:
+        """Return the status of a WRITE that cannot be executed, NFS3_OK for one that can."""
+        if file is None:
+            return NfsStat3.NFS3ERR_STALE
+        end = args.offset + args.data.size_bytes
+        if self.error:
+            return self.error
+        if end > self.capacity_bytes or end > file.store.size_bytes:
+            return NfsStat3.NFS3ERR_NOSPC
+        if self.is_full and not file.is_allocated:
+            there = file.store.versions[args.offset // BLOCK_SIZE : -(-end // BLOCK_SIZE)]
+            if len(there) * BLOCK_SIZE < args.data.size_bytes or not there.all():
+                return NfsStat3.NFS3ERR_NOSPC
+        return NfsStat3.NFS3_OK
+
+    def write_refused(self, file: ExportedFile | None, status: int) -> data.WriteRes:
+        """Return the answer to a WRITE that was not executed."""
+        after = file.attributes() if file is not None and status != self.error else None
+        return data.WriteRes(status=status, wcc=WccData(after=after))
+
+    def written(self, file: ExportedFile, args: data.WriteArgs, *, stable: bool) -> data.WriteRes:
+        """Note that a WRITE was executed and return its answer."""
+        size_bytes = args.data.size_bytes
         self.written_bytes += size_bytes
-        file.size_bytes = max(file.size_bytes, end)
+        file.size_bytes = max(file.size_bytes, args.offset + size_bytes)
         file.mtime_ns = self.world.now_ns
         return data.WriteRes(
             wcc=WccData(after=file.attributes()),
@@ -248,174 +297,6 @@ class NfsService:
         file = self.files.get(args.fh)
         if file is None or self.error:
             return data.CommitRes(status=NfsStat3.NFS3ERR_STALE if file is None else self.error)
+        assert isinstance(file.store, BlockStore)
         file.store.flush()
         return data.CommitRes(wcc=WccData(after=file.attributes()), verifier=self.boot_verifier)
-
-
-class _Due(NamedTuple):
-    """A call that will have been executed at ``due_ns``."""
-
-    due_ns: int
-    request: Request
-
-
-class TokenLink:
-    """One way of a proxied link: bytes leave it at the rate, in order, a latency after they were taken in."""
-
-    def __init__(
-        self, world: World, *, bandwidth_bytes_per_s: int, latency_ns: int, deliver: Callable[[Content], None]
-    ) -> None:
-        self.world = world
-        self.bandwidth = bandwidth_bytes_per_s
-        self.latency_ns = latency_ns
-        self.deliver = deliver
-        self.taken: Callable[[int], None] | None = None
-        """Called with the bytes that were taken off the connection: its window may open again."""
-        self.stalled_until_ns = 0
-        self._waiting: deque[Content] = deque()
-        self._free_ns = 0
-        self._armed = False
-        self._epoch = 0
-
-    def forget(self) -> None:
-        """Drop what is under way: the connection is gone."""
-        self._waiting.clear()
-        self._epoch += 1
-        self._armed = False
-
-    def push(self, content: Content) -> None:
-        """Take in what has arrived."""
-        self._waiting.append(content)
-        self._arm()
-
-    def _arm(self) -> None:
-        if self._armed or not self._waiting:
-            return
-        head = self._waiting[0]
-        size_bytes = content_size(head)
-        if size_bytes > LINK_QUANTUM_BYTES:
-            self._waiting[0] = content_part(head, 0, LINK_QUANTUM_BYTES)
-            self._waiting.insert(1, content_part(head, LINK_QUANTUM_BYTES, size_bytes))
-            size_bytes = LINK_QUANTUM_BYTES
-        start_ns = max(self.world.now_ns, self._free_ns, self.stalled_until_ns)
-        self._free_ns = start_ns + (-(-size_bytes * NS_PER_S // self.bandwidth) if self.bandwidth else 0)
-        self._armed = True
-        self.world.call_at(self._free_ns, self._through, self._epoch)
-
-    def _through(self, epoch: int) -> None:
-        if epoch != self._epoch:
-            return
-        self._armed = False
-        if self.stalled_until_ns > self.world.now_ns:
-            self._free_ns = self.stalled_until_ns
-            self._armed = True
-            self.world.call_at(self.stalled_until_ns, self._through, epoch)
-            return
-        content = self._waiting.popleft()
-        if self.taken is not None:
-            self.taken(content_size(content))
-        self.world.call_after(self.latency_ns, self._arrived, content, epoch)
-        self._arm()
-
-    def _arrived(self, content: Content, epoch: int) -> None:
-        if epoch == self._epoch:
-            self.deliver(content)
-
-
-class RemoteNfsServer:
-    """The server on a machine of its own, at most one connection at a time."""
-
-    def __init__(self, world: World, service: NfsService, *, bandwidth_bytes_per_s: int, latency_ns: int) -> None:
-        self.world = world
-        self.service = service
-        self.connection = NfsServerConnection()
-        self.sock: RemoteSocket | None = None
-        self.up = TokenLink(
-            world, bandwidth_bytes_per_s=bandwidth_bytes_per_s, latency_ns=latency_ns, deliver=self._receive
-        )
-        self.down = TokenLink(world, bandwidth_bytes_per_s=bandwidth_bytes_per_s, latency_ns=0, deliver=self._say)
-        self.up.taken = self._taken
-        self._epoch = 0
-        self._down_until_ns = 0
-
-    def listen(self, sock: RemoteSocket) -> None:
-        """Take a socket on which a connection will come."""
-        self.forget()
-        self.sock = sock
-        self.connection = NfsServerConnection()
-        sock.receive_space = LINK_WINDOW_BYTES
-        sock.reads_at_once = False
-        sock.on_data = lambda content: self._data(sock, content)
-        sock.on_established = lambda: self._established(sock)
-        sock.on_closed = lambda: self._closed(sock)
-
-    def forget(self) -> None:
-        """Drop what belongs to the present connection."""
-        self._epoch += 1
-        self.up.forget()
-        self.down.forget()
-
-    def _established(self, sock: RemoteSocket) -> None:
-        if sock is self.sock and self.world.now_ns < self._down_until_ns:
-            # the proxy accepts, finds no server, and closes
-            self.world.call_after(0, sock.close)
-
-    def _closed(self, sock: RemoteSocket) -> None:
-        if sock is self.sock:
-            self.forget()
-
-    def _data(self, sock: RemoteSocket, content: list[Content]) -> None:
-        if sock is self.sock:
-            for chunk in content:
-                self.up.push(chunk)
-
-    def _taken(self, size_bytes: int) -> None:
-        if self.sock is not None:
-            self.sock.was_read(size_bytes)
-
-    def _receive(self, chunk: Any) -> None:
-        now_ns = self.world.now_ns
-        try:
-            requests = self.connection.receive(chunk)
-        except RemoteProtocolError:
-            self.reset()
-            return
-        for say in self.connection.chunks_to_send():
-            self.down.push(say)
-        for request in requests:
-            due = _Due(self.service.due_ns(request, now_ns), request)
-            self.world.call_at(due.due_ns, self._due, due, self._epoch)
-
-    def _due(self, due: _Due, epoch: int) -> None:
-        if epoch != self._epoch:
-            return
-        due_ns = self.service.disk.due_ns(due.due_ns)
-        if due_ns > self.world.now_ns:
-            self.world.call_at(due_ns, self._due, due, epoch)
-            return
-        for chunk in self.connection.reply(due.request.xid, self.service.execute(due.request)):
-            self.down.push(chunk)
-
-    def _say(self, chunk: Content) -> None:
-        if self.sock is not None:
-            self.sock.write([chunk])
-
-    def reset(self) -> None:
-        """Close the connection once, on both sides of the proxy."""
-        self.forget()
-        if self.sock is not None:
-            self.sock.close()
-
-    def restart(self, until_ns: int) -> None:
-        """Kill the server; until it is back connections are accepted and closed."""
-        self.service.restart()
-        self._down_until_ns = until_ns
-        self.reset()
-
-    def stall(self, until_ns: int) -> None:
-        """Let nothing move; the connection stays up."""
-        self.up.stalled_until_ns = self.down.stalled_until_ns = until_ns
-
-    def digest(self) -> tuple[Any, ...]:
-        """Return what of its state could make a retry succeed."""
-        return self.sock.digest() if self.sock is not None else ()

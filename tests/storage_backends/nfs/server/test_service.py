@@ -1,8 +1,7 @@
-"""The server and the link in front of it."""
+"""The procedures on an export."""
 
 import pytest
 
-from netvm.runtime.clock import run_virtual
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.world import World
 from storage_backends.export.disk import DiskModel
@@ -13,7 +12,7 @@ from storage_backends.nfs.messages import data, files, mount
 from storage_backends.nfs.messages.attributes import Sattr3
 from storage_backends.nfs.messages.data import StableHow
 from storage_backends.nfs.messages.nfs3 import FhArgs, NfsStat3
-from storage_backends.nfs.server import EXPORT_PATH, LINK_QUANTUM_BYTES, ROOT_FH, NfsService, TokenLink
+from storage_backends.nfs.server.service import EXPORT_PATH, ROOT_FH, NfsService
 from storage_backends.wire import BLOCK_SIZE, Blocks, Octets
 
 
@@ -90,29 +89,19 @@ def test_reading_ends_with_the_file(service: NfsService) -> None:
     assert call(service, p.WRITE, far).status == NfsStat3.NFS3ERR_NOSPC
 
 
-def test_a_link_lets_bytes_through_at_its_rate() -> None:
-    """In order, a quantum at a time, a latency later; a stall holds them, and forgetting drops them."""
-    world = World(seeds=Seeds(1))
-    arrived: list[tuple[int, int]] = []
-    taken: list[int] = []
-    link = TokenLink(
-        world,
-        bandwidth_bytes_per_s=1_000_000,
-        latency_ns=5_000,
-        deliver=lambda content: arrived.append((world.now_ns, len(content))),
-    )
-    link.taken = taken.append
-
-    def begin() -> None:
-        link.push(bytes(LINK_QUANTUM_BYTES + 1000))
-        world.call_after(100_000_000, stalled)
-        world.call_after(1_000_000_000, world.stop)
-
-    def stalled() -> None:
-        link.stalled_until_ns = world.now_ns + 50_000_000
-        link.push(bytes(1000))
-
-    run_virtual(lambda: world.run(begin))
-    assert taken == [LINK_QUANTUM_BYTES, 1000, 1000]
-    first_ns = LINK_QUANTUM_BYTES * 1000 + 5_000
-    assert arrived == [(first_ns, LINK_QUANTUM_BYTES), (first_ns + 1_000_000, 1000), (151_005_000, 1000)]
+def test_a_full_disk_takes_old_pages_and_no_new_ones(service: NfsService) -> None:
+    """New pages are refused; pages that are there are written again, as are those of a file that has its blocks."""
+    (file,) = service.files.values()
+    swap = service.add_file("s", 4 * BLOCK_SIZE, BlockStore(4 * BLOCK_SIZE, write_cache=True), is_allocated=True)
+    call(service, p.WRITE, data.WriteArgs(fh=file.fh, offset=0, stable=2, data=Blocks.of((1, 2))))
+    service.is_full = True
+    again = data.WriteArgs(fh=file.fh, offset=0, stable=2, data=Blocks.of((3, 4)))
+    assert call(service, p.WRITE, again).status == NfsStat3.NFS3_OK
+    beyond = data.WriteArgs(fh=file.fh, offset=BLOCK_SIZE, stable=2, data=Blocks.of((5, 6)))
+    assert call(service, p.WRITE, beyond).status == NfsStat3.NFS3ERR_NOSPC
+    assert file.store.versions[:3].tolist() == [3, 4, 0]
+    there = data.WriteArgs(fh=swap.fh, offset=0, stable=2, data=Blocks.of((7,)))
+    assert call(service, p.WRITE, there).status == NfsStat3.NFS3_OK
+    assert call(service, p.COMMIT, data.CommitArgs(fh=file.fh)).status == NfsStat3.NFS3_OK
+    service.is_full = False
+    assert call(service, p.WRITE, beyond).status == NfsStat3.NFS3_OK
