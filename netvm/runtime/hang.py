@@ -3,11 +3,12 @@
 *Proved.* When nothing but retry timers is left, and loops that retry without sleeping count as retries too, the host
 can only look again. If every pending retry has fired at least once and the digest of the state, with clocks and
 backoff left out, is the same as before, the next round will be the same as the last: the host is hung. If not even a
-retry is left, the detector's own look at the clock takes the place of one. A digest is a tuple of everything that could
-make a retry succeed (free pages, list lengths, pool levels, queue states, where each task is).
+retry is left, the detector stands in for one. A digest is a tuple of everything that could make a retry succeed (free
+pages, list lengths, pool levels, queue states, where each task is).
 
 *Reported.* Like khungtaskd: if the host's progress counter has not moved for ``hung_task_timeout_secs`` it is
-reported as hung although nothing is proved (something still moves, but nothing gets done).
+reported as hung although nothing is proved (something still moves, but nothing gets done). The detector is an observer
+of the world's time: how finely it looks is no difference to the run, only to the standstills it measures.
 
 *Explained.* The wait-for graph has tasks, which need what they wait for, and resources, which any one of their
 providers can supply: memory is a counted resource, so a wait for it is an OR-wait and a plain cycle proves nothing.
@@ -20,7 +21,6 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from netvm.runtime.task import Provider, Resource, Task, TaskState
-from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import World
 
 __all__ = ["HangDetector", "Knot", "find_knot", "shortest_chain"]
@@ -29,8 +29,8 @@ ROUNDS = 2
 """How often every retry must have come to nothing before a hang counts as proved."""
 LOOKS_PER_TIMEOUT = 1024
 """How finely standstills are measured: looks at the progress counter in one hung-task timeout."""
-LOOKS_PER_RETRY = 16
-"""Every how many looks stand for a retry where none is left."""
+STAND_INS_PER_TIMEOUT = 64
+"""How often the detector stands in for a retry where none is left, in one hung-task timeout."""
 
 
 class HangDetector:
@@ -49,6 +49,8 @@ class HangDetector:
         self._digest = digest
         self._progress = progress
         self._timeout_ns = timeout_ns
+        self._look_every_ns = max(timeout_ns // LOOKS_PER_TIMEOUT, 1)
+        self._stand_in_every_ns = max(timeout_ns // STAND_INS_PER_TIMEOUT, 1)
         self._hung = hung
         self._seen: Hashable = None
         self._seen_progress = -1
@@ -57,13 +59,13 @@ class HangDetector:
         self._told = False
         self._last_progress = -1
         self._last_progress_ns = 0
-        self._nr_looks = 0
         self.longest_standstill_ns = 0
         self.longest_standstill_at_ns = 0
         world.retry_fired = self.retry_fired
         world.went_idle = self.went_idle
         world.quiesced = self.quiesced
-        world.call_after(0, self._khungtaskd, kind=TimerKind.CLOCK)
+        world.observe_after(0, self._khungtaskd)
+        world.observe_after(0, self._stand_in)
 
     def retry_fired(self, site: str) -> None:
         """A retry timer fired, or a task looped: remember where."""
@@ -123,11 +125,15 @@ class HangDetector:
             self.longest_standstill_at_ns = self._last_progress_ns
         if standstill_ns >= self._timeout_ns:
             self._tell(proved=False)
-        elif not (self._nr_looks % LOOKS_PER_RETRY or self.world.nr_pending_progress or self.world.nr_pending_retry):
-            self.retry_fired("khungtaskd")
-        self._nr_looks += 1
         if not self._told:
-            self.world.call_after(max(self._timeout_ns // LOOKS_PER_TIMEOUT, 1), self._khungtaskd, kind=TimerKind.CLOCK)
+            self.world.observe_after(self._look_every_ns, self._khungtaskd)
+
+    def _stand_in(self) -> None:
+        """Take the place of a retry where not even one is left: nothing will come of it either."""
+        if not self._told:
+            if not (self.world.nr_pending_progress or self.world.nr_pending_retry):
+                self.retry_fired("khungtaskd")
+            self.world.observe_after(self._stand_in_every_ns, self._stand_in)
 
 
 Node = Task | Resource | Provider

@@ -2,6 +2,9 @@
 
 A timer is a list, not an object: the heap compares it by time and number in C, and a million a second must be made.
 Cancelling leaves it in the heap without its function, to be dropped when its time comes.
+
+Who only looks (the hang detector, the progress line) is an *observer* and has a queue of his own, which nobody asks
+when something will happen next: how often he looks makes no difference to the run.
 """
 
 from collections.abc import Callable
@@ -43,6 +46,10 @@ class Timers:
         self.nr_pending_retry = 0
         self._heap: list[TimerHandle] = []
         self._sequence = 0
+        self._observers: list[tuple[int, int, Callable[[], object]]] = []
+        self._nr_looks = 0
+        # invariant: the time of the first observer, NEVER_NS without one
+        self._look_ns = NEVER_NS
 
     def call_at(
         self, time_ns: int, function: Callable[..., object], *args: Any, kind: int = _PROGRESS, site: str = ""
@@ -96,6 +103,23 @@ class Timers:
     def pending_retry_sites(self) -> set[str]:
         """Return the sites of all pending retry timers."""
         return {t[_SITE] for t in self._heap if t[_FUNCTION] is not None and t[_KIND] == _RETRY}
+
+    def observe_after(self, delay_ns: int, look: Callable[[], object]) -> None:
+        """Call ``look()`` when virtual time has come to ``delay_ns`` from now: it changes nothing, but may end the run.
+
+        It is no event: it looks before those of its own instant, and not at all once there are no events any more.
+        """
+        assert delay_ns >= 0
+        self._nr_looks += 1
+        heappush(self._observers, (self.now_ns + delay_ns, self._nr_looks, look))
+        self._look_ns = self._observers[0][0]
+
+    def _look_once(self) -> None:
+        """Let the first observer look, at his time."""
+        time_ns, _, look = heappop(self._observers)
+        self._look_ns = self._observers[0][0] if self._observers else NEVER_NS
+        self.now_ns = max(self.now_ns, time_ns)
+        look()
 
     def _pop(self) -> TimerHandle:
         return heappop(self._heap)

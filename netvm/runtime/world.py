@@ -371,15 +371,16 @@ class World(Choices):
                     went_idle()
                     if self.attention:
                         return False
-                while True:
-                    if not heap:
-                        return True
-                    timer = heap[0]
-                    if timer[_TIME] > until_ns:
-                        return True
+                while heap and heap[0][_FUNCTION] is None:
                     heappop(heap)
-                    if timer[_FUNCTION] is not None:
-                        break
+                due_ns = heap[0][_TIME] if heap else NEVER_NS
+                if self._look_ns <= due_ns:
+                    self._look_until(min(due_ns, until_ns))
+                    if self.attention:
+                        return False
+                if due_ns > until_ns:
+                    return True
+                timer = heappop(heap)
                 if self._explores_events:
                     timer = self._choose_event(timer, until_ns)
                 self.now_ns, _, function, args, kind, site = timer
@@ -400,6 +401,12 @@ class World(Choices):
         finally:
             self._turn_left = turn_left
         return False
+
+    def _look_until(self, until_ns: int) -> None:
+        """Let the observers look whose time comes first; one of them may end the run."""
+        if until_ns < NEVER_NS - 1:
+            while self._look_ns <= until_ns and not self.stopped:
+                self._look_once()
 
     def _resume(self, task: Task) -> None:
         assert task.trio_task is not None

@@ -178,7 +178,7 @@ class Experiment:
             return
         if self._progress is not None:
             self._progress(self.progress())
-        world.call_after(PROGRESS_EVERY_NS, self._tell_progress, kind=TimerKind.CLOCK)
+        world.observe_after(PROGRESS_EVERY_NS, self._tell_progress)
 
     def progress(self) -> Progress:
         """Return where the run stands."""

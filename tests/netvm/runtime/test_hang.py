@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netvm.runtime import hang
 from netvm.runtime.clock import run_virtual
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.hang import HangDetector, Knot, Node, find_knot, shortest_chain
@@ -255,6 +256,32 @@ def test_a_hang_is_told_once(proved: bool) -> None:
     watched = Watched(stops=False)
     others = [] if proved else [watched.pace(3 * S)]
     assert [verdict for _, verdict in watched.run(watched.retry(100 * MS), *others)] == [proved]
+
+
+@pytest.mark.parametrize("looks_per_timeout", [1, 7, 100_000])
+def test_how_finely_it_looks_is_no_difference(monkeypatch: pytest.MonkeyPatch, looks_per_timeout: int) -> None:
+    """The world runs alike, and who asks how long nothing can interfere gets the same answer."""
+
+    def log() -> list[tuple[int, int, int]]:
+        watched = Watched()
+        world = watched.world
+        cpus = Cpus(world, 1)
+        seen: list[tuple[int, int, int]] = []
+
+        async def work(task: Task) -> None:
+            for number in range(30):
+                cpus.charge(task, number * 100 * MS)
+                await cpus.pay(task)
+                seen.append((world.now_ns, world.horizon_ns(), world.nr_events))
+                await world.sleep_on(task, MEMORY, timeout_ns=number * 10 * MS)
+                watched.progress += 1
+
+        watched.run(work, work, watched.pace(3 * S), until_ns=TIMEOUT_NS, cpus=cpus)
+        return [*seen, (world.now_ns, world.nr_steps, world.nr_events)]
+
+    expected = log()
+    monkeypatch.setattr(hang, "LOOKS_PER_TIMEOUT", looks_per_timeout)
+    assert log() == expected
 
 
 # -- explained ------------------------------------------------------------------------------------------------------

@@ -72,3 +72,12 @@ def test_counts_and_horizon_are_those_of_a_plain_list(armed: list[tuple[int, Tim
         assert timers.nr_pending_progress == sum(kind is TimerKind.PROGRESS for _, kind in pending)
         assert timers.nr_pending_retry == sum(kind is TimerKind.RETRY for _, kind in pending)
         assert timers.horizon_ns() == min((time_ns for time_ns, _ in pending), default=NEVER_NS)
+
+
+def test_observers_are_no_events() -> None:
+    """Nobody who asks what is pending or when the next event is hears of one."""
+    timers = Timers()
+    timers.observe_after(5, nothing)
+    assert timers.horizon_ns() == NEVER_NS
+    assert timers.pending_timers() == []
+    assert timers.nr_pending_progress == timers.nr_pending_retry == 0

@@ -520,6 +520,49 @@ def test_a_world_with_only_retries_goes_idle(run: Run) -> None:
     assert idle_at == [10]
 
 
+def test_observers_look_at_their_time(run: Run) -> None:
+    """Before the events of their instant, between events and under a task that works; not where nothing comes."""
+    world = World()
+    cpus = Cpus(world, 1)
+    log: list[tuple[int, str]] = []
+
+    def note(what: str) -> None:
+        log.append((world.now_ns, what))
+
+    async def body(task: Task) -> None:
+        world.call_after(10, note, "event")
+        world.observe_after(10, lambda: note("look"))
+        world.observe_after(5, lambda: note("look"))
+        world.observe_after(1000, lambda: note("never"))
+        await world.sleep_ns(task, 20, PAUSE)
+        world.observe_after(10, lambda: note("look"))
+        cpus.charge(task, 30)
+        await cpus.pay(task)
+        note("paid")
+
+    run(world, body, cpus=cpus)
+    assert log == [(5, "look"), (10, "look"), (10, "event"), (30, "look"), (50, "paid")]
+
+
+def test_a_world_with_only_observers_is_quiescent() -> None:
+    """Nobody but them is left, so nothing will happen, however often they look."""
+    world = World()
+    told: list[int] = []
+
+    def look() -> None:
+        told.append(world.now_ns)
+        world.observe_after(5, look)
+
+    world.quiesced = world.stop
+
+    def main() -> None:
+        look()
+        world.call_after(12, lambda: None)
+
+    run_virtual(lambda: world.run(main))
+    assert told == [0, 5, 10]
+
+
 def test_a_quiet_world_waits_for_what_trio_brings() -> None:
     """Without anybody to ask, it lets trio wait; a wake from another trio task moves it on."""
     world = World()

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from netvm.runtime import hang
+from netvm.scenario import run
 from netvm.scenario.imported import import_run
 from netvm.scenario.load import scenario_from
 from netvm.scenario.outcome import Outcome, Progress, outcome_json
 from netvm.scenario.recorded import read_recorded_run
 from netvm.scenario.run import run_scenario
 from netvm.scenario.schema import Scenario
+from netvm.units import NS_PER_MS, NS_PER_S
 
 _RUNS = Path(__file__).parents[2] / "data" / "runs"
 _BESIDE = Path(__file__).parents[4] / "shared" / "ground-truth" / "runs"
@@ -121,6 +125,20 @@ for kind in ("nbd", "iscsi"):
     }
     print(outcome_json(run_scenario(scenario_from(tables, origin=kind), name=kind)))
 """
+
+
+def test_who_only_looks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often standstills are measured and progress is told, the run is the same but for the measure itself."""
+
+    def look(looks_per_timeout: int, every_ns: int) -> Outcome:
+        monkeypatch.setattr(hang, "LOOKS_PER_TIMEOUT", looks_per_timeout)
+        monkeypatch.setattr(run, "PROGRESS_EVERY_NS", every_ns)
+        outcome = run_scenario(small(), name="small", progress=lambda _: None)
+        return structs.replace(outcome, longest_standstill_s=0.0)
+
+    seldom = look(1, 60 * NS_PER_S)
+    assert seldom.vmstat["nr_written"] > 200
+    assert outcome_json(seldom) == outcome_json(look(100_000, NS_PER_MS))
 
 
 def in_a_process(seed: int, oracle: str, hash_seed: str) -> bytes:
