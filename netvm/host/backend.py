@@ -34,8 +34,18 @@ from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task
 from netvm.runtime.workqueue import Workqueue
 from netvm.runtime.world import World
+from netvm.trace.recorder import Recorder
 
-__all__ = ["Backend", "BackendContext", "DiskDriver", "FileBackend", "LinkPair", "MountContext", "load_backend"]
+__all__ = [
+    "Backend",
+    "BackendContext",
+    "DiskDriver",
+    "FileBackend",
+    "LinkPair",
+    "MountContext",
+    "TracedBackend",
+    "load_backend",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +161,15 @@ class FileBackend(Protocol):
 
     def mount(self, context: MountContext) -> FileSystem:
         """Make the client's side of the file system; the server is up after :meth:`Backend.start`."""
+        ...
+
+
+@runtime_checkable
+class TracedBackend(Protocol):
+    """A backend with tracepoints of its own."""
+
+    def trace(self, recorder: Recorder) -> None:
+        """Have them recorded."""
         ...
 
 

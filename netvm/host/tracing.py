@@ -6,10 +6,14 @@ dropped are told by the counters they are counted in.
 
 import numpy as np
 
+from netvm.host.backend import TracedBackend
 from netvm.host.machine import Host
+from netvm.host.sched_trace import SchedTrace, WorkTrace
 from netvm.mm.gfp import GFP_DIRECT_RECLAIM, PF_MEMALLOC, gfp_name
 from netvm.mm.mempool import Mempool
 from netvm.mm.page_alloc import PageAllocator
+from netvm.net.net_trace import NetTrace
+from netvm.pagecache.writeback_trace import WritebackTrace
 from netvm.runtime.task import Task
 from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
@@ -93,9 +97,24 @@ def attach(host: Host, recorder: Recorder) -> None:
     pool: Mempool[int] = host.swap.io.pool
     pool.tracer = recorder
 
+    files = host.files
+    files.cache.tracer = files.flusher.tracer = files.throttle.tracer = WritebackTrace(recorder, files.throttle)
+    if isinstance(host.backend, TracedBackend):
+        host.backend.trace(recorder)
+    if host.cpus is not None and recorder.wants("sched"):
+        host.cpus.probe = SchedTrace(recorder)
+    if recorder.wants("workqueue"):
+        work = WorkTrace(recorder)
+        for workers in host.pools:
+            workers.probe = work
+    sockets = host.stack.tracer = NetTrace(recorder)
+    if recorder.wants("sock"):
+        host.stack.tcp_memory.exceeded = host.stack.udp_memory.exceeded = sockets.exceed_buf_limit
+
     def dropped(name: str, nr: int) -> None:
         if name in DROP_COUNTERS:
             recorder.emit(_SKB_DROP, host.world.current, recorder.name(name), nr)
+            sockets.kfree_skb(name, nr)
 
     host.netstat.told = dropped
     if recorder.wants("kmem"):

@@ -26,6 +26,9 @@ from netvm.units import NS_PER_S
 __all__ = ["OomKill", "OomKiller", "oom_badness"]
 
 _MARK_VICTIM: Final = number_of("mark_victim")
+_WAKE_REAPER: Final = number_of("wake_reaper")
+_START_REAPING: Final = number_of("start_task_reaping")
+_FINISH_REAPING: Final = number_of("finish_task_reaping")
 
 OOM_REAPER_DELAY_NS: Final = 2 * NS_PER_S
 
@@ -149,6 +152,8 @@ class OomKiller:
         victim.task.flags |= PF_OOM_VICTIM
         victim.task.kill()
         if self.fixes.oom_reaper:
+            if self.tracer is not None:
+                self.tracer.emit(_WAKE_REAPER, task, victim.task.pid)
             self.world.call_after(OOM_REAPER_DELAY_NS, self._oom_reap, victim, kind=TimerKind.PROGRESS)
 
     def _oom_reap(self, victim: AddressSpace) -> None:
@@ -158,6 +163,11 @@ class OomKiller:
         """
         if victim.id not in self.spaces or victim.oom_reaped:
             return
+        assert victim.task is not None
+        if self.tracer is not None:
+            self.tracer.emit(_START_REAPING, None, victim.task.pid)
         self.unmap(victim)
         victim.oom_reaped = True
+        if self.tracer is not None:
+            self.tracer.emit(_FINISH_REAPING, None, victim.task.pid)
         self.log("oom_reaper: reaped process", comm=victim.comm, anon_rss_kib=victim.nr_anon * 4)

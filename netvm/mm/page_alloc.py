@@ -326,11 +326,15 @@ class PageAllocator:
         if no_progress_loops <= MAX_RECLAIM_RETRIES:
             highest = gfp_zone(gfp)
             for zone in reversed(self.node.zones):
-                available = self.vmscan.zone_reclaimable_pages(zone) + zone.nr_free
-                if zone.index <= highest and zone.watermark_ok(
-                    order, zone.min_wmark_pages(), highest, alloc_flags, available
-                ):
-                    worth = True
+                if zone.index > highest:
+                    continue
+                mark = zone.min_wmark_pages()
+                reclaimable = self.vmscan.zone_reclaimable_pages(zone)
+                worth = zone.watermark_ok(order, mark, highest, alloc_flags, reclaimable + zone.nr_free)
+                if self.tracer is not None:
+                    told = (reclaimable, reclaimable + zone.nr_free, mark, no_progress_loops, worth)
+                    self.tracer.retry_zone(task, zone.name, order, *told)
+                if worth:
                     break
             if task.flags & PF_WQ_WORKER:
                 # a sleep of one jiffy, whatever was found, so that the pool sees that this worker does not run

@@ -12,6 +12,9 @@ from typing import Final
 from netvm.mm.gfp import ALLOC_WMARK_HIGH
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
 from netvm.mm.zone import Node
+from netvm.runtime.task import Task
+from netvm.trace.recorder import Recorder
+from netvm.trace.tracepoints import number_of
 from netvm.trace.vmstat import VmStat
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
 SWAP_CLUSTER_MAX: Final = 32
 DEF_PRIORITY: Final = 12
 
+_LRU_SHRINK_INACTIVE: Final = number_of("mm_vmscan_lru_shrink_inactive")
 DEACTIVATE_ANON: Final = 1
 DEACTIVATE_FILE: Final = 2
 
@@ -66,6 +70,43 @@ class ScanControl:
         """Zero what the last round met."""
         self.nr_taken = self.nr_file_taken = self.nr_writeback = self.nr_immediate = 0
         self.nr_dirty = self.nr_unqueued_dirty = self.nr_congested = self.nr_ref_keep = 0
+
+    def met(self) -> tuple[int, ...]:
+        """Return what this round has met so far, for :meth:`trace_inactive`."""
+        return (self.nr_dirty, self.nr_writeback, self.nr_congested, self.nr_immediate, self.nr_ref_keep)
+
+    def trace_inactive(
+        self,
+        tracer: Recorder,
+        task: Task,
+        nr_taken: int,
+        nr_reclaimed: int,
+        met: tuple[int, ...],
+        nr_active: int,
+        *,
+        file: bool,
+    ) -> None:
+        """Pass the tracepoint at the end of a batch; ``met`` is what the round had met before it."""
+        dirty, writeback, congested, immediate, ref_keep = (
+            now - before for now, before in zip(self.met(), met, strict=True)
+        )
+        tracer.emit(
+            _LRU_SHRINK_INACTIVE,
+            task,
+            0,
+            nr_taken,
+            nr_reclaimed,
+            dirty,
+            writeback,
+            congested,
+            immediate,
+            0 if file else nr_active,
+            nr_active if file else 0,
+            ref_keep,
+            0,
+            self.priority,
+            tracer.name(f"RECLAIM_WB_{'FILE' if file else 'ANON'}|RECLAIM_WB_ASYNC"),
+        )
 
     def prepare_scan_count(self, node: Node, lruvec: Lruvec, vmstat: VmStat) -> None:
         """Look at the node as it is now: costs, what to deactivate, whether files are few or many."""

@@ -39,7 +39,6 @@ from netvm.mm.gfp import GFP_FS, GFP_IO
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON
 from netvm.mm.ports import PlugPort
 from netvm.runtime.task import Task
-from netvm.trace.tracepoints import number_of
 
 if TYPE_CHECKING:
     from netvm.mm.scan_control import ScanControl
@@ -65,7 +64,6 @@ _KEEP: Final = 10
 _NOT_PLAIN: Final = PG_LOCKED | PG_WRITEBACK | PG_UNEVICTABLE | PG_SWAPCACHE | PG_DIRTY
 _U16 = np.uint16
 _NOT_REFERENCED = _U16(0xFFFF & ~PG_REFERENCED)
-_LRU_SHRINK_INACTIVE = number_of("mm_vmscan_lru_shrink_inactive")
 
 
 class Shrinker:
@@ -105,7 +103,7 @@ class Shrinker:
             vmstat.pgscan_kswapd += nr_taken
         else:
             vmstat.pgscan_direct += nr_taken
-        met = (sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate, sc.nr_ref_keep)
+        met = sc.met()
         nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug)
         self._move_folios_to_lru(kept)
         vmstat.nr_isolated_anon -= nr_taken
@@ -118,43 +116,9 @@ class Shrinker:
             lruvec.note_cost(file=False, nr_pages=nr_pageout)
         sc.nr_taken += nr_taken
         if self.vmscan.tracer is not None:
-            self._trace(task, nr_taken, nr_reclaimed, met, kept, sc)
+            nr_active = int(np.count_nonzero(self.frames.flags[kept] & _U16(PG_ACTIVE)))
+            sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=False)
         return nr_reclaimed
-
-    def _trace(
-        self,
-        task: Task,
-        nr_taken: int,
-        nr_reclaimed: int,
-        met: tuple[int, ...],
-        kept: PfnArray,
-        sc: "ScanControl",
-    ) -> None:
-        """Pass the tracepoint at the end of a batch; ``met`` is what the round had met before it."""
-        tracer = self.vmscan.tracer
-        assert tracer is not None
-        nr_active = int(np.count_nonzero(self.frames.flags[kept] & _U16(PG_ACTIVE)))
-        meets = (sc.nr_dirty, sc.nr_writeback, sc.nr_congested, sc.nr_immediate, sc.nr_ref_keep)
-        dirty, writeback, congested, immediate, ref_keep = (
-            now - before for now, before in zip(meets, met, strict=True)
-        )
-        tracer.emit(
-            _LRU_SHRINK_INACTIVE,
-            task,
-            0,
-            nr_taken,
-            nr_reclaimed,
-            dirty,
-            writeback,
-            congested,
-            immediate,
-            nr_active,
-            0,
-            ref_keep,
-            0,
-            sc.priority,
-            tracer.name("RECLAIM_WB_ANON|RECLAIM_WB_ASYNC"),
-        )
 
     def _move_folios_to_lru(self, pfns: PfnArray) -> None:
         """Put survivors back at the head of their list, oldest first (move_folios_to_lru)."""

@@ -77,6 +77,7 @@ class FileShrinker:
         else:
             vmstat.pgscan_direct += nr_taken
         unqueued_before = sc.nr_unqueued_dirty
+        met = sc.met()
         kept, nr_reclaimed = await self.shrink_folio_list(task, taken, sc)
         self._move_folios_to_lru(kept)
         vmstat.nr_isolated_file -= nr_taken
@@ -89,6 +90,9 @@ class FileShrinker:
             self.files.wakeup_flusher_threads("vmscan")
         sc.nr_taken += nr_taken
         sc.nr_file_taken += nr_taken
+        if self.vmscan.tracer is not None:
+            nr_active = int(np.count_nonzero(self.frames.flags[kept] & _U16(PG_ACTIVE)))
+            sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=True)
         return nr_reclaimed
 
     def _move_folios_to_lru(self, kept: PfnArray) -> None:

@@ -11,12 +11,12 @@ who hold less than their share.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from netvm.trace.vmstat import NetStat
 from netvm.units import PAGE_SIZE, pages_of
 
-__all__ = ["SOCK_MIN_SNDBUF", "ProtoMemory", "SockMemory"]
+__all__ = ["SOCK_MIN_SNDBUF", "ExceedProbe", "ProtoMemory", "SockMemory"]
 
 SOCK_MIN_SNDBUF: Final = 2048 * 2
 MAX_TCP_HEADER: Final = 256
@@ -25,11 +25,20 @@ SKB_SHARED_INFO_BYTES: Final = 320
 TCP_INIT_CWND: Final = 10
 
 
+class ExceedProbe(Protocol):
+    """Who is told of a socket that gets no more memory; a recorder listens."""
+
+    def __call__(self, mem: "SockMemory", *, receive: bool) -> None:
+        """It was to receive, or to send."""
+        ...
+
+
 class ProtoMemory:
     """A protocol's memory limits in pages (``tcp_mem``, ``udp_mem``) and what its sockets have taken."""
 
     __slots__ = (
         "allocated",
+        "exceeded",
         "has_pressure",
         "high",
         "low",
@@ -64,6 +73,7 @@ class ProtoMemory:
         self.allocated = 0
         self.nr_sockets = 0
         self.under_pressure = False
+        self.exceeded: ExceedProbe | None = None
 
     def enter_pressure(self) -> None:
         """Note that memory is short (tcp_enter_memory_pressure); a protocol without the notion has none."""
@@ -111,6 +121,8 @@ class SockMemory:
             if self.wmem_queued + size_bytes >= self.sndbuf:
                 # a sender that has to wait for its buffer anyway gets this last one
                 return True
+        if proto.exceeded is not None:
+            proto.exceeded(self, receive=receive)
         proto.allocated -= amount
         self.forward_alloc -= amount * PAGE_SIZE
         return False

@@ -379,11 +379,11 @@ class TcpSock:
     async def sk_stream_wait_memory(self, task: Task, *, more: bool) -> None:
         """Sleep without the lock: for space if the buffer is full, else for a moment, since pages were short."""
         self.push(task, more=more)
-        timeout_ns = None
-        if self.mem.stream_memory_free():
-            timeout_ns = (self.stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
+        short = self.mem.stream_memory_free()
+        timeout_ns = (self.stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS if short else None
         self.release_sock(task)
-        await self.send_space_wait.wait(task, timeout_ns=timeout_ns, interruptible=True)
+        wait = self.send_space_wait.wait(task, timeout_ns=timeout_ns, interruptible=True)
+        await (wait if self.stack.tracer is None else self.stack.tracer.wait_memory(task, self, wait))
         await self.lock_sock(task)
 
     def try_sendpages(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from netvm.mm.gfp import PF_MEMALLOC
 from netvm.mm.page_alloc import PageAllocator
+from netvm.net.net_trace import NetTrace
 from netvm.net.nic import Nic
 from netvm.net.sk_memory import ProtoMemory
 from netvm.net.skb import PageFrag, Skb, SkbAllocator
@@ -80,6 +81,7 @@ class NetStack:
         self.tcp_rmem = tuple(tcp_rmem)
         self.random = random
         self.nic: Nic | None = None
+        self.tracer: NetTrace | None = None
         self.sockets: list[Sock] = []
         self._task_frags: dict[int, TaskFrag] = {}
         self._receive_memory = Resource("memory", "eth0 RX: memory to receive with", self._memory_providers)

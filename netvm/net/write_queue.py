@@ -256,6 +256,9 @@ class WriteQueue:
         """
         if skb is None:
             return False
+        tracer = self._sock.stack.tracer
+        if tracer is not None and segment.seq < self._sock.core.snd_nxt:
+            tracer.retransmit_skb(self._sock.core.state.name)
         if segment.seq + segment.size_bytes == skb.end_seq:
             return True
         retransmission = segment.seq < self._sock.core.snd_nxt

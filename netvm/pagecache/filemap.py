@@ -37,6 +37,7 @@ from netvm.pagecache.flusher import Flusher, do_writepages
 from netvm.pagecache.mapping import NODE_SHIFT, TAG_DIRTY, TAG_TOWRITE, TAG_WRITEBACK, Mapping
 from netvm.pagecache.ports import WB_SYNC_ALL, FileSystem, WritebackControl
 from netvm.pagecache.throttle import DirtyThrottle
+from netvm.pagecache.writeback_trace import WritebackTrace
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
@@ -89,6 +90,7 @@ class PageCache:
         self.flusher = flusher
         self.vmscan: Vmscan
         pages.node_dirty_ok = throttle.node_dirty_ok
+        self.tracer: WritebackTrace | None = None
         self.owner_file = pages.ledger.owner("file")
         self.mappings: dict[int, Mapping] = {}
         flusher.mappings = self.mappings
@@ -342,6 +344,8 @@ class PageCache:
         mapping.nr_dirty += nr
         self._account_pending(pfns[clean], 1)
         self.throttle.dirtied(task, mapping.fs.bdi, nr)
+        if self.tracer is not None:
+            self.tracer.dirtied(mapping, indices[clean])
         self.flusher.mark_inode_dirty(mapping)
 
     def _account_pending(self, pfns: PfnArray, sign: int) -> None:
@@ -375,6 +379,8 @@ class PageCache:
         wb.nr_writeback += nr_pages
         self.vmstat.nr_dirty -= nr_pages
         self.vmstat.nr_writeback += nr_pages
+        if self.tracer is not None:
+            self.tracer.started(mapping, index, nr_pages)
         return pfns.tolist(), mapping.version[here].tolist()
 
     def end_writeback(self, mapping: Mapping, indices: npt.NDArray[np.intp], *, error: int, task: Task) -> None:
@@ -393,6 +399,8 @@ class PageCache:
         self.vmstat.nr_writeback -= nr
         self.vmstat.nr_written += nr
         self._account_pending(pfns, -1)
+        if self.tracer is not None:
+            self.tracer.ended(task, mapping, indices, error)
         if error:
             # what was dirtied again meanwhile will be written again
             self._note_write_error(mapping, indices[mapping.tags[indices] & _U8(TAG_DIRTY) == 0], nr)

@@ -20,6 +20,7 @@ from netvm.pagecache.bdi import BackingDevice, jiffies
 from netvm.pagecache.mapping import TAG_WRITEBACK
 from netvm.pagecache.ports import WB_SYNC_ALL, WB_SYNC_NONE, WritebackControl
 from netvm.pagecache.throttle import DirtyThrottle
+from netvm.pagecache.writeback_trace import WritebackTrace
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.timer import TimerHandle, TimerKind
 from netvm.runtime.wait import WaitQueue
@@ -86,6 +87,7 @@ class Flusher:
         """All files of the host by their id (the page cache's)."""
         self.nr_chunks = 0
         """Rounds of writeback_sb_inodes over one file: writeback_start and writeback_written pairs."""
+        self.tracer: WritebackTrace | None = None
         throttle.flusher = self
 
     def add_device(self, wb: BackingDevice) -> None:
@@ -127,6 +129,8 @@ class Flusher:
         was_clean = not wb.has_dirty_io()
         mapping.dirtied_when_ns = self.world.now_ns
         self._move(mapping, "b_dirty")
+        if self.tracer is not None:
+            self.tracer.dirty_inode(mapping)
         if was_clean:
             self._wakeup_delayed(self._states[wb.name])
 
@@ -196,9 +200,14 @@ class Flusher:
                 break
             if work.for_background and not self.throttle.over_bg_thresh(wb):
                 break
+            if self.tracer is not None:
+                self.tracer.work(task, wb, work, over=False)
             if not wb.b_io:
-                self._queue_io(wb, work)
-            if await self._writeback_sb_inodes(task, wb, work):
+                self._queue_io(task, wb, work)
+            progress = await self._writeback_sb_inodes(task, wb, work)
+            if self.tracer is not None:
+                self.tracer.work(task, wb, work, over=True)
+            if progress:
                 continue
             if not wb.b_more_io:
                 break
@@ -211,15 +220,18 @@ class Flusher:
             else:
                 break
 
-    def _queue_io(self, wb: BackingDevice, work: WritebackWork) -> None:
+    def _queue_io(self, task: Task, wb: BackingDevice, work: WritebackWork) -> None:
         """Move what is due from b_dirty, and what was put off from b_more_io, to b_io (queue_io)."""
         before_ns = self.world.now_ns
         if work.for_kupdate:
             before_ns -= self.throttle.sysctls.expire_centisecs * 10 * NS_PER_MS
         for mapping in list(wb.b_more_io):
             self._move(mapping, "b_io")
-        for mapping in [m for m in wb.b_dirty if m.dirtied_when_ns <= before_ns]:
+        due = [mapping for mapping in wb.b_dirty if mapping.dirtied_when_ns <= before_ns]
+        for mapping in due:
             self._move(mapping, "b_io")
+        if self.tracer is not None:
+            self.tracer.queue_io(task, wb, before_ns, len(due), work.reason)
 
     def chunk_size(self, wb: BackingDevice, work: WritebackWork) -> int:
         """Return how many pages of one file to write before the next has its turn (writeback_chunk_size)."""
@@ -251,7 +263,11 @@ class Flusher:
             )
             self._move(mapping, "")
             self.nr_chunks += 1
+            if self.tracer is not None:
+                self.tracer.single_inode(task, mapping, wbc, chunk, over=False)
             await self.writeback_single_inode(task, mapping, wbc)
+            if self.tracer is not None:
+                self.tracer.single_inode(task, mapping, wbc, chunk, over=True)
             written = chunk - wbc.nr_to_write
             work.nr_pages -= written
             progress += written + (not mapping.nr_dirty)
@@ -266,7 +282,7 @@ class Flusher:
         """Write up to so many pages of a device in the caller's context; return how many (writeback_inodes, to 3.1)."""
         work = WritebackWork(nr_pages=nr_pages, reason="background")
         if not wb.b_io:
-            self._queue_io(wb, work)
+            self._queue_io(task, wb, work)
         await self._writeback_sb_inodes(task, wb, work)
         if work.nr_pages == nr_pages and task.cpus is not None:
             await task.cpus.cond_resched(task)

@@ -43,6 +43,7 @@ from netvm.pagecache.position import (
     wb_min_pause,
     wb_position_ratio,
 )
+from netvm.pagecache.writeback_trace import WritebackTrace
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.world import World
@@ -123,6 +124,7 @@ class DirtyThrottle:
         self._set_ratelimit()
         self._dirty_limit_tstamp = jiffies(world)
         self._dirtiers: dict[int, _Dirtier] = {}
+        self.tracer: WritebackTrace | None = None
         self._bdp_ratelimits = 0
         """Pages dirtied on this CPU since somebody was looked at."""
         self.paused_ns = 0
@@ -207,6 +209,8 @@ class DirtyThrottle:
     def over_bg_thresh(self, wb: BackingDevice) -> bool:
         """Whether the flusher should write in the background (wb_over_bg_thresh)."""
         look = self.limits()
+        if self.tracer is not None:
+            self.tracer.global_dirty_state(self.world.current, look)
         if look.nr_dirty > look.bg_thresh:
             return True
         return wb.nr_reclaimable > self.wb_calc_thresh(wb, look.bg_thresh)
@@ -278,8 +282,11 @@ class DirtyThrottle:
         """Start the flusher if need be and let a writer sleep as long as it should (balance_dirty_pages)."""
         dirtier = self._dirtier(task)
         exceeded = False
+        since = jiffies(self.world)
         while True:
             look = self.limits()
+            if self.tracer is not None:
+                self.tracer.global_dirty_state(task, look)
             task.charge_ns += self.costs.balance_dirty_pages
             if wb.strictlimit:
                 self._wb_dirty_limits(wb, look)
@@ -292,10 +299,23 @@ class DirtyThrottle:
             wb.dirty_exceeded = wb.dirty_exceeded or exceeded
             look.pos_ratio = wb_position_ratio(wb, look, self.dirty_limit)
             if wb.is_estimate_due():
-                self._update_estimates(wb, look)
+                self._update_estimates(task, wb, look)
             self.setpoint_seen, self.dirty_seen = self.setpoint(look), look.dirty
             task_ratelimit = wb.dirty_ratelimit * look.pos_ratio >> RATELIMIT_CALC_SHIFT
+            before = dirtier.dirty_paused_when, dirtier.nr_dirtied_pause
             pause, next_pause_pages = self._pause(dirtier, wb, look, task_ratelimit, pages_dirtied)
+            if self.tracer is not None:
+                self.tracer.balance_dirty_pages(
+                    task,
+                    wb,
+                    look,
+                    task_ratelimit=task_ratelimit,
+                    dirtied=pages_dirtied,
+                    dirtied_pause=before[1],
+                    paused_when=before[0],
+                    since=since,
+                    pause=pause,
+                )
             if pause is None:
                 break
             await self._sleep(task, wb, pause)
@@ -338,7 +358,10 @@ class DirtyThrottle:
                 if nr_left <= 0:
                     break
                 continue
+            began_ns = self.world.now_ns
             await self._sleep(task, wb, HZ // 10, everybody=not self.fixes.per_bdi_dirty_limits)
+            if self.tracer is not None:
+                self.tracer.congestion_wait(task, HZ // 10 * JIFFY_NS, self.world.now_ns - began_ns)
         look = self.limits()
         if look.dirty <= look.thresh:
             wb.dirty_exceeded = False
@@ -368,7 +391,7 @@ class DirtyThrottle:
         dirtier.nr_dirtied = 0
         dirtier.nr_dirtied_pause = dirty_poll_interval(dirty, thresh)
 
-    def _update_estimates(self, wb: BackingDevice, look: DirtyLimits) -> None:
+    def _update_estimates(self, task: Task, wb: BackingDevice, look: DirtyLimits) -> None:
         """Renew limit, ratelimit and bandwidth, in this order (__wb_update_bandwidth)."""
         elapsed = max(jiffies(self.world) - wb.bw_time_stamp, 1)
         self._update_dirty_limit(look)
@@ -381,6 +404,8 @@ class DirtyThrottle:
         else:
             dirty, setpoint = look.dirty, self.setpoint(look)
         wb.update_dirty_ratelimit(dirty=dirty, setpoint=setpoint, pos_ratio=look.pos_ratio, elapsed=elapsed)
+        if self.tracer is not None:
+            self.tracer.dirty_ratelimit(task, wb, pos_ratio=look.pos_ratio, elapsed=elapsed)
         wb.update_bandwidth()
 
     def _pause(

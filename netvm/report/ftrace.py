@@ -291,7 +291,7 @@ class FtraceReader:
                 fits &= end > begin
             else:
                 args[:, variant.places[column]], good = self._hexadecimal(
-                    chunk, begin, end, pointer=variant.kinds[column] == "p"
+                    chunk, begin, end, always=variant.kinds[column] in "ph"
                 )
                 fits &= good
         if variant.head is None:
@@ -305,11 +305,9 @@ class FtraceReader:
         return args, fits
 
     @staticmethod
-    def _hexadecimal(
-        chunk: Chunk, begin: Offsets, end: Offsets, *, pointer: bool
-    ) -> tuple[npt.NDArray[np.int64], Mask]:
+    def _hexadecimal(chunk: Chunk, begin: Offsets, end: Offsets, *, always: bool) -> tuple[npt.NDArray[np.int64], Mask]:
         """Return numbers that are hexadecimal where they say so; a hashed pointer that is not printed is -1."""
-        if pointer:
+        if always:
             values, good = chunk.hexadecimals(begin, end)
             hidden = chunk.starts_with(begin, b"(")
             return np.where(hidden, -1, values), good | hidden

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from netvm.trace.records import RecordArray, Recorded
-from netvm.trace.tracepoints import OTHER, TRACEPOINTS
+from netvm.trace.tracepoints import CONVERSION, OTHER, TRACEPOINTS
 
 __all__ = ["HEAD", "ftrace_lines", "payload_of"]
 
@@ -25,12 +25,15 @@ HEAD: Final = """\
 #           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
 #              | |         |   |||||     |         |
 """
-_CONVERSION: Final = re.compile(r"%(#?)-?\d*(?:l|ll|h)?([dusxp])")
-_PYTHON: Final = {"d": "%d", "s": "%s", "p": "%s", "x": "%#x"}
-_FORMATS: Final = tuple(
-    _CONVERSION.sub(lambda match: _PYTHON[match[2] if match[2] in "sxp" else "d"], point.format)
-    for point in TRACEPOINTS
-)
+
+
+def _python(match: re.Match[str]) -> str:
+    """Return Python's conversion for one of C."""
+    letter = {"s": "s", "p": "s", "x": "x"}.get(match[3], "d")
+    return f"%{match[1]}{match[2]}{letter}"
+
+
+_FORMATS: Final = tuple(CONVERSION.sub(_python, point.format) for point in TRACEPOINTS)
 
 
 def ftrace_lines(batches: Iterable[RecordArray], recorded: Recorded) -> Iterator[str]:

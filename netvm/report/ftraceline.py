@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.trace.records import RecordArray, Recorded
-from netvm.trace.tracepoints import BY_NAME, OTHER, TRACEPOINTS, Tracepoint
+from netvm.trace.tracepoints import BY_NAME, CONVERSION, OTHER, TRACEPOINTS, Tracepoint
 
 __all__ = ["FLAGS", "FTRACE_PREFIX", "Layout", "LineReader", "Variant"]
 
@@ -30,12 +30,18 @@ _LOST: Final = re.compile(r"\s*CPU:?\s*(\d+) \[(?:LOST (\d+) EVENTS|(\d+) EVENTS
 _PERF_LOST: Final = re.compile(r".*PERF_RECORD_LOST(?:_SAMPLES)?:? lost (\d+)")
 _WRITTEN: Final = re.compile(r"#\s*entries-in-buffer/entries-written: (\d+)/(\d+)")
 _NO_EVENT: Final = re.compile(r"\s*(?:=> |<stack trace>|cpus=\d+$|CPU \d+ is empty$|version = \d|trace\.dat|\s*$)")
-_VALUE: Final = {"d": r"(-?\d+)", "x": r"(0x[0-9a-fA-F]+|\d+)", "p": r"(\S+)", "s": r"(.*?)"}
-_CONVERSION: Final = re.compile(r"%#?-?\d*(?:l|ll|h)?([dusxp])")
+_VALUE: Final = {
+    "d": r"(-?\d+)",
+    "x": r"(0x[0-9a-fA-F]+|\d+)",
+    "h": r"([0-9a-fA-F]+)",
+    "p": r"(\S+)",
+    "s": r"(.*?)",
+}
 
 _RENAMED: Final = {"wb_setpoint": "bdi_setpoint", "wb_dirty": "bdi_dirty", "highest_zoneidx": "classzone"}
 _OPTIONAL: Final = frozenset(
     {"nr_congested", "nr_activate_anon", "nr_activate_file", "nr_unmap_fail", "cgroup_ino", "thresh", "written"}
+    | {"sb_major", "sb_minor"}
 )
 """Fields that some kernels do not print."""
 
@@ -111,7 +117,7 @@ class Variant:
         self.head_place = head_place
         self.decimals = [column for column, kind in enumerate(kinds) if kind == "d"]
         self.decimal_places = [places[column] for column in self.decimals]
-        self.others = [column for column, kind in enumerate(kinds) if kind in tuple("sxp")]
+        self.others = [column for column, kind in enumerate(kinds) if kind in tuple("sxph")]
         self.key_parts = [_key_part(keys, part) for part in range(-(-max(map(len, keys)) // 8))]
         """For each eight bytes of the keys, last ones first: how far before the equals sign they begin, the columns
         whose keys are so long, the masks and the words."""
@@ -221,7 +227,9 @@ class LineReader:
             pairs = list(enumerate(found.groups()))
         else:
             places = {field.name: index for index, field in enumerate(point.fields)}
-            values = {_RENAMED.get(key, key): value for key, value in _KEY.findall(payload)}
+            pairs_found = list(_KEY.finditer(payload))
+            values = {_RENAMED.get(match[1], match[1]): match[2] for match in pairs_found}
+            values |= _head_value(point, payload, pairs_found[0].start() if pairs_found else 0)
             if not _complete(point, set(values)):
                 return False
             pairs = [(places[key], value) for key, value in values.items() if key in places]
@@ -238,7 +246,7 @@ class LineReader:
         if kind == "p" and text.startswith("("):
             return -1
         try:
-            value = int(text, 16) if kind == "p" else int(text, 0 if text.startswith("0x") else 10)
+            value = int(text, 16) if kind in "ph" else int(text, 0 if text.startswith("0x") else 10)
         except ValueError:
             return None
         if kind == "p":
@@ -248,8 +256,10 @@ class LineReader:
     def _pattern(self, point: Tracepoint) -> re.Pattern[str]:
         pattern = self._patterns.get(point.number)
         if pattern is None:
-            pieces = _CONVERSION.split(point.format)
-            text = "".join(_VALUE.get(p, _VALUE["d"]) if i % 2 else re.escape(p) for i, p in enumerate(pieces))
+            pieces = CONVERSION.sub("\0", point.format).split("\0")
+            text = re.escape(pieces[0])
+            for field, piece in zip(point.fields, pieces[1:], strict=True):
+                text += _VALUE[field.kind] + re.escape(piece)
             pattern = self._patterns[point.number] = re.compile(text)
         return pattern
 
@@ -298,6 +308,16 @@ def _head(point: Tracepoint, payload: str, first_key: int) -> tuple[bytes | None
     if at < 0:
         return None, ""
     return text[: at + len(before.strip()) + 1].encode()[-8:], point.fields[0].name
+
+
+def _head_value(point: Tracepoint, payload: str, first_key: int) -> dict[str, str]:
+    """Return the value of a first field that has no key."""
+    before = point.format.partition("%")[0].strip()
+    if not before or before.endswith("="):
+        return {}
+    _, found, value = payload[:first_key].partition(before)
+    name = value.strip().split(": ")[0].removesuffix(":")
+    return {point.fields[0].name: name} if found and name else {}
 
 
 def _with_separator(payload: str, match: re.Match[str]) -> bytes:

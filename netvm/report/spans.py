@@ -248,7 +248,7 @@ class SpanBuilder:
             at = TRACEPOINTS[event].index("gfp_flags")
             order, cause = arg[at - 1], names[arg[at]]
         elif kind == "writeback":
-            cause = names[arg[6]]
+            cause = names[arg[TRACEPOINTS[event].index("reason")]]
         elif kind == "mempool":
             cause = names[arg[0]]
         else:

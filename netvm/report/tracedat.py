@@ -9,6 +9,7 @@ Integers are written as ``long``, strings as ``__data_loc char[]``. Events that 
 are left out and counted: they have no format.
 """
 
+import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ from tempfile import TemporaryFile
 from typing import IO, Final
 
 from netvm.trace.records import RecordArray, Recorded
-from netvm.trace.tracepoints import OTHER, TRACEPOINTS, Tracepoint
+from netvm.trace.tracepoints import CONVERSION, OTHER, TRACEPOINTS, Tracepoint
 
 __all__ = ["format_file", "write_trace_dat"]
 
@@ -60,7 +61,7 @@ def format_file(point: Tracepoint) -> str:
             arguments.append(f"__get_str({field.name})")
             offset += 4
         else:
-            kind = {"d": "long", "x": "unsigned long", "p": "void *"}[field.kind]
+            kind = {"d": "long", "x": "unsigned long", "h": "unsigned long", "p": "void *"}[field.kind]
             sign = int(field.kind == "d")
             lines.append(f"\tfield:{kind} {field.name};\toffset:{offset};\tsize:8;\tsigned:{sign};\n")
             arguments.append(f"REC->{field.name}")
@@ -72,10 +73,15 @@ def format_file(point: Tracepoint) -> str:
 
 def _long_conversions(point: Tracepoint) -> str:
     """Return the format with conversions for longs."""
-    text = point.format
-    for short in ("%lld", "%llu", "%lu", "%d", "%u"):
-        text = text.replace(short, "%ld")
-    return text.replace("%#x", "0x%lx")
+
+    def long(match: re.Match[str]) -> str:
+        if match[3] in "sp":
+            return match[0]
+        if match[3] == "x":
+            return f"{'0x' if match[1] else ''}%{match[2]}lx"
+        return f"%{match[2]}ld"
+
+    return CONVERSION.sub(long, point.format)
 
 
 def write_trace_dat(batches: Iterable[RecordArray], recorded: Recorded, path: Path) -> int:

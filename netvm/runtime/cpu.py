@@ -14,7 +14,7 @@ and only the timer tick looks whether it is used up, so that two equal tasks cha
 # running task pays next. With one CPU, as recorded, the first is no difference.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from netvm.runtime.task import Task, TaskState
 from netvm.runtime.timer import TimerHandle, TimerKind
@@ -23,7 +23,7 @@ from netvm.units import JIFFY_NS
 if TYPE_CHECKING:
     from netvm.runtime.world import World
 
-__all__ = ["Cpu", "Cpus"]
+__all__ = ["Cpu", "Cpus", "SchedProbe"]
 
 SCHED_LATENCY_NS = 6_000_000
 SCHED_MIN_GRANULARITY_NS = 750_000
@@ -50,6 +50,22 @@ class Cpu:
         self.kick: TimerHandle | None = None
 
 
+class SchedProbe(Protocol):
+    """Who is told of the scheduler's steps; a recorder listens."""
+
+    def enqueued(self, task: Task) -> None:
+        """A task is runnable: it was woken, or has let go of its CPU without sleeping."""
+        ...
+
+    def released(self, cpu: Cpu, task: Task) -> None:
+        """A task has let go of a CPU."""
+        ...
+
+    def switched(self, cpu: Cpu, task: Task, now_ns: int) -> None:
+        """A task gets a CPU."""
+        ...
+
+
 class Cpus:
     """The processors of one host and their run queue."""
 
@@ -73,6 +89,7 @@ class Cpus:
         self._queue: list[Task] = []
         self._min_vruntime_ns = 0
         self.need_resched = False
+        self.probe: SchedProbe | None = None
         self.busy_ns = 0
         self.softirq_ns = 0
         world.add_cpus(self)
@@ -171,6 +188,8 @@ class Cpus:
     def enqueue(self, task: Task, *, new: bool) -> None:
         """Put a runnable task in the queue (place_entity, check_preempt_wakeup)."""
         assert task not in self._queue
+        if self.probe is not None:
+            self.probe.enqueued(task)
         self._update_min_vruntime()
         if new:
             task.vruntime_ns = self._min_vruntime_ns
@@ -240,6 +259,8 @@ class Cpus:
         now_ns = self.world.now_ns
         for cpu in self.cpus:
             if cpu.current is None and cpu.free_at_ns <= now_ns:
+                if self.probe is not None:
+                    self.probe.switched(cpu, task, now_ns)
                 cpu.current = task
                 if cpu.last is not task:
                     cpu.last = task
@@ -261,6 +282,8 @@ class Cpus:
         if cpu is None:
             return
         self._bill(task)
+        if self.probe is not None:
+            self.probe.released(cpu, task)
         cpu.current = None
         task.cpu = None
         self.need_resched = False

@@ -14,7 +14,7 @@ the same worker, never beside itself.
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Resource, Task, TaskState
@@ -23,7 +23,7 @@ from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 
-__all__ = ["KthreadCreator", "WorkItem", "WorkerPool", "Workqueue"]
+__all__ = ["KthreadCreator", "WorkItem", "WorkProbe", "WorkerPool", "Workqueue"]
 
 MAYDAY_INITIAL_TIMEOUT_NS = max(NS_PER_S // 100, 2 * JIFFY_NS)
 MAYDAY_INTERVAL_NS = 100 * NS_PER_MS
@@ -47,6 +47,22 @@ class WorkItem:
         self.pending = False
         self.queue: Workqueue | None = None
         self.running_on: _Worker | None = None
+
+
+class WorkProbe(Protocol):
+    """Who is told of work items; a recorder listens."""
+
+    def queued(self, item: WorkItem) -> None:
+        """An item was queued."""
+        ...
+
+    def started(self, task: Task, item: WorkItem) -> None:
+        """A worker begins with an item."""
+        ...
+
+    def ended(self, task: Task, item: WorkItem) -> None:
+        """A worker is through with an item."""
+        ...
 
 
 class KthreadCreator:
@@ -129,6 +145,7 @@ class WorkerPool:
         self.nice = nice
         self.flags = flags | PF_WQ_WORKER
         self.items: deque[WorkItem] = deque()
+        self.probe: WorkProbe | None = None
         self.workers: list[_Worker] = []
         self._idle: list[_Worker] = []
         self._nr_made = 0
@@ -213,8 +230,12 @@ class WorkerPool:
             work.pending = False
             work.running_on = worker
             worker.item = work
+            if self.probe is not None:
+                self.probe.started(task, work)
             self.wake_worker_if_needed()
             await work.function(task)
+            if self.probe is not None:
+                self.probe.ended(task, work)
             worker.item = None
             work.running_on = None
 
@@ -271,6 +292,8 @@ class Workqueue:
             return False
         item.pending = True
         item.queue = self
+        if self.pool.probe is not None:
+            self.pool.probe.queued(item)
         self.pool.insert(item)
         return True
 

@@ -28,11 +28,12 @@ __all__ = ["DEFAULT_GROUPS", "FULL_GROUPS", "SAMPLE_NS", "Recorder"]
 
 CHUNK_RECORDS: Final = 1 << 14
 SAMPLE_NS: Final = 1_000_000
-DEFAULT_GROUPS: Final = ("vmscan", "oom", "writeback", "netvm")
-FULL_GROUPS: Final = (*DEFAULT_GROUPS, "kmem")
+DEFAULT_GROUPS: Final = ("vmscan", "oom", "writeback", "nfs", "sunrpc", "sched", "netvm")
+FULL_GROUPS: Final = (*DEFAULT_GROUPS, "sock", "skb", "tcp", "workqueue", "kmem")
 
 _STALL_BEGIN: Final = number_of("alloc_stall_begin")
 _STALL_END: Final = number_of("alloc_stall_end")
+_RETRY_ZONE: Final = number_of("reclaim_retry_zone")
 _SWAPIN_BEGIN: Final = number_of("swapin_begin")
 _SWAPIN_END: Final = number_of("swapin_end")
 _RESERVE_OWNER: Final = number_of("reserve_owner")
@@ -64,6 +65,8 @@ class Recorder:
         """Spells a mask; set by the host, whose masks they are."""
         self.may_stall: Callable[[Task, int], bool] = lambda _task, _gfp: True
         """Says whether an allocation may reclaim and wait; set by the host."""
+        self.at_end: list[Callable[[], None]] = []
+        """Called when the recording ends, for what is held back until something follows it."""
         self._sink = sink
         self._full: list[RecordArray] = []
         self._enabled = [point.group in self.groups for point in TRACEPOINTS]
@@ -116,6 +119,19 @@ class Recorder:
         if time_ns - self._sampled_ns >= SAMPLE_NS and self.counters is not None:
             self._sample(time_ns)
 
+    def emit_at(self, time_ns: int, cpu: int, task: Task | None, event: int, *args: int) -> None:
+        """Write one record of a time and CPU that are known."""
+        if not self._enabled[event]:
+            return
+        number = self._idle if task is None else self._tasks.get(task.number, -1)
+        if number < 0:
+            assert task is not None
+            number = self._tasks[task.number] = self.recorded.tasks.intern(task.comm, task.pid)
+        if self._next == CHUNK_RECORDS:
+            self._rotate()
+        _PACK[len(args)](self._buffer, self._next * _SIZE, time_ns, event, cpu, number, _NO_FLAGS, *args)
+        self._next += 1
+
     def emit_many(self, event: int, task: Task | None, args: npt.NDArray[np.int64]) -> None:
         """Write a record for each row of ``args``, all of the same time."""
         if not self._enabled[event] or not len(args):
@@ -139,6 +155,10 @@ class Recorder:
             here["args"][:, : args.shape[1]] = args[done : done + room]
             self._next += room
             done += room
+
+    def retry_zone(self, task: Task, zone: str, *values: int) -> None:
+        """A zone was looked at after reclaim in vain: order, reclaimable and available pages, mark, loops, worth it."""
+        self.emit(_RETRY_ZONE, task, 0, self.name(zone), *values)
 
     def begin_stall(self, task: Task, order: int, gfp: int) -> bool:
         """An allocation that has found no page goes on to wait for one; False if it may not."""
@@ -203,6 +223,9 @@ class Recorder:
 
     def finish(self) -> None:
         """Hand on what is left."""
+        at_end, self.at_end = self.at_end, []
+        for held in at_end:
+            held()
         if self._next:
             self._rotate()
 

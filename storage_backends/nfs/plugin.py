@@ -14,6 +14,7 @@ from netvm.net.sock import TcpSock
 from netvm.net.wire import connect_streams
 from netvm.pagecache.ports import FileSystem
 from netvm.runtime.task import Resource, Task
+from netvm.trace.recorder import Recorder
 from netvm.units import MIB, NS_PER_MS, NS_PER_US
 from storage_backends.disk.plugin import LocalDisk
 from storage_backends.export.disk import DiskModel
@@ -21,6 +22,7 @@ from storage_backends.export.store import BlockStore
 from storage_backends.nfs.client.clnt import RpcClient
 from storage_backends.nfs.client.file_system import NfsFileSystem
 from storage_backends.nfs.client.mount import Mount
+from storage_backends.nfs.client.nfs_trace import NfsTrace
 from storage_backends.nfs.client.pools import NfsPools
 from storage_backends.nfs.client.swap_file import NfsSwapFile
 from storage_backends.nfs.client.xprt import Xprt
@@ -158,6 +160,10 @@ class NfsBackend:
             self.remote.restart(until_ns)
         elif self.local is not None:
             self.local.restart(until_ns)
+
+    def trace(self, recorder: Recorder) -> None:
+        """Have the mount's tracepoints recorded."""
+        self.client.tracer = NfsTrace(recorder)
 
     def tasks(self) -> list[Task]:
         """Return the server's threads on this host."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from netvm.host.backend import BackendContext
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.workqueue import Workqueue
+from storage_backends.nfs.client.nfs_trace import NfsTrace
 from storage_backends.nfs.client.pools import NfsPools, rpc_task_gfp_mask
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.client import NfsClientConnection, Reply
@@ -57,6 +58,7 @@ class RpcClient:
         self.nr_failed = 0
         """Calls for which there was no memory at all."""
         self.xprt: Xprt
+        self.tracer: NfsTrace | None = None
         self._xid = context.world.seeds.stream("nfs.xid").below(XID_MASK)
 
     def start(self) -> None:
@@ -110,7 +112,10 @@ class RpcClient:
         if slab < 0:
             self.nr_failed += 1
             return None
-        return RpcTask(self, procedure, args, slab=slab, owner=task.number, nr_pages=nr_pages, done=done)
+        rpc = RpcTask(self, procedure, args, slab=slab, owner=task.number, nr_pages=nr_pages, done=done)
+        if self.tracer is not None:
+            self.tracer.request(task, rpc)
+        return rpc
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""

@@ -150,12 +150,16 @@ class RpcTask:
         assert not self.queued
         self.queued = True
         self.sleeps_on = what
+        if self.client.tracer is not None:
+            self.client.tracer.sleep(self, what)
 
     def wake_up(self, status: int = 0) -> None:
         """Wake from a wait queue (rpc_wake_up_queued_task): the task runs again on rpciod."""
         if not self.queued:
             return
         self.queued = False
+        if self.client.tracer is not None:
+            self.client.tracer.wakeup(self, self.sleeps_on, status)
         self.sleeps_on = ""
         self.status = status
         self._disarm()
@@ -286,6 +290,8 @@ class RpcTask:
         pools = client.pools
         task.charge_ns += client.costs.complete_request
         client.tasks.pop(self.xid, None)
+        if client.tracer is not None:
+            client.tracer.done(task, self)
         if self.bvec >= 0:
             pools.kmalloc(self.nr_pages * BIO_VEC_BYTES).free(self.bvec)
         pools.buffers.free(self.buffer)

@@ -148,6 +148,8 @@ class Xprt:
             if head is None:
                 break
             status = await self._request_transmit(task, head)
+            if self.client.tracer is not None:
+                self.client.tracer.transmit(task, head, status)
             if status:
                 if rpc.need_xmit:
                     rpc.status = status
@@ -185,15 +187,20 @@ class Xprt:
                 failed_before = False
                 self._sent = _advance(chunks, index, start + sent)
             if nospace:
-                return self._xs_stream_nospace(sock)
+                return self._xs_stream_nospace(task, rpc, sock)
             if sent <= 0:
                 if failed_before:
                     return self.NO_MEMORY
                 failed_before = True
         return self.NOT_CONNECTED
 
-    def _xs_stream_nospace(self, sock: TcpSock) -> int:
+    def _xs_stream_nospace(self, task: Task, rpc: RpcTask, sock: TcpSock) -> int:
         """Wait for the socket's callback, unless it has room by now."""
+        if self.client.tracer is not None:
+            total = sum(map(size_of, self._chunks))
+            index, start = self._sent
+            sent = sum(map(size_of, self._chunks[:index])) + start
+            self.client.tracer.nospace(task, rpc, total, total - sent)
         if sock.mem.wmem_queued * 3 < sock.mem.sndbuf * 2:
             return self.NO_ROOM
         self.write_space = True
@@ -265,6 +272,8 @@ class Xprt:
             rpc = self.client.tasks.get(reply.xid)
             assert rpc is not None
             rpc.reply = reply
+            if self.client.tracer is not None:
+                self.client.tracer.lookup_rqst(task, rpc)
             if rpc.sleeps_on.startswith("xprt pending: the reply"):
                 rpc.wake_up()
 

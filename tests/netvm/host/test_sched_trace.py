@@ -1,0 +1,68 @@
+"""Who runs: the switches of a recorded run make one story for each CPU."""
+
+import tomllib
+
+import numpy as np
+
+from netvm.runtime.world import World
+from netvm.scenario.load import scenario_from
+from netvm.scenario.run import run_scenario
+from netvm.trace.recorder import FULL_GROUPS, Recorder
+from netvm.trace.tracepoints import BY_NAME
+
+_SCENARIO = """
+[kernel]
+preset = "6.1"
+[machine]
+ram_mib = 32
+cpus = {cpus}
+[storage]
+kind = "nbd"
+[[workload]]
+kind = "anon-hog"
+mib = 34
+passes = 1
+"""
+
+
+def test_switches_follow_each_other() -> None:
+    """On each CPU the task that is switched out is the one that was switched in last; nobody runs who was not woken."""
+    for cpus in (1, 2):
+        scenario = scenario_from(tomllib.loads(_SCENARIO.format(cpus=cpus)), origin="test")
+        recorders: list[Recorder] = []
+
+        def tracer(world: World, kept: list[Recorder] = recorders) -> Recorder:
+            kept.append(Recorder(world, groups=FULL_GROUPS))
+            return kept[0]
+
+        run_scenario(scenario, name="test", tracer=tracer)
+        records = np.concatenate(recorders[0].batches())
+        records = records[np.argsort(records["time_ns"], kind="stable")]
+        switches = records[records["event"] == BY_NAME["sched_switch"].number]
+        for cpu in range(cpus):
+            mine = switches["args"][switches["cpu"] == cpu]
+            before, after = mine[:, 0:2], mine[:, 4:6]
+            assert len(mine) > 20
+            assert (before[1:] == after[:-1]).all()
+            assert (before != after).any(axis=1).all()
+        woken = set(records["args"][records["event"] == BY_NAME["sched_wakeup"].number][:, 1].tolist())
+        assert set(switches["args"][:, 5].tolist()) - {0} <= woken
+
+
+def test_work_items_begin_and_end() -> None:
+    """A worker that begins with an item was given it, and only the last item of a worker may be open."""
+    scenario = scenario_from(tomllib.loads(_SCENARIO.format(cpus=1)), origin="test")
+    recorders: list[Recorder] = []
+
+    def tracer(world: World) -> Recorder:
+        recorders.append(Recorder(world, groups=("workqueue",)))
+        return recorders[0]
+
+    run_scenario(scenario, name="test", tracer=tracer)
+    records = np.concatenate(recorders[0].batches())
+    count = {
+        name: int(np.count_nonzero(records["event"] == BY_NAME[f"workqueue_{name}"].number))
+        for name in ("queue_work", "execute_start", "execute_end")
+    }
+    assert count["queue_work"] >= count["execute_start"] >= count["execute_end"] > 0
+    assert count["execute_start"] - count["execute_end"] <= len(recorders[0].recorded.tasks)
