@@ -1,22 +1,23 @@
-"""The request queue: plugging, merging, tags, the elevator, and dispatch.
+"""The request queue: plugging, merging, tags, and dispatch.
 
-Mirrors block/blk-mq.c, blk-merge.c, blk-core.c and mq-deadline of 6.1 for a device with one hardware queue. A bio is
-merged into the most recent request of its task's plug, then into a request that waits in the elevator; else it takes
-a scheduler tag and becomes a request of its own. A plug is flushed when its last request is full (128 KiB), when it
-holds 32 requests, when its owner is through (``blk_finish_plug``) or sleeps. A request that is dispatched takes a
-driver tag. The requests themselves are preallocated: no memory is needed from here to the driver.
+Mirrors block/blk-mq.c, blk-merge.c and blk-core.c of 6.1 for a device with one hardware queue. A bio is merged into
+the most recent request of its task's plug, then into a request that waits in the elevator
+(:mod:`netvm.block.mq_deadline`); else it takes a scheduler tag and becomes a request of its own. A plug is flushed when
+its last request is full (128 KiB), when it holds 32 requests, when its owner is through (``blk_finish_plug``) or
+sleeps. A request that is dispatched takes a driver tag. The requests themselves are preallocated: no memory is needed
+from here to the driver.
+
+Who finds no tag sleeps in one of eight wait queues, which are woken in turn, each time so many requests have ended
+(``wake_batch`` of lib/sbitmap.c: an eighth of the tags, at most 8).
 
 A driver that may sleep in ``queue_rq`` (NBD) is always run by kblockd, one request after another; one that does not
 is run by whoever flushes the plug, or by kblockd when that was done while going to sleep.
-
-# MODEL: mq-deadline sorts by sector within a batch of 16 and prefers reads; its per-priority queues, zoned devices
-# and async depth have no part in this.
 """
 
-from bisect import insort
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from netvm.block.mq_deadline import MqDeadline
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.timer import TimerHandle, TimerKind
@@ -40,10 +41,8 @@ BLK_STS_IOERR: Final = 10
 BLK_MAX_REQUEST_COUNT: Final = 32
 BLK_PLUG_FLUSH_PAGES: Final = 32
 BLK_MQ_RESOURCE_DELAY_NS: Final = 3 * NS_PER_MS
-FIFO_BATCH: Final = 16
-WRITES_STARVED: Final = 2
-READ_EXPIRE_NS: Final = NS_PER_S // 2
-WRITE_EXPIRE_NS: Final = 5 * NS_PER_S
+SBQ_WAIT_QUEUES: Final = 8
+SBQ_WAKE_BATCH: Final = 8
 BLK_TIMEOUT_NS: Final = 30 * NS_PER_S
 OVERTAKEN_NS: Final = NS_PER_MS
 """How late a request completes that others overtake (a mishap)."""
@@ -89,6 +88,24 @@ class Request:
     def end_slot(self) -> int:
         """First page after it."""
         return self.slot + len(self.pfns)
+
+    def append(self, following: "Request", nr: int) -> None:
+        """Take the first pages of what follows in the device."""
+        self.pfns += following.pfns[:nr]
+        self.bios += following.bios[:nr]
+        self.versions += following.versions[:nr]
+
+    def prepend(self, before: "Request") -> None:
+        """Take the pages right before it in the device."""
+        self.slot = before.slot
+        self.pfns[:0] = before.pfns
+        self.bios[:0] = before.bios
+        self.versions[:0] = before.versions
+
+    def drop(self, nr: int) -> None:
+        """Leave out the first pages: they have gone elsewhere."""
+        self.slot += nr
+        del self.pfns[:nr], self.bios[:nr], self.versions[:nr]
 
     def __repr__(self) -> str:
         return f"<rq{self.number} {'WRITE' if self.write else 'READ'} {self.slot}+{len(self.pfns)}>"
@@ -175,19 +192,14 @@ class RequestQueue:
         self.completed = 0
         self.failed = 0
         self._next_number = 1
-        self._queued: list[Request] = []
-        self._by_end: dict[tuple[bool, int], Request] = {}
-        self._fifo: dict[bool, list[Request]] = {False: [], True: []}
-        self._sorted: dict[bool, list[tuple[int, int, Request]]] = {False: [], True: []}
-        self._last_write = False
-        self._last_end = {False: 0, True: 0}
-        self._batched = 0
-        self._starved = 0
+        self._elevator = MqDeadline(world, max_pages=max_pages, joined=self._put_joined)
         self._dispatch: list[Request] = []
         self._rerun: TimerHandle | None = None
         self._timeout: TimerHandle | None = None
         self.tag = Resource("request", f"{name}: request tag ({nr_requests})", self._tag_providers)
         self._tag_wait = WaitQueue(world, self.tag)
+        self._wake_batch = max(1, min(nr_requests // SBQ_WAIT_QUEUES, SBQ_WAKE_BATCH))
+        self._until_wake = self._wake_batch
 
     def _tag_providers(self) -> list[Provider]:
         return [self.driver.needs(rq) for rq in self.outstanding.values()]
@@ -195,7 +207,7 @@ class RequestQueue:
     @property
     def nr_queued(self) -> int:
         """Requests that wait in the elevator."""
-        return len(self._queued) + len(self._dispatch)
+        return len(self._elevator) + len(self._dispatch)
 
     def nr_free_tags(self) -> int:
         """Return how many requests could be made now without sleeping for a tag."""
@@ -220,46 +232,58 @@ class RequestQueue:
         end_io: Callable[[Request, int, Task], None],
     ) -> None:
         """Submit one-page bios for consecutive pages of the device, merging as they go; may sleep for a tag."""
-        while pfns:
-            taken = self._merge(plug, write, slot, pfns, bios, versions)
+        rest = Request(write=write, slot=slot, pfns=pfns, bios=bios, versions=versions)
+        rest.end_io = end_io
+        while rest.pfns:
+            taken = self._plug_merge(plug, rest) or self._elevator.merge(rest)
             if not taken:
                 await self._get_sched_tag(task)
-                taken = min(len(pfns), self.max_pages)
-                rq = Request(write=write, slot=slot, pfns=pfns[:taken], bios=bios[:taken], versions=versions[:taken])
-                rq.number = self._next_number
-                self._next_number += 1
-                rq.queued_ns = self.world.now_ns
-                rq.end_io = end_io
+                rq = self._make_request(rest)
+                taken = rq.nr_pages
                 self._add_rq_to_plug(plug, rq)
-            if taken == len(pfns):
-                return
-            slot += taken
-            pfns, bios, versions = pfns[taken:], bios[taken:], versions[taken:]
+            rest.drop(taken)
 
-    def _merge(self, plug: Plug, write: bool, slot: int, pfns: list[int], bios: list[int], versions: list[int]) -> int:
-        """Merge at the end of the plug's last request, else of one in the elevator; return pages merged."""
+    def _plug_merge(self, plug: Plug, bios: Request) -> int:
+        """Merge at the end of the plug's last request (blk_attempt_plug_merge); return pages merged."""
         rq = plug.requests[-1] if plug.requests else None
-        if rq is None or rq.write is not write or rq.end_slot != slot or rq.nr_pages >= self.max_pages:
-            rq = self._by_end.get((write, slot))
-            if rq is None or rq.nr_pages >= self.max_pages:
-                return 0
-            del self._by_end[write, slot]
-            taken = self._extend(rq, pfns, bios, versions)
-            self._by_end[write, rq.end_slot] = rq
-            return taken
-        return self._extend(rq, pfns, bios, versions)
-
-    def _extend(self, rq: Request, pfns: list[int], bios: list[int], versions: list[int]) -> int:
-        taken = min(len(pfns), self.max_pages - rq.nr_pages)
-        rq.pfns += pfns[:taken]
-        rq.bios += bios[:taken]
-        rq.versions += versions[:taken]
+        if rq is None or rq.write is not bios.write or rq.end_slot != bios.slot or rq.end_io != bios.end_io:
+            return 0
+        taken = min(bios.nr_pages, self.max_pages - rq.nr_pages)
+        rq.append(bios, taken)
         return taken
+
+    def _make_request(self, bios: Request) -> Request:
+        """Make a request of the first bios, as many as it may have."""
+        nr = self.max_pages
+        rq = Request(
+            write=bios.write, slot=bios.slot, pfns=bios.pfns[:nr], bios=bios.bios[:nr], versions=bios.versions[:nr]
+        )
+        rq.number = self._next_number
+        self._next_number += 1
+        rq.queued_ns = self.world.now_ns
+        rq.end_io = bios.end_io
+        return rq
 
     async def _get_sched_tag(self, task: Task) -> None:
         while self.nr_sched_tags_used >= self.nr_requests:
             await self._tag_wait.wait(task)
         self.nr_sched_tags_used += 1
+
+    def _put_sched_tag(self) -> None:
+        """Give a tag back; who waits for one is woken by batches (sbitmap_queue_clear)."""
+        self.nr_sched_tags_used -= 1
+        assert self.nr_sched_tags_used >= 0
+        if not len(self._tag_wait):
+            return
+        self._until_wake -= 1
+        if not self._until_wake:
+            self._until_wake = self._wake_batch
+            self._tag_wait.wake_one()
+
+    def _put_joined(self, rq: Request) -> None:
+        """A request has become part of another."""
+        rq.pfns = rq.bios = rq.versions = []
+        self._put_sched_tag()
 
     def _add_rq_to_plug(self, plug: Plug, rq: Request) -> None:
         if plug.requests and (
@@ -271,10 +295,7 @@ class RequestQueue:
     def insert_requests(self, requests: list[Request], *, async_run: bool) -> None:
         """Hand requests to the elevator and run the queue (blk_mq_sched_insert_requests)."""
         for rq in requests:
-            self._queued.append(rq)
-            self._fifo[rq.write].append(rq)
-            insort(self._sorted[rq.write], (rq.slot, rq.number, rq))
-            self._by_end[rq.write, rq.end_slot] = rq
+            self._elevator.insert(rq)
         self.run_hw_queue(async_run=async_run)
 
     # -- dispatch -------------------------------------------------------------------------------------------------
@@ -311,7 +332,7 @@ class RequestQueue:
                 await task.cpus.cond_resched(task)
 
     def _can_dispatch(self) -> bool:
-        return bool(self._dispatch or self._queued) and len(self.outstanding) < self.queue_depth
+        return bool(self._dispatch or self._elevator) and len(self.outstanding) < self.queue_depth
 
     def _start(self, rq: Request) -> None:
         """Give a request its driver tag (blk_mq_start_request)."""
@@ -337,50 +358,8 @@ class RequestQueue:
         self.run_hw_queue(async_run=True)
 
     def _next_request(self) -> Request:
-        """Choose what goes next (dd_dispatch_request)."""
-        if self._dispatch:
-            return self._dispatch.pop(0)
-        rq = self._next_in_batch()
-        if rq is None:
-            write = not self._fifo[False]
-            if not write and self._fifo[True]:
-                self._starved += 1
-                if self._starved > WRITES_STARVED:
-                    write = True
-            if write:
-                self._starved = 0
-            self._last_write = write
-            self._batched = 0
-            rq = self._find_request(write)
-        self._batched += 1
-        self._remove(rq)
-        self._last_end[rq.write] = rq.end_slot
-        return rq
-
-    def _next_in_batch(self) -> Request | None:
-        if self._batched >= FIFO_BATCH or not self._batched:
-            return None
-        return self._following(self._last_write)
-
-    def _following(self, write: bool) -> Request | None:
-        last = self._last_end[write]
-        for slot, _number, rq in self._sorted[write]:
-            if slot >= last:
-                return rq
-        return None
-
-    def _find_request(self, write: bool) -> Request:
-        oldest = self._fifo[write][0]
-        expired = self.world.now_ns - oldest.queued_ns >= (WRITE_EXPIRE_NS if write else READ_EXPIRE_NS)
-        following = None if expired else self._following(write)
-        return oldest if following is None else following
-
-    def _remove(self, rq: Request) -> None:
-        self._queued.remove(rq)
-        self._fifo[rq.write].remove(rq)
-        self._sorted[rq.write].remove((rq.slot, rq.number, rq))
-        if self._by_end.get((rq.write, rq.end_slot)) is rq:
-            del self._by_end[rq.write, rq.end_slot]
+        """Choose what goes next: what came back, else what the elevator chooses."""
+        return self._dispatch.pop(0) if self._dispatch else self._elevator.next_request()
 
     # -- completion -----------------------------------------------------------------------------------------------
 
@@ -395,8 +374,7 @@ class RequestQueue:
             return
         self._overtaken.discard(rq.number)
         del self.outstanding[rq.number]
-        self.nr_sched_tags_used -= 1
-        assert self.nr_sched_tags_used >= 0
+        self._put_sched_tag()
         self.completed += 1
         if error:
             self.failed += 1
@@ -405,9 +383,7 @@ class RequestQueue:
             self.tracer.emit(_REQUEST_COMPLETE, task, rq.number, rwbs, error, rq.nr_pages)
         assert rq.end_io is not None
         rq.end_io(rq, error, task)
-        if len(self._tag_wait):
-            self._tag_wait.wake_one()
-        if self._dispatch or self._queued:
+        if self._dispatch or self._elevator:
             self.run_hw_queue(async_run=True)
 
     # -- time-outs ------------------------------------------------------------------------------------------------

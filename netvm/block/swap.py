@@ -165,7 +165,7 @@ class SwapArea:
         """Give the first pages of ``pfns`` slots and put them in the swap cache (add_to_swap); return how many."""
         frames = self.frames
         shadow_of = self._shadow_of
-        slots = self.slots.alloc(len(pfns))
+        slots = self.slots.alloc(len(pfns), 0 if task.cpu is None else task.cpu.index)
         good = 0
         last_node = -1
         for pfn, slot in zip(pfns, slots, strict=False):

@@ -3,13 +3,16 @@
 Mirrors mm/swapfile.c (``get_swap_pages``, ``scan_swap_map_slots``) and mm/swap_slots.c of 6.1 for one device.
 
 Slots come in batches of 64 through a per-cpu cache; the allocator hands them out cluster by cluster (256 slots),
-sequentially within one, from a list that starts at a random column at swapon. A freed slot is not reusable until 64
-others were freed. So consecutive pages swapped out get consecutive slots, merge into requests, and can be read back by
-one readahead window.
+sequentially within one, from a list that starts at a random column at swapon. Each CPU has a cluster of its own. A
+freed slot is not reusable until 64 others were freed. So consecutive pages swapped out get consecutive slots, merge
+into requests, and can be read back by one readahead window.
+
+# MODEL: freed slots are collected in one return cache, not one a CPU: at most 64 slots a CPU come back sooner.
 """
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -22,6 +25,15 @@ __all__ = ["SWAPFILE_CLUSTER", "SwapSlots"]
 SWAPFILE_CLUSTER: Final = 256
 SWAP_CLUSTER_COLS: Final = 64
 SWAP_SLOTS_CACHE_SIZE: Final = 64
+
+
+@dataclass(slots=True)
+class _PerCpu:
+    """A CPU's slot cache, and where it takes more from (swp_slots, percpu_cluster)."""
+
+    slots: deque[int] = field(default_factory=deque)
+    current: int = -1
+    next: int = 0
 
 
 class SwapSlots:
@@ -44,22 +56,23 @@ class SwapSlots:
         for j in range(SWAP_CLUSTER_COLS):
             start = (column + j) % SWAP_CLUSTER_COLS
             self._free_clusters += [c for c in range(start, nr_clusters, SWAP_CLUSTER_COLS) if c]
-        self._current = -1
-        self._next = 0
-        self._slots: deque[int] = deque()
+        self._percpu: dict[int, _PerCpu] = {}
         self._slots_return: list[int] = []
 
     def is_full(self) -> bool:
         """Return vm_swap_full(): less than half is free."""
         return self.nr_free * 2 < self.nr_total
 
-    def alloc(self, nr: int) -> list[int]:
-        """Take slots from the per-cpu cache, refilling it by batches (folio_alloc_swap)."""
+    def alloc(self, nr: int, cpu: int = 0) -> list[int]:
+        """Take slots from a CPU's cache, refilling it by batches (folio_alloc_swap)."""
         slots: list[int] = []
-        cache = self._slots
+        own = self._percpu.get(cpu)
+        if own is None:
+            own = self._percpu[cpu] = _PerCpu()
+        cache = own.slots
         while len(slots) < nr:
             if not cache:
-                cache.extend(self._get_swap_pages(SWAP_SLOTS_CACHE_SIZE))
+                cache.extend(self._get_swap_pages(SWAP_SLOTS_CACHE_SIZE, own))
                 if not cache:
                     break
             slots.append(cache.popleft())
@@ -79,38 +92,38 @@ class SwapSlots:
         for slot in slots:
             cluster = slot // SWAPFILE_CLUSTER
             self._cluster_used[cluster] -= 1
-            if not self._cluster_used[cluster] and cluster != self._current:
+            if not self._cluster_used[cluster] and all(cluster != own.current for own in self._percpu.values()):
                 self._free_clusters.append(cluster)
 
-    def _get_swap_pages(self, nr: int) -> list[int]:
+    def _get_swap_pages(self, nr: int, own: _PerCpu) -> list[int]:
         """Take up to ``nr`` slots from the clusters (get_swap_pages, scan_swap_map_slots)."""
         found: list[int] = []
         while len(found) < nr and self.nr_free > len(found):
-            if self._current < 0 and not self._next_cluster():
+            if own.current < 0 and not self._next_cluster(own):
                 break
-            end = min((self._current + 1) * SWAPFILE_CLUSTER, len(self.taken))
-            free = np.flatnonzero(~self.taken[self._next : end])[: nr - len(found)]
+            end = min((own.current + 1) * SWAPFILE_CLUSTER, len(self.taken))
+            free = np.flatnonzero(~self.taken[own.next : end])[: nr - len(found)]
             if not len(free):
-                self._current = -1
+                own.current = -1
                 continue
-            slots = (free + self._next).tolist()
-            self._cluster_used[self._current] += len(slots)
+            slots = (free + own.next).tolist()
+            self._cluster_used[own.current] += len(slots)
             self.taken[slots] = True
             found += slots
-            self._next = slots[-1] + 1
-            if self._next >= end:
-                self._current = -1
+            own.next = slots[-1] + 1
+            if own.next >= end:
+                own.current = -1
         self.nr_free -= len(found)
         return found
 
-    def _next_cluster(self) -> bool:
+    def _next_cluster(self, own: _PerCpu) -> bool:
         """Go on to a free cluster, else to any with room."""
         if self._free_clusters:
-            self._current = self._free_clusters.popleft()
+            own.current = self._free_clusters.popleft()
         else:
             free = np.flatnonzero(~self.taken)
             if not len(free):
                 return False
-            self._current = int(free[0]) // SWAPFILE_CLUSTER
-        self._next = self._current * SWAPFILE_CLUSTER
+            own.current = int(free[0]) // SWAPFILE_CLUSTER
+        own.next = own.current * SWAPFILE_CLUSTER
         return True

@@ -10,9 +10,12 @@ from netvm.block.blk_mq import BLK_MQ_RESOURCE_DELAY_NS, BLK_STS_IOERR
 from netvm.units import NS_PER_MS, NS_PER_S
 
 
+def forget(_rq: Any, _error: int, _task: Any) -> None:
+    """Take the end of a request: pages of one owner merge."""
+
+
 async def submit(host, task, plug, slot: int, nr_pages: int, *, write: bool = True, ended: list | None = None) -> None:
     """Submit pages of the device under a plug; note each request's end."""
-    ended = [] if ended is None else ended
     await host.queue.submit_pages(
         task,
         plug,
@@ -21,7 +24,7 @@ async def submit(host, task, plug, slot: int, nr_pages: int, *, write: bool = Tr
         pfns=list(range(100_000 + slot, 100_000 + slot + nr_pages)),
         bios=[0] * nr_pages,
         versions=list(range(slot, slot + nr_pages)),
-        end_io=lambda rq, error, _task: ended.append((rq.slot, rq.nr_pages, error)),
+        end_io=forget if ended is None else lambda rq, error, _task: ended.append((rq.slot, rq.nr_pages, error)),
     )
 
 
@@ -91,6 +94,29 @@ def test_who_finds_no_tag_waits_for_one(make_host) -> None:
         assert host.queue.nr_free_tags() == 4
 
     host.run(body)
+
+
+def test_who_waits_for_a_tag_is_woken_by_batches(make_host) -> None:
+    """With 64 tags a wait ends when eight requests have."""
+    host = make_host(nr_requests=64)
+    host.device.held = True
+    woken_ns: list[int] = []
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        for slot in range(0, 640, 10):
+            await submit(host, task, plug, slot, 1)
+        assert host.queue.nr_free_tags() == 0
+        for ms in range(1, 9):
+            host.world.call_after(ms * NS_PER_MS, lambda: host.device.complete(host.device.in_flight[0]))
+        await submit(host, task, plug, 640, 1)
+        woken_ns.append(host.world.now_ns)
+        host.device.release()
+        plug.finish()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert woken_ns == [8 * NS_PER_MS]
 
 
 def test_queue_depth_bounds_what_the_driver_has(make_host) -> None:

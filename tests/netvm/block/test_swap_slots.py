@@ -31,6 +31,16 @@ def test_slots_are_consecutive_within_a_cluster() -> None:
     assert jumps in ([256, 512], [255, 511], [256, 511])
 
 
+def test_each_cpu_fills_a_cluster_of_its_own() -> None:
+    """Two CPUs that take slots by turns each get consecutive ones."""
+    slots = slots_of(128 * SWAPFILE_CLUSTER)
+    got: tuple[list[int], list[int]] = ([], [])
+    for turn in range(400):
+        got[turn % 2].extend(slots.alloc(1, turn % 2))
+    assert all(next_one == one + 1 for own in got for one, next_one in pairwise(own))
+    assert not set(got[0]) & set(got[1])
+
+
 def test_clusters_begin_at_a_random_column() -> None:
     """Where swapping begins is drawn at swapon, so it depends on the seed."""
     assert len({slots_of(64 * SWAPFILE_CLUSTER, seed).alloc(1)[0] // SWAPFILE_CLUSTER for seed in range(20)}) > 5
@@ -68,14 +78,14 @@ def test_full_means_less_than_half_is_free() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 1500), st.lists(st.tuples(st.booleans(), st.integers(1, 300)), max_size=30))
-def test_no_slot_has_two_users(nr_pages: int, steps: list[tuple[bool, int]]) -> None:
+@given(st.integers(2, 1500), st.lists(st.tuples(st.booleans(), st.integers(1, 300), st.integers(0, 2)), max_size=30))
+def test_no_slot_has_two_users(nr_pages: int, steps: list[tuple[bool, int, int]]) -> None:
     """Whatever is taken and freed: a slot is out once, and what is nowhere else is free."""
     slots = slots_of(nr_pages)
     out: list[int] = []
-    for take, nr in steps:
+    for take, nr, cpu in steps:
         if take:
-            got = slots.alloc(nr)
+            got = slots.alloc(nr, cpu)
             assert not set(got) & set(out)
             assert all(1 <= slot < nr_pages for slot in got)
             out += got
