@@ -1,127 +1,176 @@
-"""How soon each strategy finds what is broken: the tables of ``docs/finding-power.md``.
+"""How soon each strategy finds what is broken: the first table of ``docs/finding-power.md``.
 
-*Exhibits*: schedules until the first failure, the median over seeds. *Switches*: each fix of preset 6.18 switched off
-by itself in the small form of exhibit A2, searched by a few random schedules. Exhibits are given in their small forms
-where they have one; ``--seconds`` bounds the CPU time of each line, and a line says how many seeds it is made of.
+Schedules until the first failure, for each exhibit and each strategy that draws, once a seed; the enumerating ones need
+no seed. Every cell that has been measured is a line of ``--cells``, so that the table can be interrupted and gone on
+with; ``--update PAGE`` renews it in a page. A seed that has found nothing within the exhibit's cap is told as that.
 """
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from bench_explore import SMALL_A2, subject_of
-from yardstick import seconds
 
-from netvm.errors import UsageError
-from netvm.explore.sampling import SAMPLED, sample
+from netvm.explore.sampling import SAMPLED, measure, sample
 from netvm.explore.search import Budget, check
 from netvm.explore.subject import Subject
-from netvm.fixes import FIXES, preset
+
+__all__ = ["EXHIBITS", "Exhibit", "part_replaced", "table"]
+
+NR_SEEDS = 20
+_ENUMERATED = ("delay", "exhaustive")
+_BEGIN, _END = "<!-- made by `{}`: begin -->", "<!-- made by `{}`: end -->"
+_MADE_BY = "benchmarks/finding_power.py --update docs/finding-power.md"
+
+
+class Exhibit(NamedTuple):
+    """One row."""
+
+    title: str
+    name: str
+    overrides: tuple[str, ...] = ()
+    cap: int = 10
+    """Schedules of one seed at most."""
+
 
 _RESERVE_8 = ("abstract.frames=8", "run.max_steps=400")
-EXHIBITS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("abstract, R = 2, W = 2, drop", "abstract/reserve", (*_RESERVE_8, "abstract.reserve=2")),
-    (
+_RESERVE_12 = ("abstract.frames=12", "abstract.reserve=5", "abstract.writebacks=3", "abstract.bystanders=2")
+EXHIBITS = (
+    Exhibit("abstract, R = 2, W = 2, drop", "abstract/reserve", (*_RESERVE_8, "abstract.reserve=2"), 300),
+    Exhibit(
         "abstract, R = 3, W = 2, B = 1, parked",
         "abstract/reserve",
         (*_RESERVE_8, "abstract.reserve=3", "abstract.drop=false"),
+        300,
     ),
-    (
+    Exhibit(
         "abstract, N = 12, R = 5, W = 3, B = 2, parked",
         "abstract/reserve",
-        (
-            "abstract.frames=12",
-            "abstract.reserve=5",
-            "abstract.writebacks=3",
-            "abstract.bystanders=2",
-            "abstract.drop=false",
-            "run.max_steps=400",
-        ),
+        (*_RESERVE_12, "abstract.drop=false", "run.max_steps=400"),
+        300,
     ),
-    ("A2/nbd-broken, small", "A2/nbd-broken", SMALL_A2),
-    ("A2/iscsi-broken, small", "A2/iscsi-broken", SMALL_A2),
-    ("R1/iscsi-broken", "R1/iscsi-broken", ()),
-    ("R4/nbd-broken", "R4/nbd-broken", ()),
-    ("R4/iscsi-broken", "R4/iscsi-broken", ()),
-    ("C1/loop-broken", "C1/loop-broken", ()),
+    Exhibit("A2/nbd-broken, small", "A2/nbd-broken", SMALL_A2),
+    Exhibit("A2/iscsi-broken, small", "A2/iscsi-broken", SMALL_A2),
+    *(Exhibit(name, name) for name in ("A2/nbd-broken", "A2/iscsi-broken", "A4/nbd-broken", "A4/iscsi-broken")),
+    *(Exhibit(name, name) for name in ("A13/nbd-broken", "A13/iscsi-broken", "C1/loop-broken", "R1/iscsi-broken")),
+    Exhibit("R1/nbd-broken, two seconds", "R1/nbd-broken", ("vm.hung_task_timeout_secs=2",)),
+    Exhibit("R2/nbd-broken", "R2/nbd-broken", cap=20),
+    *(Exhibit(name, name) for name in ("R3/nbd-broken", "R3/iscsi-broken", "R4/nbd-broken", "R4/iscsi-broken")),
+    *(Exhibit(name, name) for name in ("R5/writer-broken", "R6/swap-broken")),
 )
-_CAP = 1000
-_SWITCH_BASE = ("kernel.fixes={}", 'kernel.preset="6.18"', "kernel.fixes.rx_head_memalloc=true")
-"""6.18 as it is hangs here by mechanism R3, whose cure nobody has merged: with it nothing is left to be found."""
 
 
-def exhibits(nr_seeds: int, seconds_max: float) -> None:
-    """Print the first table."""
-    print("| exhibit | random | pct | pos | delay | seeds |\n|---|---|---|---|---|---|")
-    for title, name, overrides in EXHIBITS:
-        try:
-            subject = subject_of(name, *overrides)
-        except UsageError as error:
-            print(f"| {title} | cannot be run: {error} | | | | |")
-            continue
-        cells, fewest = [], nr_seeds
-        for strategy in SAMPLED:
-            found, done = _first_failures(subject, strategy, nr_seeds, seconds_max)
-            cells.append(_median(found))
-            fewest = min(fewest, done)
-        cells.append(_delay(subject, seconds_max))
-        print(f"| {title} | {' | '.join(cells)} | {fewest} |", flush=True)
+class Cell(NamedTuple):
+    """What one search came to."""
+
+    exhibit: str
+    strategy: str
+    seed: int
+    first_failure_at: int | None
+    schedules: int
+    states: int | None = None
 
 
-def _first_failures(subject: Subject, strategy: str, nr_seeds: int, seconds_max: float) -> tuple[list[float], int]:
-    found: list[float] = []
-    begun = seconds()
+def cells_of(path: Path) -> list[Cell]:
+    """Return the cells measured so far."""
+    if not path.exists():
+        return []
+    return [Cell(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def missing(cells: Sequence[Cell], nr_seeds: int) -> Iterator[tuple[Exhibit, str, int]]:
+    """Generate what is still to be measured: all exhibits with one seed, then with the next."""
+    done = {(cell.exhibit, cell.strategy, cell.seed) for cell in cells}
     for seed in range(nr_seeds):
-        if seconds() - begun > seconds_max:
-            break
-        budget = Budget(_CAP, lambda: seconds() - begun > seconds_max)
-        result = sample(subject, strategy, seed, budget.is_spent, nr_schedules=_CAP)
-        found.append(result.first_failure_at or float("inf"))
-    return found, len(found)
+        for exhibit in EXHIBITS:
+            for strategy in (*SAMPLED, *_ENUMERATED):
+                if (seed == 0 or strategy in SAMPLED) and (exhibit.title, strategy, seed) not in done:
+                    yield exhibit, strategy, seed
 
 
-def _median(found: Sequence[float]) -> str:
-    if not found:
+def search(exhibit: Exhibit, strategy: str, seed: int, sizes: dict[str, tuple[int, int]]) -> Cell:
+    """Measure one cell; what PCT measures first is the same for every seed."""
+    subject = subject_of(exhibit.name, *exhibit.overrides)
+    if strategy in _ENUMERATED:
+        return _enumerated(exhibit, subject, strategy)
+    if strategy == "pct" and exhibit.title not in sizes:
+        sizes[exhibit.title] = measure(subject)
+    budget = Budget(exhibit.cap)
+    result = sample(
+        subject, strategy, seed, budget.is_spent, nr_schedules=exhibit.cap, size=sizes.get(exhibit.title, (1, 1))
+    )
+    return Cell(exhibit.title, strategy, seed, result.first_failure_at, result.schedules)
+
+
+def _enumerated(exhibit: Exhibit, subject: Subject, strategy: str) -> Cell:
+    if strategy == "exhaustive" and subject.scenario.abstract is not None:
+        subject = subject_of(exhibit.name, *exhibit.overrides, "run.max_steps=2000")
+        result = check(subject, strategy=strategy, budget=Budget())
+    else:
+        result = check(subject, strategy=strategy, budget=Budget(exhibit.cap))
+    return Cell(exhibit.title, strategy, 0, result.first_failure_at, result.schedules, result.states)
+
+
+def table(cells: Sequence[Cell]) -> list[str]:
+    """Return the lines of the table."""
+    columns = (*SAMPLED, *_ENUMERATED)
+    lines = [f"| exhibit | {' | '.join(columns)} | cap |", "|---" * (len(columns) + 2) + "|"]
+    for exhibit in EXHIBITS:
+        row = [
+            _cell(exhibit, [cell for cell in cells if (cell.exhibit, cell.strategy) == (exhibit.title, strategy)])
+            for strategy in columns
+        ]
+        lines.append(f"| {exhibit.title} | {' | '.join(row)} | {exhibit.cap} |")
+    return lines
+
+
+def _cell(exhibit: Exhibit, cells: Sequence[Cell]) -> str:
+    if not cells:
         return "-"
+    found = sorted(cell.first_failure_at or float("inf") for cell in cells)
+    nr_found = sum(at < float("inf") for at in found)
+    if cells[0].strategy in _ENUMERATED:
+        states = f" ({cells[0].states} states)" if cells[0].states is not None and found[0] > 1 else ""
+        return f"{found[0]}{states}" if nr_found else f"> {cells[0].schedules}"
     middle = median(found)
-    return f"{middle:g}" if middle < float("inf") else "not found"
+    told = f"{middle:g}" if middle < float("inf") else f"> {exhibit.cap}"
+    spread = "" if found[0] == found[-1] else f" ({found[0]} to {found[-1] if nr_found == len(found) else 'cap'})"
+    share = "" if nr_found == len(found) else f"; {nr_found} of {len(found)} found it"
+    few = "" if len(found) >= NR_SEEDS else f" [{len(found)} seeds]"
+    return told + spread + share + few
 
 
-def _delay(subject: Subject, seconds_max: float) -> str:
-    begun = seconds()
-    result = check(subject, strategy="delay", budget=Budget(_CAP, lambda: seconds() - begun > seconds_max))
-    if result.first_failure_at is None:
-        return f"not in {result.schedules}"
-    return f"{result.first_failure_at} ({max(0, result.bound['delays'] + 1)} delays)"
-
-
-def switches(nr_schedules: int) -> None:
-    """Print the second table."""
-    kernel = preset("6.18")
-    print(f"| fix switched off in 6.18 | found in {nr_schedules} schedules | what |\n|---|---|---|")
-    names = [name for name in FIXES if getattr(kernel, name)]
-    for name in ["", *names]:
-        overrides = [*_SWITCH_BASE, *([f"kernel.fixes.{name}=false"] if name else [])]
-        subject = subject_of("A2/nbd-fixed", *SMALL_A2, *overrides)
-        result = sample(subject, "random", 0, Budget(nr_schedules).is_spent, nr_schedules=nr_schedules)
-        failure = result.failure
-        what = "" if failure is None else f"{failure.property}: {failure.what.partition(':')[0]}"
-        at = "no" if failure is None else f"at {failure.schedule}"
-        print(f"| {name or '(none)'} | {at} | {what} |", flush=True)
+def part_replaced(page: str, lines: Sequence[str], made_by: str) -> str:
+    """Return a page with the part between a script's marks renewed."""
+    begin, end = _BEGIN.format(made_by), _END.format(made_by)
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    assert found, f"the page has no line {begin}"
+    assert ended, f"the page has no line {end}"
+    return "\n".join([before + begin, *lines, end]) + after
 
 
 def main() -> None:
-    """Print the tables."""
+    """Measure what is missing and print or renew the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=60.0, help="CPU time a cell")
-    parser.add_argument("--schedules", type=int, default=2, help="schedules a switch")
-    parser.add_argument("--only", choices=("exhibits", "switches"))
+    parser.add_argument("--seeds", type=int, default=NR_SEEDS, help="seeds a cell (0: only print what is there)")
+    parser.add_argument("--cells", type=Path, default=Path("finding-power.jsonl"), help="what has been measured so far")
+    parser.add_argument("--update", metavar="PAGE", type=Path, help="renew the table in this page")
     arguments = parser.parse_args()
-    if arguments.only != "switches":
-        exhibits(arguments.seeds, arguments.seconds)
-    if arguments.only != "exhibits":
-        switches(arguments.schedules)
+    sizes: dict[str, tuple[int, int]] = {}
+    for exhibit, strategy, seed in list(missing(cells_of(arguments.cells), arguments.seeds)):
+        cell = search(exhibit, strategy, seed, sizes)
+        with arguments.cells.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(cell._asdict()) + "\n")
+    lines = table(cells_of(arguments.cells))
+    if arguments.update is None:
+        print("\n".join(lines))
+        return
+    page = arguments.update.read_text(encoding="utf-8")
+    arguments.update.write_text(part_replaced(page, lines, _MADE_BY), encoding="utf-8")
 
 
 if __name__ == "__main__":

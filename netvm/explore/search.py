@@ -5,12 +5,13 @@ schedules with at most k delays, k = 0, 1, 2, ... (Emmi, Qadeer, Rakamarić, POP
 costs i delays); ``exhaustive`` visits every state (:mod:`netvm.explore.statespace`).
 
 A failing schedule is replayed ten times before anybody hears of it. The product is deterministic: a replay that differs
-is a bug of ours and is raised as one.
+is a bug of ours and is raised as one. What an exhaustive search refutes is a state that no path leads out of: there a
+replay has shown it when it has come to the same state again, what follows being decided.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,6 +67,8 @@ class _Tally:
         self.seen: set[str] = set()
         self.bound: dict[str, Any] = {}
         self.states: int | None = None
+        self.comes_to: Hashable = None
+        """The stuck state that the failure leads to, if it was found as one."""
 
     def ran(self, run: Explorable) -> None:
         """Take note of one schedule, whole or not."""
@@ -145,22 +148,49 @@ def check(
             jobs=jobs,
             keep_going=keep_going,
         )
-    return _confirmed(subject, result)
+    return _confirmed(subject, result, tally.comes_to)
 
 
-def _confirmed(subject: Subject, result: CheckResult) -> CheckResult:
+def _confirmed(subject: Subject, result: CheckResult, comes_to: Hashable) -> CheckResult:
     """Replay a refutation ten times before it is reported. Raises UnsteadyError if it does not come again."""
     failure = result.failure
     if failure is None:
         return result
     for replay in range(REPLAYS):
-        again = subject.run(SteeredOracle(failure.tape, window_ns=subject.window_ns))
-        if again.broken != (failure.property, failure.what):
+        if comes_to is not None:
+            steady, instead = _arrives(subject, failure.tape, comes_to), "it came to another state"
+        else:
+            again = subject.run(SteeredOracle(failure.tape, window_ns=subject.window_ns)).broken
+            steady, instead = again == (failure.property, failure.what), str(again)
+        if not steady:
             raise UnsteadyError(
                 f"{subject.name}: schedule {failure.schedule} failed ({failure.what}), replay {replay + 1} did not "
-                f"({again.broken}); the run is not deterministic, please report it"
+                f"({instead}); the run is not deterministic, please report it"
             )
     return replace(result, failure=replace(failure, replays=REPLAYS))
+
+
+def _arrives(subject: Subject, tape: Sequence[int], state: Hashable) -> bool:
+    """Return whether the schedule of a tape comes to a state where the tape ends."""
+    run = subject.experiment(SteeredOracle(tape, window_ns=subject.window_ns))
+    choices = run.world.choices
+    arrived = False
+
+    def picking(_nr_candidates: int) -> None:
+        nonlocal arrived
+        if len(choices) < len(tape):
+            return
+        arrived = fingerprint(run) == state
+        if arrived or len(choices) > len(tape):
+            raise Visited
+
+    run.world.picking = picking
+    try:
+        execute(run)
+    except Visited:
+        return arrived
+    # it ended where nothing could step any more
+    return fingerprint(run) == state
 
 
 # -- enumerated -----------------------------------------------------------------------------------------------------
@@ -272,7 +302,10 @@ class _StateSearch:
         stuck = self.space.stuck()
         if not stuck:
             return False
-        tape = min((self.space.first_path[state] for state in stuck), key=len)
+        state = min(stuck, key=lambda number: len(self.space.first_path[number]))
+        tape = self.space.first_path[state]
+        if self.complete:
+            self.tally.comes_to = self.space.fingerprint_of(state)
         broken = self.subject.run(SteeredOracle(tape, window_ns=self.subject.window_ns)).broken
         what = "deadlock" if any(self.space.is_deadlock(state) for state in stuck) else "livelock"
         self.tally.failed(broken or Broken("every state leads to progress", f"{what} in {len(stuck)} states"), tape)

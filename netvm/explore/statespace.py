@@ -62,6 +62,10 @@ class StateSpace:
         self.first_path.append(tuple(path))
         return number, True
 
+    def fingerprint_of(self, state: int) -> Hashable:
+        """Return the fingerprint of a state."""
+        return next(fingerprint for fingerprint, number in self._numbers.items() if number == state)
+
     def branch(self, path: Sequence[int], options: Sequence[int]) -> None:
         """Keep other options at the end of a path for later."""
         stem = tuple(path)

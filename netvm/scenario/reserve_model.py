@@ -29,7 +29,7 @@ from netvm.mm.frames import Frames
 from netvm.mm.gfp import GFP_MEMALLOC, GFP_NOMEMALLOC, GFP_NOWARN
 from netvm.mm.ledger import FREE, Ledger
 from netvm.mm.page_alloc import PageAllocator
-from netvm.mm.zone import MOVABLE, Node, PerCpuPages, Zone
+from netvm.mm.zone import UNMOVABLE, Node, PerCpuPages, Zone
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
@@ -83,7 +83,7 @@ class ReserveMachine:
         buddy = Buddy(self.frames, self.ledger, self.vmstat, _FIXES, boost_factor=0)
         for pfn in range(1, 1 + options.frames):
             self.ledger.counts[FREE] += 1
-            buddy.free_one_page(self.zone, pfn, 0, MOVABLE)
+            buddy.free_one_page(self.zone, pfn, 0, UNMOVABLE)
         self.pages = PageAllocator(
             world,
             frames=self.frames,
@@ -120,6 +120,8 @@ class ReserveMachine:
         frames = self.options.frames
         zone = Zone(name="DMA32", start_pfn=1, present=frames, managed=frames, pageblock_order=9, fixes=_FIXES)
         zone.watermark = [self.options.reserve] * 3
+        # what is asked for here is kernel memory: no request has to fall back to another type's list
+        zone.pageblocks[:] = bytes([UNMOVABLE]) * len(zone.pageblocks)
         # per-cpu lists of no length: a frame that is freed is free
         zone.pcp = [PerCpuPages(1, 0)]
         return zone

@@ -33,3 +33,13 @@ def test_processes_side_by_side_give_the_same_answer(machine: Callable[..., Subj
 def test_a_calm_run_is_measured(machine: Callable[..., Subject]) -> None:
     """All actors of the machine that could run, and as many choices as its budget of steps has."""
     assert measure(machine(**KEYS, max_steps=50)) == (6, 50)
+
+
+@pytest.mark.slow
+def test_repeats_are_the_same_whoever_runs_them(machine: Callable[..., Subject]) -> None:
+    """PCT leaves out the same repeats in one process and in two."""
+    subject = machine(**KEYS | {"reserve": 4, "frames": 9}, max_steps=12)
+    budget = Budget(nr_schedules=80)
+    alone, together = (sample(subject, "pct", 5, budget.is_spent, nr_schedules=80, jobs=jobs) for jobs in (1, 2))
+    assert alone == together
+    assert alone.bound["repeats_not_run"] > 0

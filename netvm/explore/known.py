@@ -1,0 +1,81 @@
+"""The schedules that have been run, and whether a draw would be one of them again.
+
+A schedule is what an oracle answers to what it is asked. Whoever has run some knows what would be asked after the same
+answers, and can ask a fresh oracle without running the model: if it answers its way to the end of a schedule that is
+known, the run would be a repeat, and shows nothing new. A walk costs a microsecond a choice, a run a thousand times as
+much. PCT with few tasks and few changes has few schedules to draw from, and repeats most of them.
+
+What is known is kept by the answers that lead to it, as their hash, up to a bound: a search of long schedules, which do
+not repeat, does not fill the memory with them.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from netvm.explore.oracles import Name
+from netvm.runtime.oracle import Oracle
+
+__all__ = ["Asked", "Known", "Listening"]
+
+Asked: TypeAlias = tuple[str, int | tuple[Name, ...]]
+"""What an oracle was asked: the kind of choice, and how many options or which candidates there were."""
+
+_NODES_MAX: Final = 1 << 18
+_START: Final = 0
+
+
+class Listening:
+    """An oracle that keeps what it is asked; otherwise the one it is made of."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle = oracle
+        self.explores_events = oracle.explores_events
+        self.window_ns: int = getattr(oracle, "window_ns", 0)
+        self.asked: list[Asked] = []
+        self._among = getattr(oracle, "choose_among", None)
+        if self._among is not None:
+            # the world looks for this door only if there is one
+            self.choose_among = self._choose_among
+
+    def choose(self, kind: str, nr_options: int) -> int:
+        """Return the oracle's answer."""
+        self.asked.append((kind, nr_options))
+        return self.oracle.choose(kind, nr_options)
+
+    def _choose_among(self, kind: str, names: Sequence[Name]) -> int:
+        self.asked.append((kind, tuple(names)))
+        return int(self._among(kind, names))  # type: ignore[misc]  # there only if it is
+
+
+class Known:
+    """The schedules of one search."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, Asked] = {}
+        self._ends: dict[int, int] = {}
+        self._same: dict[Asked, Asked] = {}
+
+    def learn(self, asked: Sequence[Asked], tape: Sequence[int]) -> None:
+        """Take note of a schedule that has been run; no more when there is no room."""
+        assert len(asked) == len(tape)
+        if len(self._asked) + len(asked) > _NODES_MAX:
+            return
+        answers = _START
+        for question, answer in zip(asked, tape, strict=True):
+            self._asked.setdefault(answers, self._same.setdefault(question, question))
+            answers = hash((answers, answer))
+        self._ends[answers] = hash(tuple(tape))
+
+    def repeats(self, oracle: Oracle) -> int | None:
+        """Return the hash of the tape that a fresh oracle would repeat; None if its schedule is not known."""
+        among = getattr(oracle, "choose_among", None)
+        answers = _START
+        while (question := self._asked.get(answers)) is not None:
+            kind, options = question
+            if isinstance(options, int):
+                answer = oracle.choose(kind, options)
+            else:
+                assert among is not None
+                answer = among(kind, options)
+            answers = hash((answers, answer))
+        return self._ends.get(answers)
