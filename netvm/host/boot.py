@@ -374,13 +374,14 @@ def _bio_providers(queue: RequestQueue) -> list[Provider | Task]:
 
 
 def _set_memory_providers(host: Host) -> None:
-    """Say who could give a page back: reclaimers, and the writes under way."""
+    """Say who could give a page back: reclaimers, the writes under way, and who was killed for its memory."""
 
     def providers() -> list[Provider | Task]:
         found: list[Provider | Task] = list(host.vmscan.reclaimers)
-        if host.vmscan.kswapd is not None:
+        if host.vmscan.kswapd is not None and not host.vmscan.kswapd_gave_up():
             found.append(host.vmscan.kswapd)
         found += host.swap.io.providers()
+        found += host.oom.victims_on_their_way()
         return found
 
     object.__setattr__(host.pages.memory, "providers", providers)

@@ -16,7 +16,7 @@ from netvm.mm.address_space import AddressSpace
 from netvm.mm.gfp import GFP_FS, PF_OOM_VICTIM, gfp_name
 from netvm.mm.ports import LogPort
 from netvm.mm.vmscan import Vmscan
-from netvm.runtime.task import Task
+from netvm.runtime.task import Provider, Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import World
 from netvm.trace.recorder import Recorder
@@ -103,6 +103,14 @@ class OomKiller:
         self._oom_kill_process(victim, task, gfp, order)
         return True
 
+    def victims_on_their_way(self) -> list[Provider | Task]:
+        """Return who was killed and still has its memory: it must run to give it back."""
+        return [
+            Provider(name=f"killed {space.comm}-{space.task.pid}, anon-rss {space.nr_anon * 4} kB", needs=(space.task,))
+            for space in self.spaces.values()
+            if space.killed and not space.oom_reaped and space.task is not None
+        ]
+
     def _select_bad_process(self) -> AddressSpace | None:
         total = self.vmscan.node.managed + self.vmscan.swap.nr_total_slots()
         chosen: AddressSpace | None = None
@@ -159,7 +167,8 @@ class OomKiller:
     def _oom_reap(self, victim: AddressSpace) -> None:
         """Free the victim's memory without its help (oom_reaper).
 
-        # MODEL: the victim's mmap_lock is always free: no model task holds it across a wait.
+        # MODEL: the victim's mmap_lock is always free: no model task holds it across a wait. The delay is 6.1's; the
+        # first reaper, of 4.6, began at once.
         """
         if victim.id not in self.spaces or victim.oom_reaped:
             return

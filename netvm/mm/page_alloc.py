@@ -263,6 +263,10 @@ class PageAllocator:
                 break
             if loops >= 0:
                 no_progress_loops = loops
+                self._go_round(task, "should_reclaim_retry" if gfp & GFP_FS else "out_of_memory without __GFP_FS")
+                if not loops:
+                    # only here was everything tried: sixteen rounds that count up to an OOM kill are no standstill
+                    self.world.retry_point(task.spins_at)
             elif not gfp & GFP_NOFAIL:
                 break
             else:
@@ -270,7 +274,8 @@ class PageAllocator:
                 pfn = self.get_page_from_freelist(task, order, gfp, ALLOC_MIN_RESERVE, owner)
                 if pfn >= 0:
                     break
-                self.world.retry_point(f"{task.comm}-{task.pid}: __GFP_NOFAIL")
+                self._go_round(task, "__GFP_NOFAIL")
+                self.world.retry_point(task.spins_at)
                 await self._cond_resched(task)
             pfn, alloc_flags = self._retry_attempt(task, order, gfp, alloc_flags, owner)
         task.spins_at = ""
@@ -340,17 +345,13 @@ class PageAllocator:
                 # a sleep of one jiffy, whatever was found, so that the pool sees that this worker does not run
                 await self.world.sleep_on(task, self.memory, timeout_ns=JIFFY_NS)
             else:
-                if worth:
-                    self._spin(task, "should_reclaim_retry")
                 await self._cond_resched(task)
         return worth or self._unreserve_highatomic(gfp, force=True)
 
-    def _spin(self, task: Task, where: str) -> None:
-        """Note that a task goes round without sleeping."""
-        site = f"{task.comm}-{task.pid}: {where}"
-        task.spins_at = site
-        task.resource = self.memory
-        self.world.retry_point(site)
+    def _go_round(self, task: Task, where: str) -> None:
+        """Note that a task tries again."""
+        task.spins_at = f"{task.comm}-{task.pid}: {where}"
+        task.spins_on = self.memory
 
     def _unreserve_highatomic(self, gfp: int, *, force: bool) -> bool:
         """Give a HIGHATOMIC pageblock of the request's zones back; whether pages moved."""
@@ -376,7 +377,6 @@ class PageAllocator:
             self.oom.unlock()
         if killed and not gfp & GFP_FS:
             # nobody was killed: a request that may not enter the file system goes round again
-            self._spin(task, "out_of_memory without __GFP_FS")
             await self._cond_resched(task)
         return pfn, killed
 

@@ -46,7 +46,7 @@ from netvm.mm.shrink_file import FileShrinker
 from netvm.mm.shrinker import SlabShrinkers
 from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
 from netvm.runtime.costs import CpuCosts
-from netvm.runtime.task import Resource, Task
+from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.trace.latency import LatencyRecorder
@@ -133,7 +133,8 @@ class Vmscan:
         self.pfmemalloc_wait = WaitQueue(world, reserve)
         self.throttles = Throttles()
         for reason in THROTTLE_TIMEOUT_NS:
-            self.throttles.queues[reason] = WaitQueue(world, Resource("timer", f"reclaim_throttle {reason}"))
+            throttle = Resource("timer", f"reclaim_throttle {reason}", self._providers_of_memory)
+            self.throttles.queues[reason] = WaitQueue(world, throttle)
         self.nr_writeback_throttled = 0
         self._written_at_throttle = 0
         self.tracer: Recorder | None = None
@@ -147,10 +148,19 @@ class Vmscan:
         """Give reclaim the page cache."""
         self.file_shrinker = FileShrinker(self, files)
 
+    def _providers_of_memory(self) -> list[Provider | Task]:
+        """Whoever is throttled looks for a page again afterwards."""
+        providers = self.pages.memory.providers
+        return list(providers()) if providers is not None else []
+
     def _providers_of_reserve(self) -> list[Task]:
         return [self.kswapd] if self.kswapd is not None else []
 
     # -- waking kswapd --------------------------------------------------------------------------------------------
+
+    def kswapd_gave_up(self) -> bool:
+        """Return whether kswapd sleeps and nobody will wake it: it found nothing too often."""
+        return bool(len(self.kswapd_wait)) and self.node.kswapd_failures >= MAX_KSWAPD_FAILURES
 
     def wakeup_kswapd(self, gfp: int, order: int) -> None:
         """Wake kswapd if it sleeps and there is work in the zones this mask may use (wakeup_kswapd)."""
@@ -159,7 +169,7 @@ class Vmscan:
         self.kswapd_highest = max(self.kswapd_highest, highest)
         if not len(self.kswapd_wait):
             return
-        hopeless = self.node.kswapd_failures >= MAX_KSWAPD_FAILURES
+        hopeless = self.kswapd_gave_up()
         boosted = any(zone.watermark_boost for zone in self.node.zones if zone.index <= highest)
         if hopeless or (self.pgdat_balanced(order, highest=highest) and not boosted):
             return

@@ -110,7 +110,7 @@ class PageCache:
 
     def create(self, fs: FileSystem, name: str, nr_pages: int = 0) -> Mapping:
         """Make an empty file. Raises UsageError if its file system has no room for it."""
-        mapping = Mapping(len(self.mappings) + 1, name, fs, nr_pages)
+        mapping = Mapping(len(self.mappings) + 1, name, fs, self.world, nr_pages)
         fs.attach(mapping)
         self.mappings[mapping.id] = mapping
         return mapping
@@ -180,9 +180,7 @@ class PageCache:
             self._get_entries(mapping, index, nr)
             self.lruvec.add_many(pfns, file=True)
             return
-        fresh = np.flatnonzero(shadows == 0) + index
-        if len(fresh):
-            self.put_entries(mapping, fresh, 1)
+        self.put_entries(mapping, np.flatnonzero(shadows == 0) + index, 1)
         for offset in np.flatnonzero(shadows).tolist():
             self._workingset_refault(int(pfns[offset]), int(shadows[offset]) - 2)
         shadows[:] = 0
@@ -209,6 +207,16 @@ class PageCache:
             self.lruvec.note_cost(file=True, nr_pages=1)
 
     # -- writing --------------------------------------------------------------------------------------------------
+
+    async def generic_file_write_iter(
+        self, task: Task, mapping: Mapping, index: int, nr_pages: int, *, content: list[int] | None = None
+    ) -> int:
+        """Write as write(2) does, the inode locked all the while: while memory is waited for and while throttled."""
+        await mapping.i_rwsem.down(task)
+        try:
+            return await self.generic_perform_write(task, mapping, index, nr_pages, content=content)
+        finally:
+            mapping.i_rwsem.up(task)
 
     async def generic_perform_write(
         self, task: Task, mapping: Mapping, index: int, nr_pages: int, *, content: list[int] | None = None

@@ -75,7 +75,7 @@ class LoopDevice:
 
     async def lo_write_simple(self, task: Task, rq: Request) -> int:
         """Copy a request's pages into the file below."""
-        return await self.cache.generic_perform_write(task, self.backing, rq.slot, rq.nr_pages, content=rq.versions)
+        return await self.cache.generic_file_write_iter(task, self.backing, rq.slot, rq.nr_pages, content=rq.versions)
 
     async def lo_read_simple(self, task: Task, rq: Request) -> int:
         """Copy a request's pages out of the file below."""

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.mm.frames import scalar_view
+from netvm.runtime.wait import Semaphore
+from netvm.runtime.world import World
 
 if TYPE_CHECKING:
     from netvm.pagecache.ports import FileSystem
@@ -36,6 +38,7 @@ class Mapping:
     __slots__ = (
         "dirtied_when_ns",
         "fs",
+        "i_rwsem",
         "id",
         "io_list",
         "lost",
@@ -61,11 +64,13 @@ class Mapping:
         "writeback_index",
     )
 
-    def __init__(self, mapping_id: int, name: str, fs: "FileSystem", nr_pages: int = 0) -> None:
+    def __init__(self, mapping_id: int, name: str, fs: "FileSystem", world: World, nr_pages: int = 0) -> None:
         assert mapping_id > 0
         self.id = mapping_id
         self.name = name
         self.fs = fs
+        self.i_rwsem = Semaphore(world, f"i_rwsem: {name}")
+        """The inode's lock, which write(2) holds from its first page to its last."""
         self.nr_pages = nr_pages
         """i_size in pages."""
         capacity = max(nr_pages, _MIN_PAGES)

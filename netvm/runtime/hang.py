@@ -1,10 +1,10 @@
 """Is it hung? Proved, reported, and explained.
 
 *Proved.* When nothing but retry timers is left, and loops that retry without sleeping count as retries too, the host
-can only look again. If every pending retry has fired at least once and the digest of the state, with clocks and
-backoff left out, is the same as before, the next round will be the same as the last: the host is hung. If not even a
-retry is left, the detector stands in for one. A digest is a tuple of everything that could make a retry succeed (free
-pages, list lengths, pool levels, queue states, where each task is).
+can only look again. If every pending retry has fired at least once, every loop has come to the end of its patience, and
+the digest of the state, with clocks and backoff left out, is the same as before, the next round will be the same as the
+last: the host is hung. If not even a retry is left, the detector stands in for one. A digest is a tuple of everything
+that could make a retry succeed (free pages, list lengths, pool levels, queue states, where each task is).
 
 *Reported.* Like khungtaskd: if the host's progress counter has not moved for ``hung_task_timeout_secs`` it is
 reported as hung although nothing is proved (something still moves, but nothing gets done). The detector is an observer
@@ -83,9 +83,9 @@ class HangDetector:
             self._rounds = 0
         if not self._fired:
             return
-        if not self.world.pending_retry_sites() <= self._fired:
+        if not self.world.pending_retry_sites() <= self._fired or self._somebody_works():
             return
-        if self._somebody_works():
+        if any(task.spins_at and task.spins_at not in self._fired for task in self.world.tasks.values()):
             return
         digest = self._digest()
         self._fired.clear()
@@ -172,7 +172,9 @@ def find_knot(tasks: Iterable[Task]) -> Knot:
 
 def _edges_of(node: Node) -> tuple[Node, ...]:
     if isinstance(node, Task):
-        return (node.resource,) if node.state is TaskState.SLEEPING or node.spins_at else ()
+        if node.state is TaskState.SLEEPING:
+            return (node.resource,)
+        return (node.spins_on,) if node.spins_at else ()
     if isinstance(node, Resource):
         return tuple(node.providers()) if node.providers is not None else ()
     return node.needs

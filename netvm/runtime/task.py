@@ -91,6 +91,7 @@ class Task:
         "scope",
         "sleep_hooks",
         "spins_at",
+        "spins_on",
         "state",
         "timer",
         "trio_task",
@@ -131,7 +132,9 @@ class Task:
         self.sleep_hooks: tuple[Callable[[Task], None], ...] = ()
         """Called when the task goes to sleep (not when it is preempted): sched_submit_work()."""
         self.spins_at = ""
-        """Set while the task retries without sleeping: the place of the loop."""
+        """Set while the task goes round in a loop: its place. ``World.retry_point`` tells when all was tried once."""
+        self.spins_on = NOT_WAITING
+        """What it looks for there."""
         self.asleep_since_ns = 0
         # CPU accounting, see netvm.runtime.cpu
         self.charge_ns = 0

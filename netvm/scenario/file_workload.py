@@ -7,6 +7,9 @@ it from the cache, then reads it.
 
 ``metadata-storm`` looks up paths and opens some of them: what it leaves behind is dentries and inodes.
 
+Writers that name the same ``file`` share it, and its lock: one of them writes, the others wait. ``heap_mib`` is memory
+of its own that a writer has touched before.
+
 A program that is told of an I/O error stops, as a careful one does.
 """
 
@@ -39,10 +42,13 @@ async def file_writer(task: Task, host: Host, program: Program) -> None:
     program.begun_ns = host.world.now_ns
     if spec.local_throttle:
         task.flags |= PF_LOCAL_THROTTLE
-    mapping = _open(host, program)
-    space = host.memory.map_anonymous(task, 1, oom_score_adj=spec.oom_score_adj)
+    mapping = _open(host, spec.file or program.name)
+    space = host.memory.map_anonymous(task, max(1, spec.heap_mib * PAGES_PER_MIB), oom_score_adj=spec.oom_score_adj)
     random = Seeds(spec.seed).stream(program.name)
     try:
+        if spec.heap_mib and not await host.memory.touch_run(task, space, 0, space.nr_pages, write=True):
+            program.bus_error = not task.killed
+            return
         for index in range(spec.passes):
             if not await _write_pass(task, host, program, mapping, index, random):
                 return
@@ -51,10 +57,13 @@ async def file_writer(task: Task, host: Host, program: Program) -> None:
         program.end(task, host, space)
 
 
-def _open(host: Host, program: Program) -> Mapping:
-    """Make the program's file."""
+def _open(host: Host, name: str) -> Mapping:
+    """Open the file of that name, made if it is not there."""
     assert host.files.fs is not None
-    return host.files.cache.create(host.files.fs, program.name)
+    for mapping in host.files.cache.mappings.values():
+        if mapping.name == name:
+            return mapping
+    return host.files.cache.create(host.files.fs, name)
 
 
 def _chunks(spec: FileWriter | FileReader, random: Stream) -> Iterator[tuple[int, int]]:
@@ -81,7 +90,7 @@ async def _write_pass(task: Task, host: Host, program: Program, mapping: Mapping
         if shared is not None:
             error = await shared.touch(task, page, nr_pages, write=True)
         else:
-            error = await cache.generic_perform_write(task, mapping, page, nr_pages)
+            error = await cache.generic_file_write_iter(task, mapping, page, nr_pages)
         if not error and spec.fsync == "each":
             error, seen = await cache.fsync(task, mapping, seen)
         if error:
@@ -109,12 +118,12 @@ async def file_reader(task: Task, host: Host, program: Program) -> None:
     assert isinstance(spec, FileReader)
     await start_at(task, host, spec.start_ms)
     program.begun_ns = host.world.now_ns
-    mapping = _open(host, program)
+    mapping = _open(host, program.name)
     cache = host.files.cache
     space = host.memory.map_anonymous(task, 1, oom_score_adj=spec.oom_score_adj)
     random = Seeds(spec.seed).stream(program.name)
     try:
-        error = await cache.generic_perform_write(task, mapping, 0, spec.mib * PAGES_PER_MIB)
+        error = await cache.generic_file_write_iter(task, mapping, 0, spec.mib * PAGES_PER_MIB)
         error = error or (await cache.fsync(task, mapping))[0]
         invalidate_mapping_pages(cache, mapping)
         for index in range(spec.passes):

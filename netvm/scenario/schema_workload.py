@@ -83,6 +83,10 @@ class FileWriter(_Table, frozen=True, kw_only=True, tag="file-writer", tag_field
     """Name of its tasks in reports."""
     mib: Annotated[int, Meta(ge=1, le=16_777_216)]
     """Size of each process's file."""
+    file: str = ""
+    """Name of the file, which all who name it write; empty: each process has one of its own."""
+    heap_mib: Annotated[int, Meta(ge=0, le=16_777_216)] = 0
+    """Anonymous memory it touches before it begins, and keeps."""
     chunk_kib: Annotated[int, Meta(ge=4, le=1_048_576, multiple_of=4)] = 64
     """Bytes of one write."""
     passes: Positive = 1
@@ -94,7 +98,7 @@ class FileWriter(_Table, frozen=True, kw_only=True, tag="file-writer", tag_field
     mmap: bool = False
     """Writes by stores to a shared mapping of the file instead of write()."""
     processes: Annotated[int, Meta(ge=1, le=256)] = 1
-    """How many of it run, each with its own file."""
+    """How many of it run, each with its own file unless ``file`` names one."""
     think_ns: Natural = 0
     """Pause after each chunk."""
     local_throttle: bool = False

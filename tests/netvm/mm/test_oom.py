@@ -125,6 +125,19 @@ def test_one_victim_at_a_time(make_host) -> None:
     assert _kill(host) == ["program0", "program1", "program2"]
 
 
+def test_a_victim_that_still_has_its_memory_is_who_could_provide(make_host) -> None:
+    """Until it is gone or reaped it stands among the providers of memory, and must run itself."""
+    host = make_host()
+    spaces = _programs(host, None, 10, 30)
+    assert host.oom.victims_on_their_way() == []
+    _kill(host)
+    (provider,) = host.oom.victims_on_their_way()
+    assert provider.name == "killed program1-101, anon-rss 120 kB"
+    assert provider.needs == (spaces[1].task,)
+    spaces[1].oom_reaped = True
+    assert host.oom.victims_on_their_way() == []
+
+
 def test_the_machine_panics_when_nobody_is_left(make_host) -> None:
     """No candidate and no victim on its way: System is deadlocked on memory, and the run ends."""
     host = make_host()

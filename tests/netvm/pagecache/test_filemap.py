@@ -128,3 +128,22 @@ def test_unstable_pages_count_as_writeback(host: Any) -> None:
     assert (host.vmstat.nr_writeback, fs.bdi.nr_writeback, host.throttle.limits().dirty) == (5, 5, 5)
     host.cache.account_unstable(mapping, -5)
     assert host.vmstat.nr_writeback == 0
+
+
+def test_one_file_has_one_writer_at_a_time(make_host: Any) -> None:
+    """write(2) holds the inode's lock while it writes; others wait for it, and nobody for another file's."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fs = host.slow_store(pages_per_s=100_000)
+    other = host.task("other")
+
+    async def body(task: Task) -> None:
+        mapping, another = host.cache.create(fs, "file"), host.cache.create(fs, "another")
+        assert mapping.i_rwsem.try_down(other)
+        assert not await host.cache.generic_file_write_iter(task, another, 0, 4)
+        assert another.i_rwsem.holders == []
+        host.world.call_after(NS_PER_S, mapping.i_rwsem.up, other)
+        assert not await host.cache.generic_file_write_iter(task, mapping, 0, 4)
+        assert host.world.now_ns >= NS_PER_S
+        assert mapping.i_rwsem.holders == []
+
+    host.run(body)

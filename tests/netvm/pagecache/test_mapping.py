@@ -10,8 +10,8 @@ from netvm.pagecache.mapping import TAG_DIRTY, TAG_WRITEBACK, Mapping
 
 
 def _mapping(tags: list[int]) -> Mapping:
-    fs: Any = None
-    mapping = Mapping(1, "file", fs, len(tags))
+    nothing: Any = None
+    mapping = Mapping(1, "file", nothing, nothing, len(tags))
     mapping.tags[: len(tags)] = tags
     return mapping
 

@@ -132,7 +132,7 @@ def test_a_loop_that_never_sleeps_is_proved(with_cpus: bool) -> None:
     async def should_reclaim_retry(task: Task) -> None:
         nonlocal nr_looks
         task.spins_at = "should_reclaim_retry"
-        task.resource = MEMORY
+        task.spins_on = MEMORY
         while True:
             nr_looks += 1
             world.retry_point(task.spins_at)
@@ -162,6 +162,27 @@ def test_a_spinner_beside_a_sleeper_is_proved() -> None:
     ((told_ns, proved),) = watched.run(spin, watched.retry(500 * MS))
     assert proved
     assert told_ns >= 1000 * MS
+
+
+def test_a_loop_that_counts_is_proved_only_after_its_end() -> None:
+    """Rounds that count up to something else are no standstill: the loop itself says when all was tried."""
+    watched = Watched()
+    world = watched.world
+    nr_ends = 0
+
+    async def alloc_pages_slowpath(task: Task) -> None:
+        nonlocal nr_ends
+        task.spins_at, task.spins_on = "should_reclaim_retry", MEMORY
+        while True:
+            for _ in range(17):
+                await world.sleep_on(task, MEMORY, timeout_ns=10 * MS)
+            nr_ends += 1
+            world.retry_point(task.spins_at)
+
+    ((told_ns, proved),) = watched.run(alloc_pages_slowpath)
+    assert proved
+    assert nr_ends >= 2
+    assert told_ns >= 2 * 17 * 10 * MS
 
 
 # -- not proved -----------------------------------------------------------------------------------------------------
@@ -358,6 +379,7 @@ def test_a_spinning_task_waits_although_it_runs() -> None:
     task.state = TaskState.RUNNABLE
     assert graph.knot() == set()
     task.spins_at = "should_reclaim_retry"
+    task.spins_on = memory
     assert graph.knot() == {"spinner", "memory"}
 
 

@@ -13,6 +13,7 @@ _QUICK: Final = (
     "A2/nbd-broken",
     "A4/nbd-broken",
     "C1/loop-broken",
+    "F1/lock-fixed",
     "R2/nbd-broken",
     "R2/nbd-fixed",
     "R3/nbd-broken",

@@ -89,6 +89,14 @@ def test_two_processes_have_two_files() -> None:
     assert outcome.vmstat["nr_dirtied"] == 1024
 
 
+def test_writers_that_name_a_file_share_it() -> None:
+    """Two write the same pages, so memory holds one file; what each has on its heap is anonymous."""
+    outcome = _run({"kind": "file-writer", "mib": 2, "file": "log", "processes": 2, "fsync": "never", "heap_mib": 3})
+    assert outcome.verdict == "COMPLETED"
+    assert outcome.vmstat["nr_file_pages"] == 512
+    assert outcome.vmstat["pgfault"] == 2 * 768
+
+
 @pytest.mark.parametrize("pinned_one_in", [0, 32])
 def test_a_metadata_storm_is_reclaimed(pinned_one_in: int) -> None:
     """More paths than memory holds: the shrinker frees them, with and without some that are held open."""
