@@ -29,7 +29,7 @@ from netvm.mm.frames import (
     PG_WRITEBACK,
     PfnArray,
 )
-from netvm.mm.gfp import GFP_COMP, GFP_FS, GFP_HIGHUSER_MOVABLE, GFP_IO, GFP_NOWAIT, GFP_NOWARN, GFP_RECLAIM, GFP_WRITE
+from netvm.mm.gfp import GFP_COMP, GFP_HIGHUSER_MOVABLE, GFP_NOWAIT, GFP_WRITE
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, Lruvec
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import SlabCache
@@ -37,6 +37,7 @@ from netvm.pagecache.flusher import Flusher, do_writepages
 from netvm.pagecache.mapping import NODE_SHIFT, TAG_DIRTY, TAG_TOWRITE, TAG_WRITEBACK, Mapping
 from netvm.pagecache.ports import WB_SYNC_ALL, FileSystem, WritebackControl
 from netvm.pagecache.throttle import DirtyThrottle
+from netvm.pagecache.tree import PageTree
 from netvm.pagecache.writeback_trace import WritebackTrace
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
@@ -83,7 +84,7 @@ class PageCache:
         self.pages = pages
         self.frames = pages.frames
         self.lruvec = lruvec
-        self.radix_nodes = radix_nodes
+        self.nodes = PageTree(radix_nodes)
         self.vmstat = vmstat
         self.costs = costs
         self.throttle = throttle
@@ -117,50 +118,6 @@ class PageCache:
 
     # -- the tree -------------------------------------------------------------------------------------------------
 
-    def _node_for(self, task: Task, mapping: Mapping, index: int, gfp: int) -> bool:
-        """Make sure there is a tree node for an index, without sleeping."""
-        node = index >> NODE_SHIFT
-        if node in mapping.node_slab:
-            return True
-        slab = self.radix_nodes.try_alloc(task, gfp | GFP_NOWARN)
-        if slab < 0:
-            return False
-        mapping.node_slab[node] = slab
-        return True
-
-    async def _node_for_sure(self, task: Task, mapping: Mapping, index: int) -> bool:
-        """Make sure there is a tree node for an index, sleeping for memory if need be (xas_nomem)."""
-        if self._node_for(task, mapping, index, GFP_NOWAIT):
-            return True
-        slab = await self.radix_nodes.alloc(task, GFP_RECLAIM | GFP_IO | GFP_FS)
-        if slab < 0:
-            return False
-        node = index >> NODE_SHIFT
-        if node in mapping.node_slab:
-            self.radix_nodes.free(slab)
-        else:
-            mapping.node_slab[node] = slab
-        return True
-
-    @staticmethod
-    def _get_entries(mapping: Mapping, index: int, nr_pages: int) -> None:
-        """Count new entries of the nodes of a run."""
-        end = index + nr_pages
-        while index < end:
-            stop = min(end, ((index >> NODE_SHIFT) + 1) << NODE_SHIFT)
-            mapping.node_entries[index >> NODE_SHIFT] += stop - index
-            index = stop
-
-    def put_entries(self, mapping: Mapping, indices: npt.NDArray[np.intp], nr: int) -> None:
-        """Count entries of nodes up or down; a node without any is freed."""
-        nodes, counts = np.unique(indices >> NODE_SHIFT, return_counts=True)
-        for node, count in zip(nodes.tolist(), counts.tolist(), strict=True):
-            left = int(mapping.node_entries[node]) + nr * count
-            mapping.node_entries[node] = left
-            assert left >= 0
-            if not left:
-                self.radix_nodes.free(mapping.node_slab.pop(node))
-
     def _add_pages(self, mapping: Mapping, index: int, pfns: PfnArray, *, locked: bool = False) -> None:
         """Put new pages at consecutive, empty places whose nodes are there (filemap_add_folio)."""
         frames = self.frames
@@ -177,10 +134,10 @@ class PageCache:
         self.vmstat.nr_file_pages += nr
         shadows = mapping.shadow[here]
         if not shadows.any():
-            self._get_entries(mapping, index, nr)
+            self.nodes.count_new(mapping, index, nr)
             self.lruvec.add_many(pfns, file=True)
             return
-        self.put_entries(mapping, np.flatnonzero(shadows == 0) + index, 1)
+        self.nodes.put_entries(mapping, np.flatnonzero(shadows == 0) + index, 1)
         for offset in np.flatnonzero(shadows).tolist():
             self._workingset_refault(int(pfns[offset]), int(shadows[offset]) - 2)
         shadows[:] = 0
@@ -275,26 +232,20 @@ class PageCache:
         else:
             nr_nodes_there = 0
             for node in range(index >> NODE_SHIFT, ((index + nr - 1) >> NODE_SHIFT) + 1):
-                if not self._node_for(task, mapping, node << NODE_SHIFT, GFP_NOWAIT):
+                if not self.nodes.get(task, mapping, node << NODE_SHIFT, GFP_NOWAIT):
                     break
                 nr_nodes_there = ((node + 1) << NODE_SHIFT) - index
             nr = min(nr, nr_nodes_there)
             found = self.pages.try_alloc_run(task, nr, GFP_PAGECACHE_WRITE, self.owner_file) if nr > 0 else []
             if not found:
-                self._trim_nodes(mapping, index, index + limit)
+                self.nodes.trim(mapping, index, index + limit)
                 return 0
             pfns = np.array(found, dtype=np.intp)
             self._add_pages(mapping, index, pfns)
-            self._trim_nodes(mapping, index + len(pfns), index + limit)
+            self.nodes.trim(mapping, index + len(pfns), index + limit)
         task.charge_ns += len(pfns) * self.costs.write_page
         self._write_end(task, mapping, index, pfns, content)
         return len(pfns)
-
-    def _trim_nodes(self, mapping: Mapping, start: int, end: int) -> None:
-        """Give back nodes that were made for pages that did not come."""
-        for node in range(start >> NODE_SHIFT, (end >> NODE_SHIFT) + 1):
-            if node in mapping.node_slab and not mapping.node_entries[node]:
-                self.radix_nodes.free(mapping.node_slab.pop(node))
 
     async def _write_one(self, task: Task, mapping: Mapping, index: int, content: list[int] | None = None) -> int:
         """Write one page, sleeping for memory or for its lock; return 1 or a negative errno."""
@@ -320,7 +271,7 @@ class PageCache:
         pfn = await self.pages.alloc_pages(task, 0, gfp, self.owner_file)
         if pfn < 0:
             return -Errno.ENOMEM
-        if not await self._node_for_sure(task, mapping, index):
+        if not await self.nodes.get_for_sure(task, mapping, index):
             self.pages.free_pages(pfn, 0)
             return -Errno.ENOMEM
         if mapping.pfn_of[index]:

@@ -129,7 +129,7 @@ def invalidate_mapping_pages(cache: PageCache, mapping: Mapping) -> int:
     mapping.fs.forget_folios(pfns)
     mapping.pfn[indices] = 0
     mapping.nr_cached -= len(pfns)
-    cache.put_entries(mapping, indices, -1)
+    cache.nodes.put_entries(mapping, indices, -1)
     cache.vmstat.nr_file_pages -= len(pfns)
     shrinker = cache.vmscan.file_shrinker
     assert shrinker is not None
