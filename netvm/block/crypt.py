@@ -160,6 +160,9 @@ class CryptDevice:
         return copies
 
     async def _submit(self, task: Task, rq: Request, pfns: list[int], end_io: Any) -> None:
+        if not rq.write:
+            # known before it goes: a device that has failed answers at once
+            self._copies[rq.slot] = (rq, [], rq.nr_pages)
         plug = self.lower.start_plug(task)
         await self.lower.submit_pages(
             task,
@@ -172,8 +175,6 @@ class CryptDevice:
             end_io=end_io,
         )
         plug.finish()
-        if not rq.write:
-            self._copies[rq.slot] = (rq, [], rq.nr_pages)
 
     def _upper(self, below: Request, task: Task, error: int) -> None:
         """Give the pages of a request below to those above; one that is through is ended."""

@@ -14,8 +14,9 @@ packets in software: one linear packet a frame, headroom, payload and shared inf
 kmalloc-4k (the recorded runs' slabinfo shows that cache grow), with GFP_ATOMIC and no reserve. A burst that cannot be
 cut is dropped under the queueing discipline, and TCP believes it was sent.
 
-A buffer is taken before anybody knows whose packet it is. A frame whose packet cannot be made stays in the ring until
-the next poll; when all descriptors are taken, frames are lost.
+A buffer is taken before anybody knows whose packet it is. With e1000 a frame whose packet cannot be made stays in the
+ring until the next poll; when all descriptors are taken, frames are lost. virtio-net drops such a frame at once and
+gives its buffers back (``receive_mergeable``).
 
 With page recycling a block whose packets are all freed goes into the ring again instead of to the allocator. A block
 that came from the reserve must not: its packets would carry the reserve's mark for ever, and ordinary sockets drop
@@ -135,6 +136,8 @@ class Nic:
         # invariant: each block has one reference of this list's, and the list is no longer than two full rings
         self._recycled: deque[PageFrag] = deque()
         self._retry_armed = False
+        self._retrying = False
+        """The retry itself polls: if it fails, the next one is not at once."""
         self._refill_work = WorkItem(f"{name} refill_work", self.refill_work)
         self._workqueue = workqueue
         self._tx_segments: deque[tuple[int, list[Skb]]] = deque()
@@ -209,7 +212,13 @@ class Nic:
             skb = self._make_skb(packet)
             if skb is None:
                 self.netstat.add("rx_skb_alloc_failed")
-                break
+                if not self.model.high_order_atomic:
+                    break
+                # receive_mergeable: what has no sk_buff is lost, and its buffers go back
+                nr_frames = self._pending.popleft().nr_frames
+                self.netstat.add("rx_drops", nr_frames)
+                self._drop_frames(nr_frames)
+                continue
             self._pending.popleft()
             cleaned += packet.nr_frames
             self._steal(self._receive_cost_ns(packet))
@@ -378,16 +387,20 @@ class Nic:
         if self._retry_armed or self.retry == "none" or not self.pages.fixes.rx_refill_retry:
             return
         self._retry_armed = True
-        delay_ns = 0 if self.retry == "worker" else E1000_WATCHDOG_NS
+        delay_ns = E1000_WATCHDOG_NS
+        if self.retry == "worker":
+            delay_ns = VIRTIO_RETRY_NS if self._retrying else 0
         self.world.call_after(delay_ns, self._retry, kind=TimerKind.RETRY, site=f"{self.name}: RX refill")
 
     def _retry(self) -> None:
         self._retry_armed = False
         if self.retry == "worker":
+            self._retrying = True
             if self.occupancy < self.ring:
                 self._workqueue.queue_work(self._refill_work)
             if self._pending:
                 self.poll()
+            self._retrying = False
         else:
             # the watchdog fires a software interrupt, which polls and refills
             self.poll()

@@ -265,13 +265,15 @@ class Flusher:
             self.nr_chunks += 1
             if self.tracer is not None:
                 self.tracer.single_inode(task, mapping, wbc, chunk, over=False)
-            await self.writeback_single_inode(task, mapping, wbc)
+            try:
+                await self.writeback_single_inode(task, mapping, wbc)
+            finally:
+                self._requeue_inode(mapping, wbc)
             if self.tracer is not None:
                 self.tracer.single_inode(task, mapping, wbc, chunk, over=True)
             written = chunk - wbc.nr_to_write
             work.nr_pages -= written
             progress += written + (not mapping.nr_dirty)
-            self._requeue_inode(mapping, wbc)
             if task.cpus is not None:
                 await task.cpus.cond_resched(task)
             if jiffies(self.world) > start + HZ // 10 or work.nr_pages <= 0:

@@ -134,6 +134,8 @@ class Experiment:
         """Start the host's threads and bring its storage up; the world calls it once."""
         start_threads(self.host)
         self.world.spawn("swapon", self._bring_up, cpus=self.host.cpus)
+        budget_ns = int(self.scenario.run.max_virtual_s * NS_PER_S)
+        self.world.call_after(budget_ns, self._never_up, kind=TimerKind.CLOCK)
 
     async def _bring_up(self, task: Task) -> None:
         """Connect the storage, then let the scenario begin."""
@@ -165,6 +167,12 @@ class Experiment:
         timeout_s = self.scenario.vm.hung_task_timeout_secs
         self.explanation = explain_hang(self.host, self.programs, proved=proved, timeout_s=timeout_s)
         self.world.stop()
+
+    def _never_up(self) -> None:
+        """Give up a storage that has not answered in all the time that the whole run has."""
+        if self._detector is None:
+            self.explanation = ["the storage did not come up"]
+            self._out_of_time()
 
     def _out_of_time(self) -> None:
         if not self.world.stopped:

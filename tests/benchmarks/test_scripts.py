@@ -48,3 +48,17 @@ def test_a_writer_is_measured(monkeypatch) -> None:
     assert 0.5 < ratio < 2
     assert 0 < pause_ms <= 200
     assert script["rate"](8) > 0
+
+
+def test_an_interrupted_integrity_run_goes_on_where_it_was(monkeypatch, capsys, tmp_path) -> None:
+    """Seeds that are in the file are not run again, a line that was cut short is no finding, and all are summed up."""
+    script = _names(monkeypatch, "integrity.py")
+    out = tmp_path / "findings.jsonl"
+    out.write_text(
+        '{"finding":{"seed":0,"verdict":"HANG","nr_audits":3,"wrong":["lost"]},"cpu_s":0.5}\n{"finding":{"se', "utf-8"
+    )
+    monkeypatch.setattr(sys, "argv", ["integrity.py", "--out", str(out), "--count", "1"])
+    script["main"]()
+    printed = capsys.readouterr().out
+    assert "1 scenarios, 4 audits" in printed
+    assert "seed 0 (HANG): lost" in printed

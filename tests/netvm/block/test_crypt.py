@@ -117,3 +117,25 @@ def test_one_worker_at_a_time_sleeps_for_pages(make_host: Any) -> None:
 
     host.run(body)
     assert sum(len(requests) for requests in ended) == 10
+
+
+def test_a_read_that_ends_while_it_is_handed_down_is_known(make_host: Any) -> None:
+    """A device below that answers before its submitter goes on finds the request above."""
+    host = make_host(zones=(("DMA32", 4096),))
+    device = _stack(host)
+    take = host.device.queue_rq_nowait
+
+    def at_once(rq: Any) -> int:
+        status = take(rq)
+        host.device.complete(rq)
+        return int(status)
+
+    async def body(task: Task) -> None:
+        host.device.held = True
+        host.device.error = lambda rq: 5
+        host.device.queue_rq_nowait = at_once
+        ended = await _submit(host, device, task, write=False, slot=10, nr=20)
+        await host.pause(task, 10_000_000)
+        assert [(slot, nr) for slot, nr, _versions, error in ended if error] == [(10, 20)]
+
+    host.run(body)

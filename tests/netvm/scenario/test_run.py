@@ -204,3 +204,19 @@ def test_the_workload_is_reported() -> None:
     assert [p.minflt for p in report.passes] == [1024, 0]
     assert sum(sum(p.hist_log2ns.values()) for p in report.passes) == 2048
     assert sum(p.total_ns for p in report.passes) == pytest.approx(report.total_s * 1e9, rel=0.01)
+
+
+def test_a_storage_that_never_comes_up_ends_the_run() -> None:
+    """The budget of virtual time holds for bringing the storage up as well."""
+    options = scenario_from(
+        {
+            "storage": {"kind": "nbd", "size_mib": 8},
+            "link": {"loss": 1.0},
+            "workload": [{"kind": "anon-hog", "mib": 1}],
+            "run": {"max_virtual_s": 2.0},
+        },
+        origin="test",
+    )
+    outcome = run_scenario(options, name="test")
+    assert outcome.partial == "budget"
+    assert outcome.explanation[0] == "the storage did not come up"

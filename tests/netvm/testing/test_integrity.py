@@ -1,0 +1,86 @@
+"""Whatever is drawn runs, and nothing that must never be goes unseen."""
+
+import pytest
+
+from netvm.scenario.load import scenario_from
+from netvm.testing import integrity
+from netvm.testing.integrity import draw_scenario, examine
+
+SMALL = {
+    "machine": {"ram_mib": 12, "reserved_pages": 0},
+    "storage": {"kind": "nbd", "size_mib": 12},
+    "nic": {"ring": 16},
+    "workload": [{"kind": "anon-hog", "mib": 10}],
+}
+
+
+def test_every_draw_is_a_scenario_and_the_same_again() -> None:
+    """A seed gives valid tables, and gives them again."""
+    for seed in range(300):
+        tables = draw_scenario(seed)
+        scenario_from(tables, origin=f"seed {seed}")
+        assert draw_scenario(seed) == tables
+
+
+def test_draws_reach_every_corner() -> None:
+    """Every storage, role, fault, and kind of program is drawn within some hundred seeds."""
+    drawn = [draw_scenario(seed) for seed in range(300)]
+    assert {(t["storage"]["kind"], t["storage"]["role"]) for t in drawn} == {
+        (kind, role) for kind in ("nbd", "iscsi", "nfs", "disk") for role in ("swap", "fs")
+    }
+    assert {fault["kind"] for t in drawn for fault in t["fault"]} == {
+        "stall",
+        "reset",
+        "server-restart",
+        "link-down",
+        "loss-burst",
+    }
+    assert len({workload["kind"] for t in drawn for workload in t["workload"]}) == 5
+
+
+@pytest.mark.slow
+def test_nothing_is_wrong_with_the_first_seeds() -> None:
+    """Memory adds up and nothing is lost, however these hosts end."""
+    found = [examine(seed) for seed in range(60)]
+    assert [finding for finding in found if finding.wrong] == []
+    assert sum(finding.nr_pages_written for finding in found) > 1000
+
+
+def test_a_run_is_audited_on_the_way() -> None:
+    """One scenario, swapping: several audits, pages written, nothing wrong."""
+    finding = examine(1, SMALL)
+    assert finding.verdict == "COMPLETED"
+    assert finding.nr_audits > 2
+    assert finding.nr_pages_written > 100
+    assert finding.wrong == []
+
+
+def test_what_does_not_add_up_on_the_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit that fails while the host runs is a finding with its time."""
+    monkeypatch.setattr(integrity, "audit_memory", lambda *_: ["a page too many"])
+    assert examine(1, SMALL).wrong[0] == "at 1 ms: a page too many"
+
+
+def test_a_page_that_the_storage_has_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage's content is held against what was acknowledged."""
+    monkeypatch.setattr(integrity, "lost_writes", lambda _: ["slot 3 is gone"])
+    assert examine(1, SMALL).wrong == ["slot 3 is gone"]
+
+
+def test_a_run_that_does_not_repeat_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sixteenth seed is run twice, and the two must be the same to the byte."""
+    told = iter("ab")
+    monkeypatch.setattr(integrity, "outcome_json", lambda _: next(told))
+    assert examine(16, SMALL).wrong == ["run again, it gives other bytes"]
+
+
+def test_an_exception_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What escapes from a run is told with its place."""
+
+    def fail(*_: object) -> list[str]:
+        raise ZeroDivisionError("nothing to divide by")
+
+    monkeypatch.setattr(integrity, "lost_writes", fail)
+    finding = examine(1, SMALL)
+    assert finding.verdict is None
+    assert finding.wrong[0] == "ZeroDivisionError: nothing to divide by"
