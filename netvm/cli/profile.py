@@ -16,7 +16,7 @@ from netvm.errors import UsageError
 
 if TYPE_CHECKING:
     from netvm.report.profile import Profile
-    from netvm.report.spans import Span
+    from netvm.report.waits import Span
 
 __all__ = ["add_arguments", "call", "read_profile"]
 

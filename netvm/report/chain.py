@@ -11,7 +11,7 @@ last byte was with the socket (memory for the packets, room in the send buffer),
 
 from typing import Any
 
-from netvm.report.spans import Span
+from netvm.report.waits import Span
 from netvm.trace.records import Recorded
 
 __all__ = ["chain_of"]

@@ -8,7 +8,8 @@ waited.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from netvm.report.spans import Span, SpanBuilder
+from netvm.report.spans import SpanBuilder
+from netvm.report.waits import Span
 from netvm.trace.records import RecordArray, Recorded
 
 __all__ = ["Folder", "folded_stacks"]

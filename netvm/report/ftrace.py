@@ -1,11 +1,12 @@
 """ftrace text, in: what ``/sys/kernel/tracing/trace`` and ``trace-cmd report`` print, read thousands of lines at once.
 
-A line is ``comm-pid [cpu] flags seconds.microseconds: event: fields``. Its left part stands in columns that are the
-same for very many lines, and the fields of an event come in the same order in every line of a recording. So both are
-*learned*: the first line of a kind is taken apart carefully by a regular expression (:mod:`netvm.report.ftraceline`),
-and every other line that has the same shape is read with it in one go (:mod:`netvm.report.digits`). Every byte that
-the shape promises is checked: separators, keys, digits. A line that differs is learned from in its turn, or read by
-itself; what even that cannot read is counted as malformed and shown.
+A line is ``comm-pid [cpu] flags seconds.microseconds: event: fields``. Most lines are read by their skeleton
+(:mod:`netvm.report.skeleton`). Of the others, those with fields in hexadecimal above all, the left part stands in
+columns that are the same for very many lines, and the fields of an event come in the same order in every line of a
+recording. So both are *learned*: the first line of a kind is taken apart carefully by a regular expression
+(:mod:`netvm.report.ftraceline`), and every other line that has the same shape is read with it in one go
+(:mod:`netvm.report.digits`). Every byte that the shape promises is checked: separators, keys, digits. A line that
+differs is learned from in its turn, or read by itself; what even that cannot read is counted as malformed and shown.
 
 Comments, blank lines and the lines of stack traces are no events. ``CPU:n [LOST m EVENTS]`` and the header's
 ``entries-in-buffer/entries-written`` say what the recording lost.
@@ -19,15 +20,18 @@ import numpy.typing as npt
 
 from netvm.report.digits import PAD, Chunk, Mask, Offsets
 from netvm.report.ftraceline import FLAGS, Layout, LineReader, Variant
+from netvm.report.skeleton import SkeletonReader
 from netvm.trace.records import RECORD, RecordArray, Recorded
 from netvm.trace.tracepoints import OTHER
 
 __all__ = ["FtraceReader"]
 
-CHUNK_BYTES: Final = 1 << 19
+CHUNK_BYTES: Final = 1 << 20
 _LINE_BYTES_MAX: Final = 1 << 16
 _LAYOUTS_MAX: Final = 8
 _VARIANTS_MAX: Final = 8
+_COLUMN_LINES_MIN: Final = 32
+"""Fewer lines than that are read faster one by one."""
 
 
 class FtraceReader:
@@ -37,6 +41,7 @@ class FtraceReader:
         self.recorded = recorded
         self._keep_payload = keep_payload
         self._lines = LineReader(recorded, keep_payload=keep_payload)
+        self._skeletons = SkeletonReader(recorded, self._lines)
         self._layouts: list[Layout] = []
         self._tasks: dict[int, int] = {}
         self._flags: dict[int, int] = {}
@@ -46,7 +51,7 @@ class FtraceReader:
         self._variants: dict[int, list[Variant]] = {}
 
     def batches(self, pieces: Iterable[bytes]) -> Iterator[RecordArray]:
-        """Generate a batch for every half megabyte or so of text; ``pieces`` may be cut anywhere."""
+        """Generate a batch for every megabyte or so of text; ``pieces`` may be cut anywhere."""
         held: list[bytes] = []
         size = 0
         for piece in pieces:
@@ -77,16 +82,25 @@ class FtraceReader:
         starts[1:] = ends[:-1] + 1
         first = chunk.bytes[starts]
         ordinary = (first != ord("#")) & (first != ord("\n"))
-        if not ordinary.all():
-            for row in np.flatnonzero(first == ord("#")).tolist():
-                self._lines.comment(chunk.text(int(starts[row]), int(ends[row])))
-            starts, ends = starts[ordinary], ends[ordinary]
+        for row in np.flatnonzero(first == ord("#")).tolist():
+            self._lines.comment(chunk.text(int(starts[row]), int(ends[row])))
+        starts, ends = starts[ordinary], ends[ordinary]
+        records = np.zeros(len(starts), dtype=RECORD)
+        done = self._skeletons.read(chunk, starts, ends, records)
+        left = np.flatnonzero(~done)
+        if len(left):
+            records[left], done[left] = self._read_rest(chunk, starts[left], ends[left])
+        return records if done.all() else records[done]
+
+    def _read_rest(self, chunk: Chunk, starts: Offsets, ends: Offsets) -> tuple[RecordArray, Mask]:
+        """Read lines by their columns, and what is left then one by one; return records and which are good."""
         records = np.zeros(len(starts), dtype=RECORD)
         done = np.zeros(len(starts), dtype=np.bool_)
-        self._by_layout(chunk, starts, ends, records, done)
+        if len(starts) >= _COLUMN_LINES_MIN:
+            self._by_layout(chunk, starts, ends, records, done)
         for row in np.flatnonzero(~done).tolist():
             done[row] = self._lines.read(chunk.text(int(starts[row]), int(ends[row])), records[row])
-        return records if done.all() else records[done]
+        return records, done
 
     # -- the left part --------------------------------------------------------------------------------------------
 

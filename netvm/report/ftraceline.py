@@ -240,6 +240,25 @@ class LineReader:
             args[place] = value
         return True
 
+    def spans(self, event: int, line: str, begin: int) -> dict[int, tuple[int, int]] | None:
+        """Return where each field's value is in a line, by its argument; None if the fields are malformed."""
+        point = TRACEPOINTS[event]
+        begin += len(line[begin:]) - len(line[begin:].lstrip())
+        end = len(line.rstrip())
+        found = self._pattern(point).fullmatch(line, begin, end)
+        if found is not None:
+            return {place: found.span(place + 1) for place in range(len(point.fields))}
+        places = {field.name: index for index, field in enumerate(point.fields)}
+        matches = list(_KEY.finditer(line, begin, end))
+        spans = {_RENAMED.get(match[1], match[1]): match.span(2) for match in matches}
+        head = _head_value(point, line[begin:end], matches[0].start() - begin if matches else 0)
+        for name, value in head.items():
+            start = line.index(value, begin)
+            spans[name] = start, start + len(value)
+        if not _complete(point, set(spans)):
+            return None
+        return {places[name]: span for name, span in spans.items() if name in places}
+
     def _value(self, kind: str, text: str) -> int | None:
         if kind == "s":
             return self.recorded.names.intern(text.strip())

@@ -22,7 +22,7 @@ from netvm.report.difference import Difference
 from netvm.report.folded import Folder
 from netvm.report.levels import Levels
 from netvm.report.profile import Profile, Profiler
-from netvm.report.spans import Span
+from netvm.report.waits import Span
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import number_of
 

@@ -15,7 +15,8 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from netvm.report.spans import Span, SpanBuilder
+from netvm.report.spans import SpanBuilder
+from netvm.report.waits import Span
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import number_of
 

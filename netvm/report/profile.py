@@ -17,10 +17,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from netvm.report.activity import Activity, ActivityMeter
 from netvm.report.chain import chain_of
-from netvm.report.pressure import Averages, Pressure, averages
+from netvm.report.pressure import Pressure, PressureMeter, Stall
 from netvm.report.series import Series
-from netvm.report.spans import Span, SpanBuilder
+from netvm.report.spans import SpanBuilder
+from netvm.report.waits import Span
 from netvm.trace.histogram import RELATIVE_ERROR_MAX, SUB_BITS, Histogram
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import BY_NAME, OTHER, TRACEPOINTS
@@ -30,6 +32,8 @@ __all__ = ["Latency", "Profile", "Profiler", "Reclaimer", "latency_of"]
 WORST: Final = 20
 """Stalls of which the links are kept."""
 _STALLS: Final = ("direct_reclaim", "memcg_reclaim", "alloc_stall")
+_MEMSTALLS: Final = ("direct_reclaim", "memcg_reclaim", "swapin")
+"""Waits that are sections of psi_memstall_enter."""
 _SECTIONS_MAX: Final = 4_000_000
 
 _SHRINK: Final = BY_NAME["mm_vmscan_lru_shrink_inactive"].number
@@ -126,6 +130,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     reclaimed_for: list[dict[str, Any]]
     """Who reclaimed for whom: ``reclaimer``, ``beneficiary``, ``pages``."""
     pressure: Pressure
+    activity: Activity
+    """What else went on: packets dropped and sent again, sockets over their limit, tasks killed."""
     worst: list[Worst]
     series: dict[str, Any]
     counters: dict[str, dict[str, int]]
@@ -165,7 +171,9 @@ class Profiler:
         self._by_cause: dict[tuple[str, str], Histogram] = {}
         self._lru: dict[int, list[int]] = {}
         self._woken_by: dict[int, int] = {}
-        self._sections: list[tuple[int, int]] = []
+        self._stalls: list[Stall] = []
+        self._pressure_meter = PressureMeter(recorded)
+        self._activity = ActivityMeter(recorded)
         self._worst: list[tuple[int, int, Span]] = []
         self._nr_spans = 0
         self._counters: dict[str, dict[str, int]] = {}
@@ -189,6 +197,8 @@ class Profiler:
             self._woken_by[task] = self._woken_by.get(task, 0) + 1
         if self._events[_COUNTER]:
             self._add_counters(records[events == _COUNTER])
+        self._pressure_meter.add(records)
+        self._activity.add(records)
         self.spans.add(records)
 
     def _add_lru(self, rows: RecordArray) -> None:
@@ -230,8 +240,8 @@ class Profiler:
         ):
             histogram.add(duration_ns)
         self.series.spread(f"{span.kind}_ns", span.begin_ns, span.end_ns)
-        if span.kind in ("direct_reclaim", "swapin") and len(self._sections) < _SECTIONS_MAX:
-            self._sections.append((span.begin_ns, span.end_ns))
+        if span.kind in _MEMSTALLS and len(self._stalls) < _SECTIONS_MAX:
+            self._stalls.append(Stall(span.begin_ns, span.end_ns, self.recorded.tasks[span.task][1], span.cpu))
         if span.kind == "direct_reclaim":
             self.series.add_one(f"latency_{max(0, duration_ns.bit_length() - 10):02d}", span.end_ns)
         if span.kind in _STALLS:
@@ -279,6 +289,7 @@ class Profiler:
             lru_by_task={recorded.tasks.label(task): _reclaimer([sums]) for task, sums in _largest(self._lru)},
             reclaimed_for=self._reclaimed_for(),
             pressure=self._pressure(begin_ns),
+            activity=self._activity.activity(),
             worst=[self._worst_of(span) for span in self._longest()],
             series=self._series(),
             counters=dict(sorted(self._counters.items())),
@@ -324,7 +335,7 @@ class Profiler:
             wakes=self.spans.nr_wakes,
             sleeps=int(self._events[BY_NAME["mm_vmscan_kswapd_sleep"].number]),
             active_us=cycles.total,
-            working_us=sum(end - begin for begin, end in self.spans.kswapd_runs) / 1000,
+            working_us=sum(end - begin for begin, end, _, _ in self.spans.kswapd_runs) / 1000,
             last_wake_to_sleep_us=self.spans.last_wake_to_sleep_ns / 1000,
             cycle_latency_us=cycles,
             woken_by=dict(sorted(woken_by.items(), key=lambda item: (-item[1], item[0]))),
@@ -351,9 +362,16 @@ class Profiler:
         return sorted(rows, key=lambda row: -row["pages"])
 
     def _pressure(self, begin_ns: int) -> Pressure:
-        sections = np.array([*self._sections, *self.spans.kswapd_runs], dtype=np.int64).reshape(-1, 2)
-        some: Averages = averages(sections, begin_ns, self._end_ns)
-        return Pressure(some=some, full=None)
+        kswapd = [
+            Stall(begin, end, self.recorded.tasks[task][1], cpu) for begin, end, task, cpu in self.spans.kswapd_runs
+        ]
+        # who is still waiting is stalled to the end
+        waiting = [
+            Stall(span.begin_ns, span.end_ns, self.recorded.tasks[span.task][1], span.cpu)
+            for span in self.unfinished()
+            if span.kind in _MEMSTALLS
+        ]
+        return self._pressure_meter.pressure([*self._stalls, *kswapd, *waiting], begin_ns, self._end_ns)
 
     def _worst_of(self, span: Span) -> Worst:
         links = sorted(span.links.items(), key=lambda item: -item[1].total_ns)

@@ -36,6 +36,15 @@ _TITLES: Final = {
     "swapin": "swap-in",
     "mempool": "mempool waits",
     "pfmemalloc": "waits for the reserve",
+    "socket": "waits for socket memory",
+    "nfs": "NFS calls",
+    "rpc": "RPC tasks",
+    "rpc_reply": "RPC, sent to answered",
+    "page_dirty": "pages, dirty to written",
+    "page_writeback": "pages under writeback",
+    "dirty_age": "files, age of their dirt",
+    "inode_writeback": "writeback of a file",
+    "work": "work items",
 }
 
 
@@ -48,6 +57,8 @@ def profile_text(profile: Profile, *, name: str) -> str:
             *_groups(profile),
             *_histogram(profile, "direct_reclaim"),
             *_reclaim(profile),
+            *_activity(profile),
+            *_levels(profile),
             *_over_time(profile),
             *_worst(profile),
         ]
@@ -99,6 +110,14 @@ def _groups(profile: Profile) -> Iterator[str]:
         ("mempool", "mempool waits by pool"),
         ("writeback", "writeback by reason"),
         ("request", "requests by kind"),
+        ("dirty_throttle", "balance_dirty_pages by device"),
+        ("page_dirty", "pages, dirty to written, by device and file"),
+        ("page_writeback", "pages under writeback by device and file"),
+        ("dirty_age", "age of dirt when written back, by device and file"),
+        ("nfs", "NFS calls by procedure"),
+        ("rpc", "RPC tasks by procedure"),
+        ("socket", "waits for socket memory by socket"),
+        ("work", "work items by function"),
     ):
         if kind in profile.by_cause_us:
             yield from _latencies(title, profile.by_cause_us[kind], limit=_ROWS)
@@ -151,6 +170,31 @@ def _reclaim(profile: Profile) -> Iterator[str]:
                 yield f"  {pair['reclaimer']:>24} -> {pair['beneficiary']:24} {pair['pages']:>10}"
 
 
+def _activity(profile: Profile) -> Iterator[str]:
+    activity = profile.activity
+    for title, counts in (
+        ("packets dropped", activity.drops),
+        ("kfree_skb by reason", activity.kfree_skb),
+        ("sockets refused memory", activity.buffer_limit),
+        ("segments sent again", activity.retransmits),
+        ("work queued", activity.work_queued),
+    ):
+        if counts:
+            shown = list(counts.items())[:_ROWS]
+            yield f"{title}: " + ", ".join(f"{reason} {count}" for reason, count in shown)
+    if activity.oom_kills:
+        yield f"OOM: {activity.oom_kills} killed, {activity.oom_reaped} reaped"
+
+
+def _levels(profile: Profile) -> Iterator[str]:
+    moving = {name: row for name, row in profile.counters.items() if row["max"] != row["min"]}
+    if moving:
+        yield f"{'levels':28}{'first':>11}{'lowest':>11}{'highest':>11}{'last':>11}"
+    for name, row in moving.items():
+        figures = "".join(f"{row[key]:>11}" for key in ("first", "min", "max", "last"))
+        yield f"  {_cut(name, 25):26}{figures}"
+
+
 def _over_time(profile: Profile) -> Iterator[str]:
     columns = profile.series["columns"]
     shown = [name for name in _SERIES if name in columns and any(columns[name])]
@@ -171,6 +215,9 @@ _SERIES: Final = {
     "reclaimed_kswapd": "reclaimed by kswapd",
     "reclaimed_direct": "reclaimed directly",
     "request_ns": "requests in flight",
+    "nfs_ns": "NFS calls in flight",
+    "page_writeback_ns": "pages under writeback",
+    "socket_ns": "waiting for sockets",
     "swapin_ns": "swap-in",
 }
 

@@ -2,7 +2,8 @@
 
 A :class:`SpanBuilder` goes over records in order and hands every wait it can pair to a sink: direct reclaim of a task,
 kswapd's time awake, a throttle (the kernel's event comes at its end and says how long it was), a round of writeback, a
-stalled allocation, a swap-in, a wait for a mempool or for the reserve, a request to the storage.
+stalled allocation, a swap-in, a wait for a mempool, for the reserve or for a socket, a request to the storage; and by
+:mod:`netvm.report.calls` what begins in one task and ends in another.
 
 What is inside a span is added up while it is open: pages scanned and reclaimed, and the *links* of its time, that is
 how long the task spent in what, as far as its own events show it. A span whose end never comes is unfinished; an end
@@ -11,15 +12,16 @@ spans of that CPU are not to be trusted: a second beginning of the same task dro
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
+from netvm.report.calls import CALL_EVENTS, Calls
+from netvm.report.waits import RECLAIMS, Span, own_link
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import BY_NAME, TRACEPOINTS
 
-__all__ = ["KINDS", "Link", "Span", "SpanBuilder"]
+__all__ = ["KINDS", "SpanBuilder"]
 
 KINDS: Final = (
     "direct_reclaim",
@@ -34,6 +36,15 @@ KINDS: Final = (
     "mempool",
     "pfmemalloc",
     "request",
+    "socket",
+    "nfs",
+    "rpc",
+    "rpc_reply",
+    "page_dirty",
+    "page_writeback",
+    "dirty_age",
+    "inode_writeback",
+    "work",
 )
 
 _BEGINS: Final = {
@@ -46,6 +57,7 @@ _BEGINS: Final = {
     "mempool_wait_begin": "mempool",
     "pfmemalloc_wait_begin": "pfmemalloc",
     "writeback_start": "writeback",
+    "socket_wait_begin": "socket",
 }
 _ENDS: Final = {
     "mm_vmscan_direct_reclaim_end": "direct_reclaim",
@@ -57,23 +69,18 @@ _ENDS: Final = {
     "mempool_wait_end": "mempool",
     "pfmemalloc_wait_end": "pfmemalloc",
     "writeback_written": "writeback",
+    "socket_wait_end": "socket",
 }
 _BEGIN_OF: Final = {BY_NAME[name].number: kind for name, kind in _BEGINS.items()}
 _END_OF: Final = {BY_NAME[name].number: kind for name, kind in _ENDS.items()}
 _STALLS: Final = frozenset({"alloc_stall", "direct_reclaim", "memcg_reclaim"})
-_OWN_LINKS: Final = {
-    "alloc_stall": "allocating",
-    "swapin": "waiting for the page to be read",
-    "pfmemalloc": "throttled: the reserve is half used",
-}
-_RECLAIMS: Final = frozenset({"direct_reclaim", "memcg_reclaim", "node_reclaim"})
-
 _WAKE = BY_NAME["mm_vmscan_kswapd_wake"].number
 _SLEEP = BY_NAME["mm_vmscan_kswapd_sleep"].number
 _WAKEUP = BY_NAME["mm_vmscan_wakeup_kswapd"].number
 _SHRINK = BY_NAME["mm_vmscan_lru_shrink_inactive"].number
 _THROTTLED = BY_NAME["mm_vmscan_throttled"].number
 _DIRTY = BY_NAME["balance_dirty_pages"].number
+_CONGESTION = BY_NAME["writeback_congestion_wait"].number
 _ISSUE = BY_NAME["request_issue"].number
 _COMPLETE = BY_NAME["request_complete"].number
 _SENT = BY_NAME["request_sent"].number
@@ -95,88 +102,10 @@ _WATCHED[
         _SENT,
         _RQ_ISSUE,
         _RQ_COMPLETE,
+        _CONGESTION,
+        *CALL_EVENTS,
     ]
 ] = True
-
-
-@dataclass(slots=True)
-class Link:
-    """What a task did during part of a span."""
-
-    total_ns: int = 0
-    count: int = 0
-    pages: int = 0
-
-
-@dataclass(slots=True)
-class Span:
-    """One wait: whose, from when to when, why."""
-
-    kind: str
-    task: int
-    begin_ns: int
-    cause: str
-    end_ns: int = -1
-    order: int = 0
-    cpu: int = 0
-    nr_scanned: int = 0
-    nr_reclaimed: int = 0
-    lane: int = 0
-    """Of waits of one kind that overlap, as requests do: the lowest number free when this one began."""
-    last_ns: int = 0
-    """When the task's last event inside the span was."""
-    links: dict[str, Link] = field(default_factory=dict)
-
-    unfinished: bool = False
-    sent_ns: int = -1
-    """Of a request: when its last byte had gone to the socket."""
-    freed_by: "Span | None" = None
-    """Of a stall: the request whose completion came last before its end, and within it."""
-
-    depth: int = 0
-    """Waits of the same task that it is inside of."""
-
-    def so_far(self, now_ns: int, inner: "Span | None" = None) -> "Span":
-        """Return a span that is still open as if it ended now, and the open one inside it too."""
-        span = replace(self, links={name: replace(link) for name, link in self.links.items()}, unfinished=True)
-        span.end_ns = max(now_ns, span.begin_ns)
-        if inner is not None:
-            span.take(inner)
-        span.spend(_own_link(span), max(span.end_ns, span.last_ns))
-        return span
-
-    @property
-    def duration_ns(self) -> int:
-        """How long it was."""
-        return self.end_ns - self.begin_ns
-
-    def spend(self, name: str, until_ns: int, pages: int = 0) -> None:
-        """Put the time since the task's last event on a link."""
-        link = self.links.get(name)
-        if link is None:
-            link = self.links[name] = Link()
-        link.total_ns += until_ns - self.last_ns
-        link.count += 1
-        link.pages += pages
-        self.last_ns = until_ns
-
-    def take(self, inner: "Span") -> None:
-        """Make a wait inside this one part of it."""
-        for name, link in inner.links.items():
-            mine = self.links.setdefault(name, Link())
-            mine.total_ns += link.total_ns
-            mine.count += link.count
-            mine.pages += link.pages
-        self.nr_scanned += inner.nr_scanned
-        self.nr_reclaimed += inner.nr_reclaimed
-        self.last_ns = inner.end_ns
-
-
-def _own_link(span: Span) -> str:
-    """Return what a task does in a wait when nothing else shows."""
-    if span.kind in _RECLAIMS:
-        return "scanning"
-    return f"mempool: {span.cause}" if span.kind == "mempool" else _OWN_LINKS.get(span.kind, span.kind)
 
 
 class SpanBuilder:
@@ -195,8 +124,10 @@ class SpanBuilder:
         """Ends without a beginning, by kind."""
         self.dropped: dict[str, int] = {}
         """Beginnings that were followed by another of the same task."""
-        self.kswapd_runs: list[tuple[int, int]] = []
-        """From a wake to the last event before the next wake or sleep, nanoseconds: what kswapd was really at work."""
+        self._calls = Calls(recorded, self._call, self.orphans, self.dropped)
+        self.kswapd_runs: list[tuple[int, int, int, int]] = []
+        """From a wake to the last event before the next wake or sleep, nanoseconds: what kswapd was really at work;
+        and which task it was, on which CPU."""
         self.nr_wakes = 0
         self.last_wake_to_sleep_ns = 0
         self._last_wake: dict[int, int] = {}
@@ -218,12 +149,21 @@ class SpanBuilder:
                 self._end(kind, time_ns, task, arg)
             elif event == _SHRINK:
                 self._shrink(time_ns, task, arg)
+            elif event in CALL_EVENTS:
+                self._calls.event(event, time_ns, task, cpu, arg)
             else:
                 self._other(event, time_ns, task, cpu, arg)
 
     def unfinished(self) -> list[Span]:
         """Return the spans that are still open, oldest first."""
-        return sorted([*self._open.values(), *self._requests.values()], key=lambda span: span.begin_ns)
+        found = [*self._open.values(), *self._requests.values(), *self._calls.unfinished()]
+        return sorted(found, key=lambda span: span.begin_ns)
+
+    def _call(self, span: Span) -> None:
+        """Take a call that is over."""
+        if self._calls.last_write is span:
+            self._last_write = span
+        self._sink(span)
 
     def unfinished_at(self, now_ns: int) -> list[Span]:
         """Return the waits of tasks that are still open, as if they ended now; inner ones first."""
@@ -244,17 +184,17 @@ class SpanBuilder:
             stack.remove(before)
         names = self.recorded.names
         order = 0
-        if kind in _RECLAIMS or kind == "alloc_stall":
+        if kind in RECLAIMS or kind == "alloc_stall":
             at = TRACEPOINTS[event].index("gfp_flags")
             order, cause = arg[at - 1], names[arg[at]]
         elif kind == "writeback":
             cause = names[arg[TRACEPOINTS[event].index("reason")]]
-        elif kind == "mempool":
+        elif kind in ("mempool", "socket"):
             cause = names[arg[0]]
         else:
             cause = kind
         if stack:
-            stack[-1].spend(_own_link(stack[-1]), time_ns)
+            stack[-1].spend(own_link(stack[-1]), time_ns)
         span = self._open[key] = Span(kind, task, time_ns, cause, order=order, cpu=cpu, last_ns=time_ns)
         span.depth = len(stack)
         stack.append(span)
@@ -267,12 +207,12 @@ class SpanBuilder:
         stack = self._stacks[task]
         stack.remove(span)
         span.end_ns = max(time_ns, span.begin_ns)
-        if kind in _RECLAIMS:
+        if kind in RECLAIMS:
             span.nr_reclaimed = arg[0]
         freed_by = self._last_write
         if freed_by is not None and freed_by.end_ns >= span.begin_ns and kind in _STALLS:
             span.freed_by = freed_by
-        span.spend(_own_link(span), span.end_ns)
+        span.spend(own_link(span), span.end_ns)
         if stack:
             stack[-1].take(span)
         self._sink(span)
@@ -308,6 +248,8 @@ class SpanBuilder:
                 span = Span("dirty_throttle", task, time_ns, self.recorded.names[arg[0]], cpu=cpu, last_ns=time_ns)
                 span.end_ns = time_ns + arg[11] * 1_000_000
                 self._sink(span)
+        elif event == _CONGESTION:
+            self._slept("dirty_throttle", "congestion_wait", time_ns, task, cpu, arg[1] * 1000)
         elif event in (_ISSUE, _RQ_ISSUE):
             key = (0, arg[0]) if event == _ISSUE else (arg[0] + 1, arg[3])
             lane = next(lane for lane in range(len(self._lanes) + 1) if lane not in self._lanes)
@@ -375,7 +317,7 @@ class SpanBuilder:
         woke_ns = self._last_wake.pop(task, None)
         span = self._open.get(("kswapd", task))
         if woke_ns is not None and span is not None and span.last_ns > woke_ns:
-            self.kswapd_runs.append((woke_ns, span.last_ns))
+            self.kswapd_runs.append((woke_ns, span.last_ns, task, span.cpu))
 
     def _sleep(self, time_ns: int, task: int) -> None:
         woke_ns = self._last_wake.get(task)

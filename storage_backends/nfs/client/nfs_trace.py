@@ -68,13 +68,13 @@ class NfsTrace:
         self._nr_tasks += 1
         number = self._numbers[id(rpc)] = self._nr_tasks
         self._times[number] = [self.world.now_ns, -1, -1]
-        mode = "" if rpc.waiter is not None else "a"
-        words = (recorder.name("nfs"), _VERSION, recorder.name(rpc.name), recorder.name(mode))
-        recorder.emit(_REQUEST, task, number, _CLIENT, *words)
         event = _INITIATE.get(rpc.name)
         if event is not None:
             extra = (recorder.name(StableHow(rpc.args.stable).name),) if isinstance(rpc.args, WriteArgs) else ()
             recorder.emit(event, task, *self._place(rpc.args), _count(rpc.args), *extra)
+        mode = "" if rpc.waiter is not None else "a"
+        words = (recorder.name("nfs"), _VERSION, recorder.name(rpc.name), recorder.name(mode))
+        recorder.emit(_REQUEST, task, number, _CLIENT, *words)
 
     def done(self, task: Task, rpc: "RpcTask") -> None:
         """A call is over (rpc_exit_task: rpc_count_iostats, and the callbacks of NFS)."""

@@ -1,7 +1,7 @@
 """The critical path of a stall."""
 
 from netvm.report.chain import chain_of
-from netvm.report.spans import Link, Span
+from netvm.report.waits import Link, Span
 from netvm.trace.records import Recorded
 
 

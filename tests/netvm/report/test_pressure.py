@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netvm.report.pressure import averages, union_ns
+from netvm.report.pressure import PressureMeter, Stall, averages, minus, union_ns
+from netvm.trace.records import RECORD, Recorded
+from netvm.trace.tracepoints import BY_NAME
 
 _SECTIONS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted), max_size=12)
 
@@ -20,6 +22,15 @@ def test_a_union_covers_what_its_parts_do(sections: list[list[int]]) -> None:
     union = union_ns(array).tolist()
     assert {t for begin, end in union for t in range(begin, end)} == covered
     assert all(a[1] < b[0] for a, b in itertools.pairwise(union))
+
+
+@given(_SECTIONS, _SECTIONS)
+def test_what_is_left_has_no_holes(whole: list[list[int]], holes: list[list[int]]) -> None:
+    """Intervals without others cover exactly the instants that only the first have."""
+    union = [union_ns(np.array(part, dtype=np.int64).reshape(-1, 2)).tolist() for part in (whole, holes)]
+    left = minus(*([(begin, end) for begin, end in part] for part in union))
+    expected = {t for begin, end in whole for t in range(begin, end)} - {t for b, e in holes for t in range(b, e)}
+    assert {t for begin, end in left for t in range(begin, end)} == expected
 
 
 @given(_SECTIONS)
@@ -45,3 +56,79 @@ def test_constant_pressure_becomes_the_average() -> None:
     assert averages(stall, 0, 600 * second).avg10 == pytest.approx(100, abs=0.1)
     assert averages(stall, 0, 610 * second).avg10 == pytest.approx(36.8, abs=0.3)
     assert averages(stall[:0], 0, 10 * second).avg10 == 0
+
+
+_STEPS = st.lists(
+    st.tuples(st.sampled_from([1, 2, 3]), st.sampled_from(["wake", "sleep", "stall", "unstall"])), max_size=24
+)
+
+
+@given(_STEPS)
+def test_full_is_when_nobody_works(steps: list[tuple[int, str]]) -> None:
+    """Second by second: full is when some task is stalled and no runnable one is not, as psi_task_change counts."""
+    second = 1_000_000_000
+    recorded = Recorded()
+    name = recorded.names.intern
+    meter = PressureMeter(recorded)
+    runnable: set[int] = set()
+    stalled: dict[int, int] = {}
+    some = full = 0
+    rows: list[tuple[int, str, tuple[int, ...]]] = [
+        (0, "sched_switch", (name("swapper"), 0, 120, name("R"), name("x"), 9, 120)),
+        (0, "sched_switch", (name("x"), 9, 120, name("S"), name("swapper"), 0, 120)),
+    ]
+    stalls: list[Stall] = []
+    for at, (pid, what) in enumerate(steps):
+        if what == "wake" and pid not in runnable:
+            runnable.add(pid)
+            rows.append((at, "sched_wakeup", (name("t"), pid, 120, 0)))
+        elif what == "sleep" and pid in runnable:
+            runnable.discard(pid)
+            rows.append((at, "sched_switch", (name("t"), pid, 120, name("D"), name("swapper"), 0, 120)))
+        elif what == "stall" and pid not in stalled:
+            stalled[pid] = at
+        elif what == "unstall" and pid in stalled:
+            stalls.append(Stall(stalled.pop(pid) * second, at * second, pid, 0))
+        # until the next step
+        some += bool(stalled)
+        full += bool(stalled) and runnable <= set(stalled)
+    stalls += [Stall(at * second, len(steps) * second, pid, 0) for pid, at in stalled.items()]
+    records = np.zeros(len(rows), dtype=RECORD)
+    for record, (at, event, args) in zip(records, rows, strict=True):
+        record["time_ns"], record["event"] = at * second, BY_NAME[event].number
+        record["args"][: len(args)] = args
+    meter.add(records)
+    pressure = meter.pressure(stalls, 0, len(steps) * second)
+    assert pressure.some.total_us == some * 1_000_000
+    assert pressure.full is not None
+    assert pressure.full.total_us == full * 1_000_000
+
+
+def test_full_is_unknown_without_switches() -> None:
+    """Nothing says who else worked: full is not known, and some is that of the sections."""
+    second = 1_000_000_000
+    pressure = PressureMeter(Recorded()).pressure([Stall(0, second, 1, 0), Stall(0, second, 2, 1)], 0, 4 * second)
+    assert pressure.full is None
+    assert pressure.some.total_us == 1_000_000
+
+
+def test_cpus_weigh_by_their_work() -> None:
+    """A CPU that idles does not water the others' pressure down; one that works does."""
+    second = 1_000_000_000
+    recorded = Recorded()
+    name = recorded.names.intern
+    records = np.zeros(2, dtype=RECORD)
+    records["event"] = BY_NAME["sched_switch"].number
+    records["args"][:, :7] = (name("swapper"), 0, 120, name("R"), name("x"), 9, 120)
+    records["cpu"] = 1
+    averages_of = []
+    for nr in (0, 2):
+        meter = PressureMeter(recorded)
+        first = np.zeros(1, dtype=RECORD)
+        first["event"] = BY_NAME["sched_switch"].number
+        first["args"][0, :7] = (name("t"), 5, 120, name("D"), name("swapper"), 0, 120)
+        meter.add(np.concatenate([first, records[:nr]]))
+        averages_of.append(meter.pressure([Stall(0, 60 * second, 5, 0)], 0, 60 * second))
+    idle, busy = averages_of
+    assert idle.some.avg10 > 99
+    assert busy.some.avg10 == pytest.approx(idle.some.avg10 / 2, abs=0.5)

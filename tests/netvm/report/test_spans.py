@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from netvm.report.spans import KINDS, Span, SpanBuilder
+from netvm.report.spans import KINDS, SpanBuilder
+from netvm.report.waits import Span
 from netvm.trace.records import RECORD, Recorded
 from netvm.trace.tracepoints import BY_NAME
 
@@ -43,7 +44,7 @@ def test_kswapd_is_awake_until_it_sleeps() -> None:
     rec.add(120, "mm_vmscan_kswapd_wake", 0, 0, task="kswapd0")
     (span,), builder = rec.spans()
     assert (span.kind, span.duration_ns, span.nr_scanned, span.nr_reclaimed) == ("kswapd", 100_000, 64, 16)
-    assert builder.kswapd_runs == [(0, 10_000), (60_000, 65_000)]
+    assert [run[:2] for run in builder.kswapd_runs] == [(0, 10_000), (60_000, 65_000)]
     assert (builder.nr_wakes, builder.last_wake_to_sleep_ns) == (3, 40_000)
     assert builder.orphans == {"kswapd": 1}
     assert [open_one.kind for open_one in builder.unfinished()] == ["kswapd"]
