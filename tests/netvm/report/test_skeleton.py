@@ -28,10 +28,14 @@ _FIELDS = (
     "mm_vmscan_direct_reclaim_end: nr_reclaimed=32",
     "mm_vmscan_direct_reclaim_begin: order=0 gfp_flags=GFP_KERNEL|__GFP_ZERO",
     "mm_vmscan_throttled: nid=0 usec_timeout=20000 usect_delayed=8000 reason=VMSCAN_THROTTLE_WRITEBACK",
-    "balance_dirty_pages: bdi 8:16: limit=9 setpoint=8 dirty=7 bdi_setpoint=6 bdi_dirty=5 dirty_ratelimit=4 "
-    "task_ratelimit=3 dirtied=2 dirtied_pause=1 paused=0 pause=-12 period=0 think=12 cgroup_ino=1",
-    "writeback_start: bdi 0:16: sb_dev 0:0 nr_pages=9223372036854775807 sync_mode=0 kupdate=0 range_cyclic=1 "
-    "background=1 reason=background cgroup_ino=1",
+    (
+        "balance_dirty_pages: bdi 8:16: limit=9 setpoint=8 dirty=7 bdi_setpoint=6 bdi_dirty=5 dirty_ratelimit=4 "
+        "task_ratelimit=3 dirtied=2 dirtied_pause=1 paused=0 pause=-12 period=0 think=12 cgroup_ino=1"
+    ),
+    (
+        "writeback_start: bdi 0:16: sb_dev 0:0 nr_pages=9223372036854775807 sync_mode=0 kupdate=0 range_cyclic=1 "
+        "background=1 reason=background cgroup_ino=1"
+    ),
     "rpc_stats_latency: task:00000001@00000001 xid=0x3e101976 nfsv3 NULL backlog=139 rtt=141 execute=289",
     "writeback_pages_written: 17",
     "mm_vmscan_kswapd_wake: nid=0 order=",
