@@ -70,6 +70,7 @@ class Fixes:
     io_less_throttle: bool = True
     loop_less_throttle: bool = True
     loop_noio: bool = True
+    crypt_alloc_mutex: bool = True
     swap_bios_limit: bool = True
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
@@ -332,6 +333,14 @@ _TABLE = (
         version="5.4",
         source='d0a255e795ab "loop: set PF_MEMALLOC_NOIO for the worker thread", Mikulas Patocka',
         summary="the loop device's worker allocates in a NOIO scope",
+    ),
+    Fix(
+        name="crypt_alloc_mutex",
+        year=2015,
+        version="2.6.12",
+        source='7145c241a1bf "dm crypt: avoid deadlock in mempools", Mikulas Patocka, Feb 2015 (4.0); the series that '
+        "encrypts in parallel brought the fault and its cure, and before it a request was encrypted in parts",
+        summary="a dm-crypt worker that cannot have all pages of a request at once takes them alone, under a mutex",
     ),
     Fix(
         name="swap_bios_limit",

@@ -6,8 +6,9 @@ if that fails under a mutex with GFP_NOIO; encrypts into them; and sends those o
 below has written them. So every page on its way out holds two, and reclaim that writes faster than the device can
 fills memory with copies. A read is decrypted in place.
 
-Two workers that each hold part of the pool and wait for the rest would wait for ever: hence the mutex (4.0), under
-which one at a time takes pages with sleeping.
+Two workers that each hold part of the pool and wait for the rest would wait for ever: hence the mutex
+(``crypt_alloc_mutex``, 4.0), under which one at a time takes pages with sleeping. The rule behind it: pages of the
+largest request times workers must not exceed the pool.
 
 The cure for too many copies (``swap_bios_limit``, 5.12) is a semaphore on the pages in flight, 2,048 of them (8 MiB):
 whoever submits more waits until some have been written.
@@ -73,6 +74,7 @@ class CryptDevice:
         fixes = pages.fixes
         self.limit = SWAP_BIOS_LIMIT if fixes.swap_bios_limit else None
         """Most pages handed down at once; None: no bound."""
+        self.takes_alone = fixes.crypt_alloc_mutex
         self.nr_in_flight = 0
         self.nr_peak = 0
         self._pages = _Pages(pages, pages.ledger.owner("dm-crypt"))
@@ -144,6 +146,8 @@ class CryptDevice:
 
     async def crypt_alloc_buffer(self, task: Task, nr_pages: int) -> list[int]:
         """Take the pages of one request: without sleeping, or else alone and for as long as it takes."""
+        if not self.takes_alone:
+            return await self._take_one_by_one(task, nr_pages)
         copies: list[int] = []
         while len(copies) < nr_pages:
             page = self.page_pool.try_alloc(task, GFP_NOWAIT | GFP_HIGHMEM)
@@ -155,8 +159,17 @@ class CryptDevice:
         for page in copies:
             self.page_pool.free(page)
         await self._alloc_lock.down(task)
-        copies = [await self.page_pool.mempool_alloc(task, GFP_NOIO | GFP_HIGHMEM) for _ in range(nr_pages)]
+        copies = await self._take_one_by_one(task, nr_pages)
         self._alloc_lock.up(task)
+        return copies
+
+    async def _take_one_by_one(self, task: Task, nr_pages: int) -> list[int]:
+        copies = []
+        for _ in range(nr_pages):
+            copies.append(await self.page_pool.mempool_alloc(task, GFP_NOIO | GFP_HIGHMEM))
+            if task.cpus is not None:
+                # a worker on another CPU takes its pages at the same time
+                await task.cpus.pay(task)
         return copies
 
     async def _submit(self, task: Task, rq: Request, pfns: list[int], end_io: Any) -> None:

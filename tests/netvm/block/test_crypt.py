@@ -6,12 +6,16 @@ import pytest
 
 from netvm.block.blk_mq import RequestQueue
 from netvm.block.crypt import CRYPT_PAGE_POOL, SWAP_BIOS_LIMIT, CryptDevice
+from netvm.mm.gfp import PF_KTHREAD
 from netvm.runtime.task import Task
+from netvm.runtime.workqueue import WorkerPool, Workqueue
 
 
-def _stack(host: Any, *, nr_workers: int = 1) -> CryptDevice:
+def _stack(host: Any, *, nr_workers: int = 1, workqueue: Workqueue | None = None) -> CryptDevice:
     """Put dm-crypt on the small host's device."""
-    device = CryptDevice(host.pages, host.queue, workqueue=host.kblockd, costs=host.costs, nr_workers=nr_workers)
+    device = CryptDevice(
+        host.pages, host.queue, workqueue=workqueue or host.kblockd, costs=host.costs, nr_workers=nr_workers
+    )
     device.fill(host.softirq)
     device.queue = RequestQueue(
         host.world,
@@ -139,3 +143,39 @@ def test_a_read_that_ends_while_it_is_handed_down_is_known(make_host: Any) -> No
         assert [(slot, nr) for slot, nr, _versions, error in ended if error] == [(10, 20)]
 
     host.run(body)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("nr_workers", [1, 2, 3])
+@pytest.mark.parametrize("nr_pages", [64, 96, 160, 256])
+def test_without_the_mutex_it_hangs_where_workers_want_more_than_the_pool(
+    make_host: Any, alone: bool, nr_workers: int, nr_pages: int
+) -> None:
+    """Requests come at once and no other page is free: pages times workers above the pool is a hang, else is none.
+
+    Each worker takes the pages of its request one by one, so all of them get a part. With the mutex nothing hangs.
+    """
+    switches = {"crypt_alloc_mutex": alone}
+    host = make_host(zones=(("DMA32", 4096),), max_pages=256, cpus=nr_workers, switches=switches)
+    pool = WorkerPool(
+        host.world, "u2", host.creator, cpus=host.cpus, bound=False, nr_workers=nr_workers, nice=0, flags=PF_KTHREAD
+    )
+    kcryptd = Workqueue("kcryptd", pool, mem_reclaim=False)
+    device = _stack(host, nr_workers=nr_workers, workqueue=kcryptd)
+    ended: list[list[Any]] = []
+
+    async def body(task: Task) -> None:
+        pool.start()
+        while host.alloc() >= 0:
+            pass
+        ended.extend(
+            [
+                await _submit(host, device, task, write=True, slot=1000 * number, nr=nr_pages)
+                for number in range(nr_workers)
+            ]
+        )
+        await host.pause(task, 60_000_000_000)
+
+    host.run(body)
+    hangs = not alone and nr_workers > 1 and nr_pages * nr_workers > CRYPT_PAGE_POOL
+    assert sum(map(len, ended)) == (0 if hangs else nr_workers)
