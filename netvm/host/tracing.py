@@ -13,6 +13,7 @@ from netvm.mm.gfp import GFP_DIRECT_RECLAIM, PF_MEMALLOC, gfp_name
 from netvm.mm.mempool import Mempool
 from netvm.mm.page_alloc import PageAllocator
 from netvm.net.net_trace import NetTrace
+from netvm.pagecache.block_fs import BlockFileSystem
 from netvm.pagecache.writeback_trace import WritebackTrace
 from netvm.runtime.task import Task
 from netvm.trace.recorder import Recorder
@@ -98,6 +99,8 @@ def attach(host: Host, recorder: Recorder) -> None:
     pool.tracer = recorder
 
     files = host.files
+    if isinstance(files.fs, BlockFileSystem):
+        recorder.pools.append(("biovec-max mempool", files.fs.biovecs.pool.elements))
     files.cache.tracer = files.flusher.tracer = files.throttle.tracer = WritebackTrace(recorder, files.throttle)
     if isinstance(host.backend, TracedBackend):
         host.backend.trace(recorder)

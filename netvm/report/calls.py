@@ -18,7 +18,19 @@ from netvm.report.waits import Link, Span
 from netvm.trace.records import Recorded
 from netvm.trace.tracepoints import BY_NAME
 
-__all__ = ["CALL_EVENTS", "Calls"]
+__all__ = ["CALL_EVENTS", "CALL_KINDS", "Calls"]
+
+CALL_KINDS: Final = (
+    "nfs",
+    "rpc",
+    "rpc_reply",
+    "page_dirty",
+    "page_writeback",
+    "dirty_age",
+    "inode_writeback",
+    "work",
+)
+"""Kinds of spans that are made here."""
 
 _INODES_MAX: Final = 512
 """Files that are told apart; those beyond are told by their device alone."""

@@ -8,13 +8,15 @@ waited.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from netvm.report.calls import CALL_KINDS
 from netvm.report.spans import SpanBuilder
 from netvm.report.waits import Span
 from netvm.trace.records import RecordArray, Recorded
 
 __all__ = ["Folder", "folded_stacks"]
 
-_NOT_WAITING: Final = frozenset({"kswapd", "request", "writeback"})
+_NOT_WAITING: Final = frozenset({"kswapd", "request", "writeback", *CALL_KINDS})
+"""Kinds that are no wait of the task they are told of: work, and what is under way elsewhere."""
 
 
 class Folder:

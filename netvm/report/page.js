@@ -18,7 +18,7 @@
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const title = (kind) => kind.replaceAll("_", " ");
+  const title = (kind) => data.titles[kind] || kind.replaceAll("_", " ");
   const count = (value) => value.toLocaleString("en");
   const duration = (us) =>
     us === null || us === undefined ? "–"
@@ -145,7 +145,8 @@
       [duration(direct.p50), "median direct reclaim"], [duration(direct.p99), "p99"], [duration(direct.max), "longest"],
       [share(lru.direct), "direct efficiency"], [share(lru.kswapd), "kswapd efficiency"],
       [duration(profile.kswapd.working_us), `kswapd at work, ${profile.kswapd.wakes} wakes`],
-      [`${profile.pressure.some.avg10.toFixed(1)} %`, "pressure some avg10 at the end"],
+      [duration(profile.pressure.some.total_us), "pressure some, in all"],
+      [profile.pressure.full ? duration(profile.pressure.full.total_us) : "unknown", "pressure full, in all"],
     ];
     const grid = document.getElementById("tiles");
     for (const [value, name] of tiles) grid.append(el("div", { class: "tile" }, el("b", {}, value), el("span", {}, name)));
@@ -230,41 +231,59 @@
     const kinds = Object.entries(profile.histograms).filter(([, h]) => h.index.length);
     if (!kinds.length) return;
     const node = section("latency", "How long, and when",
-      "Left: direct reclaims by length over time, darker where there were more. Right: the share of waits that were no longer than that, its tail stretched.");
+      "Left: waits by length over time, darker where there were more. Right: the share of waits that were no longer than that, its tail stretched.");
     const split = el("div", { class: "split" });
     node.append(split);
-    const columns = profile.series.columns;
-    const classes = Object.keys(columns).filter((name) => name.startsWith("latency_")).map((name) => +name.slice(8)).sort((a, b) => a - b);
-    const heat = frame("heat map of direct reclaim latency over time", { width: 660, height: 300, left: 60 });
-    if (classes.length) {
-      const x = timeAxis(heat, ...busy), low = classes[0], high = classes[classes.length - 1] + 1;
+    const columns = profile.series.columns, width = profile.series.interval_s;
+    const mapped = ["direct_reclaim", "alloc_stall", "dirty_throttle", "nfs", "request", "swapin", "socket"].filter((kind) =>
+      Object.keys(columns).some((name) => name.startsWith(`latency_${kind}_`)));
+    const holder = el("div");
+    split.append(holder);
+    const classesOf = (kind) => Object.keys(columns).filter((name) => name.startsWith(`latency_${kind}_`)).map((name) => +name.slice(-2)).sort((a, b) => a - b);
+    const column = (kind, c) => columns[`latency_${kind}_${String(c).padStart(2, "0")}`];
+    const lowest = (c) => (c ? 2 ** (c - 1) * 1.024 : 0);
+    const drawHeat = (kind) => {
+      const heat = frame(`heat map of ${title(kind)} over time`, { width: 660, height: 300, left: 60 });
+      const classes = classesOf(kind), low = classes[0], high = classes[classes.length - 1] + 1;
+      const range = kind === data.stall_kind ? busy : [begin, end];
+      const x = timeAxis(heat, ...range);
       const y = (c) => heat.y0 - ((c - low) / (high - low)) * (heat.y0 - heat.y1);
-      const nr = columns[`latency_${String(low).padStart(2, "0")}`].length, group = Math.max(1, Math.ceil((busy[1] - busy[0]) / profile.series.interval_s / 110));
-      const cells = [];
-      const inside = (i) => { const at = profile.series.begin_s + i * profile.series.interval_s; return at <= busy[1]; };
+      const group = Math.max(1, Math.ceil((range[1] - range[0]) / width / 110));
+      const cells = [], every = Math.ceil((high - low) / 14);
       for (const c of classes) {
-        const values = columns[`latency_${String(c).padStart(2, "0")}`];
-        for (let i = 0; i < nr; i += group) {
+        const values = column(kind, c);
+        for (let i = 0; i < values.length; i += group) {
           const sum = values.slice(i, i + group).reduce((a, b) => a + b, 0);
-          if (sum && inside(i)) cells.push([c, i, sum]);
+          if (sum && profile.series.begin_s + i * width <= range[1]) cells.push([c, i, sum]);
         }
-        heat.node.append(svg("text", { x: heat.x0 - 6, y: y(c) + 4, "text-anchor": "end" }, duration(c ? 2 ** (c - 1) * 1.024 : 0)));
       }
-      const most = Math.max(...cells.map((cell) => cell[2])), width = profile.series.interval_s;
+      for (let c = low; c < high; c += every) heat.node.append(svg("text", { x: heat.x0 - 6, y: y(c) + 4, "text-anchor": "end" }, duration(lowest(c))));
+      const most = Math.max(1, ...cells.map((cell) => cell[2]));
       for (const [c, i, sum] of cells) {
         const at = profile.series.begin_s + i * width;
         const rect = svg("rect", { x: x(at), width: Math.max(x(at + group * width) - x(at) - .5, 2), y: y(c + 1) + .5,
           height: y(c) - y(c + 1) - 1, fill: `rgba(var(--heat), ${(.25 + .75 * Math.log1p(sum) / Math.log1p(most)).toFixed(2)})` });
-        hint(rect, `${sum} direct reclaims of ${duration(c ? 2 ** (c - 1) * 1.024 : 0)} and more at ${seconds(at)}`);
+        hint(rect, `${sum} × ${title(kind)} of ${duration(lowest(c))} and more at ${seconds(at)}`);
         heat.node.append(rect);
       }
-      figure(split, heat.node, `Darkest: ${most} in one cell.${busyWords}`);
-    } else figure(split, el("p", {}, "No direct reclaim was recorded."));
+      const chosen = mapped.length > 1 ? [el("div", { class: "choice", role: "group", "aria-label": "which wait" },
+        ...mapped.map((other) => {
+          const button = el("button", { type: "button", "aria-pressed": other === kind }, title(other));
+          button.addEventListener("click", () => { drawHeat(other); holder.querySelector(`[aria-pressed=true]`).focus(); });
+          return button;
+        }))] : [el("div", {}, title(kind))];
+      holder.replaceChildren(...chosen);
+      figure(holder, heat.node, `Darkest: ${most} in one cell.${kind === data.stall_kind ? busyWords : ""}`);
+    };
+    if (mapped.length) drawHeat(mapped[0]); else figure(holder, el("p", {}, "Nothing of the kind was recorded."));
     const box = frame("percentile curves", { width: 440, height: 300, left: 62 });
     const all = kinds.map(([kind, histogram]) => [kind, curve(histogram)]);
     for (const [kind, points] of data.other ? Object.entries(data.other.histograms).filter(([, h]) => h.index.length)
       .map(([kind, h]) => [`${kind} of b`, curve(h)]) : []) all.push([kind, points]);
-    const shown = all.filter(([kind]) => !kind.startsWith("writeback")).slice(0, 7);
+    const first = ["direct_reclaim", "alloc_stall", "dirty_throttle", "throttle", "swapin", "nfs", "request", "page_dirty", "mempool", "socket", "kswapd"];
+    const rank = (kind) => { const at = first.indexOf(kind.replace(/ of b$/, "")); return at < 0 ? first.length : at; };
+    const shown = all.filter(([kind]) => rank(kind) < first.length).sort((a, b) => rank(a[0]) - rank(b[0])).slice(0, 7);
+    if (!shown.length) return;
     const values = shown.flatMap(([, p]) => p.map((q) => q[1]));
     const y = logAxis(box, Math.max(Math.min(...values), .1), Math.max(...values));
     const stretch = (q) => -Math.log10(Math.max(1 - q, 1e-4)) / 4;
@@ -286,7 +305,7 @@
   const stalls = () => {
     if (!data.stalls.length) return;
     const node = section("stalls", "Every stall, and its critical path",
-      "Each point is an allocation that had to wait. Choose one by clicking, or with the arrow keys, to see where its time went.");
+      `Each point is ${data.stall_kind === "dirty_throttle" ? "a pause of a writer" : "an allocation that had to wait"}. Choose one by clicking, or with the arrow keys, to see where its time went.`);
     const split = el("div", { class: "split" }), panel = el("div", { class: "panel", "aria-live": "polite" });
     const box = frame("stalls by time and length", { width: 660, height: 320, left: 60 });
     const list = data.stalls.slice().sort((a, b) => a.begin_s - b.begin_s);
@@ -314,8 +333,8 @@
       if (focus) points[index].focus();
       const stall = list[index];
       panel.replaceChildren(el("b", {}, `${duration(stall.duration_us)}${stall.unfinished ? " and not over" : ""}, ${title(stall.kind)} of ${stall.task}`),
-        el("div", { class: "dim" }, `at ${stall.begin_s.toFixed(6)} s, order=${stall.order} ${stall.cause}`),
-        el("div", { class: "dim" }, `scanned ${count(stall.scanned)} pages, reclaimed ${count(stall.pages)}`));
+        el("div", { class: "dim" }, `at ${stall.begin_s.toFixed(6)} s, ${stall.kind === "dirty_throttle" ? "" : `order=${stall.order} `}${stall.cause}`));
+      if (stall.kind !== "dirty_throttle") panel.append(el("div", { class: "dim" }, `scanned ${count(stall.scanned)} pages, reclaimed ${count(stall.pages)}`));
       const path = el("ol", { class: "path" });
       for (const link of stall.path) {
         const share = stall.duration_us ? Math.min(100, 100 * link.us / stall.duration_us) : 0;
@@ -379,6 +398,37 @@
     figure(node, box);
   };
 
+  // -- writeback ------------------------------------------------------------------------------------------------------
+  const writeback = () => {
+    const levels = data.dirty;
+    if (!levels.dirty) return;
+    const node = section("writeback", "Dirty pages and their limits",
+      "Above the background threshold the flusher writes; between there and the limit writers are slowed down, at the limit they stand.");
+    const box = frame("dirty pages, pages under writeback and the thresholds over time", { height: 240 });
+    const words = { limit: "hard limit", thresh: "threshold of writers", bg_thresh: "background threshold", writeback: "under writeback", dirty: "dirty" };
+    const lines = [["limit", 3, "12 3"], ["thresh", 1, "6 4"], ["bg_thresh", 4, "1 4"], ["writeback", 2, ""], ["dirty", 0, ""]];
+    const x = timeAxis(box, begin, end), y = linearAxis(box, 0, Math.max(1, ...lines.flatMap(([name]) => levels[name].map((p) => p[1]))));
+    for (const [name, paint, dash] of lines) {
+      box.node.append(svg("path", { d: step(levels[name], x, y), fill: "none", stroke: colour(paint), "stroke-width": 1.6, "stroke-dasharray": dash }));
+    }
+    figure(node, box.node, "As the last look at the limits had them (global_dirty_state).");
+    node.append(legend(lines.map(([name, paint, dash]) => [words[name], colour(paint), dash ? (dash === "1 4" ? "dotted" : "dashed") : "solid"])));
+    const pauses = profile.series.columns.dirty_throttle_ns;
+    if (pauses && pauses.some((v) => v)) {
+      const strip = frame("share of time that writers were paused", { height: 110 });
+      const sx = timeAxis(strip, begin, end), width = profile.series.interval_s;
+      const sy = linearAxis(strip, 0, Math.max(...pauses) / width / 1e9, (v) => `${(100 * v).toFixed(0)} %`);
+      pauses.forEach((value, index) => {
+        if (!value) return;
+        const from = sx(profile.series.begin_s + index * width), share = value / width / 1e9;
+        const bar = svg("rect", { x: from, width: Math.max(sx(profile.series.begin_s + (index + 1) * width) - from, .8), y: sy(share), height: strip.y0 - sy(share), fill: colour(1) });
+        hint(bar, `paused ${(100 * share).toFixed(0)} % of ${duration(width * 1e6)}`);
+        strip.node.append(bar);
+      });
+      figure(node, strip.node, "Time in balance_dirty_pages, all writers together.");
+    }
+  };
+
   // -- levels -------------------------------------------------------------------------------------------------------
   const small = (parent, name, series) => {
     const box = frame(`${name} over time`, { width: 400, height: 130, left: 50, bottom: 24 });
@@ -393,8 +443,9 @@
     if (!names.length) return;
     const node = section("levels", "Pools, ring, writeback", "Levels of what the cleaning path lives on, sampled when they change.");
     const grid = el("div", { class: "small" });
+    const unit = (name) => data.units[name] || (name.endsWith("mempool") ? "elements" : "");
     node.append(grid);
-    for (const name of names) small(grid, `${title(name)}${data.units[name] ? ` (${data.units[name]})` : ""}`, [{ points: data.levels[name] }]);
+    for (const name of names) small(grid, `${title(name)}${unit(name) ? ` (${unit(name)})` : ""}`, [{ points: data.levels[name] }]);
   };
   const reserve = () => {
     const owners = Object.entries(data.owners).filter(([, points]) => points.some((p) => p[1]));
@@ -467,7 +518,7 @@
   const tables = () => {
     const node = section("figures", "All figures", "The same figures as netvm profile --json.");
     table(node, "wait", Object.entries(profile.latency_us));
-    for (const kind of ["direct_reclaim", "throttle", "mempool"]) {
+    for (const kind of ["direct_reclaim", "throttle", "mempool", "dirty_throttle", "page_dirty", "page_writeback", "nfs", "rpc", "socket"]) {
       for (const [group, name] of [["by_task_us", "task"], ["by_cause_us", "cause"]]) {
         const rows = Object.entries(profile[group][kind] || {}).slice(0, 12);
         if (rows.length > (group === "by_task_us" ? 1 : 0)) {
@@ -503,6 +554,6 @@
     figure(node, box.node, "b / a of each quantile; the bar is the 95 % interval. Grey: no change that the recordings can show.");
   };
 
-  head(); comparison(); memory(); rates(); latency(); stalls(); flame(); knot(); reserve(); levels(); tables();
+  head(); comparison(); memory(); rates(); latency(); stalls(); flame(); knot(); reserve(); writeback(); levels(); tables();
   document.documentElement.dataset.drawn = "yes";
 })();

@@ -22,6 +22,7 @@ from netvm.report.difference import Difference
 from netvm.report.folded import Folder
 from netvm.report.levels import Levels
 from netvm.report.profile import Profile, Profiler
+from netvm.report.profile_text import TITLES
 from netvm.report.waits import Span
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import number_of
@@ -34,7 +35,10 @@ STACKS_MAX: Final = 400
 _COUNTER: Final = number_of("counter")
 _OWNER: Final = number_of("reserve_owner")
 _EVENTS: Final = {number_of("skb_drop"): "packet dropped:", number_of("mark_victim"): "OOM kill"}
-_STALLS: Final = ("alloc_stall", "direct_reclaim", "memcg_reclaim")
+_STALLS: Final = ("alloc_stall", "direct_reclaim", "memcg_reclaim", "dirty_throttle")
+"""What is shown point by point: the first of these that there are any of."""
+_DIRTY: Final = number_of("global_dirty_state")
+_DIRTY_LEVELS: Final = {"dirty": 0, "writeback": 1, "bg_thresh": 2, "thresh": 3, "limit": 4}
 _UNITS: Final = {"rx_ring": "buffers", "bio_pool": "elements", "kswapd_failures": "runs in vain"}
 
 
@@ -47,6 +51,7 @@ class PageData:
         self._folder = Folder(recorded)
         self._levels: Levels | None = None
         self._owners: Levels | None = None
+        self._dirty: Levels | None = None
         self._events: list[dict[str, Any]] = []
         self._nr_events = 0
         self._stalls: dict[str, list[tuple[int, int, Span]]] = {kind: [] for kind in _STALLS}
@@ -62,9 +67,9 @@ class PageData:
 
     def _add(self, records: RecordArray) -> None:
         self._profiler.add(records)
-        if self._levels is None or self._owners is None:
+        if self._levels is None or self._owners is None or self._dirty is None:
             begin_ns = int(records["time_ns"][0])
-            self._levels, self._owners = Levels(begin_ns), Levels(begin_ns)
+            self._levels, self._owners, self._dirty = Levels(begin_ns), Levels(begin_ns), Levels(begin_ns)
         events = records["event"]
         for event, levels in ((_COUNTER, self._levels), (_OWNER, self._owners)):
             rows = records[events == event]
@@ -72,6 +77,10 @@ class PageData:
                 rows["time_ns"].tolist(), rows["args"][:, 0].tolist(), rows["args"][:, 1].tolist(), strict=True
             ):
                 levels.add(self.recorded.names[name], time_ns, value)
+        state = records[events == _DIRTY]
+        for time_ns, args in zip(state["time_ns"].tolist(), state["args"].tolist(), strict=True):
+            for name, column in _DIRTY_LEVELS.items():
+                self._dirty.add(name, time_ns, args[column])
         for event, told in _EVENTS.items():
             for row in np.flatnonzero(events == event).tolist():
                 self._nr_events += 1
@@ -101,16 +110,19 @@ class PageData:
         """Return what the script draws."""
         kind = next((kind for kind in _STALLS if self._nr_stalls[kind]), _STALLS[0])
         chain, loop = _chain(self.profile.about.get("explanation", []))
-        levels, owners = self._levels, self._owners
+        levels, owners, dirty = self._levels, self._owners, self._dirty
         return {
             "profile": msgspec.to_builtins(self.profile),
             "sentences": list(_sentences(self.profile)),
             "levels": {name: levels.points(name) for name in levels.names()} if levels is not None else {},
             "lows": {"free": levels.points("free", lowest=True)} if levels is not None else {},
             "owners": {name: owners.points(name) for name in owners.names()} if owners is not None else {},
+            "dirty": {name: dirty.points(name) for name in dirty.names()} if dirty is not None else {},
+            "titles": TITLES,
             "units": _UNITS,
             "events": self._events,
             "stalls": [self._stall(span) for _, _, span in sorted(self._stalls[kind], reverse=True)],
+            "stall_kind": kind,
             "nr_stalls": self._nr_stalls[kind],
             "stacks": [
                 [list(stack), time_ns / 1000]
@@ -160,11 +172,26 @@ def _sentences(profile: Profile) -> Iterable[str]:
     if worst is not None and worst.path:
         share = 100 * worst.path[0]["us"] / worst.duration_us if worst.duration_us else 0.0
         yield f"Of the longest, {share:.0f} % went to: {worst.path[0]['link']}."
+    yield from _writer_sentences(profile)
     throttled = profile.by_cause_us.get("throttle", {})
     if throttled:
         reason, row = next(iter(throttled.items()))
         times = sum(of_reason.count for of_reason in throttled.values())
         yield f"Tasks slept in reclaim {times} times, most for {reason} ({row.count})."
+
+
+def _writer_sentences(profile: Profile) -> Iterable[str]:
+    """Say what became of those who dirty pages, and of the pages."""
+    pauses = profile.latency_us.get("dirty_throttle")
+    if pauses is not None and pauses.count and pauses.max is not None:
+        yield (
+            f"Writers were held back {pauses.count} times in balance_dirty_pages, for {pauses.total / 1e6:.3f} s in "
+            f"all and {pauses.max / 1000:.0f} ms at most."
+        )
+    for kind, told in (("page_dirty", "Dirty pages were written after"), ("nfs", "NFS calls took")):
+        row = profile.latency_us.get(kind)
+        if row is not None and row.count and row.p50 is not None and row.max is not None:
+            yield (f"{told} {row.p50 / 1000:.1f} ms in the median and {row.max / 1000:.0f} ms at most.")
 
 
 def _chain(explanation: list[str]) -> tuple[list[str], int]:

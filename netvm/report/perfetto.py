@@ -2,8 +2,12 @@
 
 Every wait that a profile counts is a slice, under the same name, on a track of its kind below its task's; so
 ``select name, count(*), sum(dur) from slice group by name`` says in Perfetto what ``netvm profile`` says. Requests that
-overlap are on as many tracks as overlap. Counters are counter tracks; packets dropped and tasks killed are instants. A
-flow leads from the request whose completion came last before a stalled allocation got its page to that allocation.
+overlap are on as many tracks as overlap. Counters are counter tracks; packets dropped and tasks killed are instants.
+
+Below the host are groups of tracks: the flushers (their rounds, the files they write back, the pages that are under
+writeback), the sockets (who waits for room in one, calls on the wire by xid), NFS and RPC, and work items. A flow leads
+from the work of the flusher or the swapping task that issued a write, through the socket it went out by, and the
+request or call whose completion came last before a stalled allocation got its page, to that allocation.
 
 The messages are written by hand: varints and lengths are a few lines, and the schema of perfetto/trace_packet.proto is
 stable by promise. Numbers of fields stand in the constants.
@@ -33,6 +37,24 @@ _BEGIN, _END, _INSTANT, _COUNT = 1, 2, 3, 4
 # DebugAnnotation: int_value, string_value, name
 _INT_VALUE, _STRING_VALUE, _ANNOTATION_NAME = 4, 6, 10
 
+_GROUPS: Final = {
+    "request": "storage",
+    "nfs": "NFS",
+    "rpc": "NFS",
+    "rpc_reply": "sockets",
+    "socket": "sockets",
+    "inode_writeback": "flushers",
+    "page_dirty": "flushers",
+    "page_writeback": "flushers",
+    "dirty_age": "flushers",
+    "writeback": "flushers",
+    "work": "workqueues",
+}
+"""The group of tracks below the host that a kind of span is in; the others are on their task's."""
+_WRITES: Final = frozenset({"request", "nfs"})
+_CARRIERS: Final = frozenset({"inode_writeback", "socket", "page_writeback", "rpc_reply"})
+"""Spans that a flow may pass on its way: one of each kind, the last that ended within the write or issued it."""
+
 _HOST_PID: Final = 1_000_000
 """The process that stands for the host: no task has its number."""
 _INSTANTS: Final = {number_of("skb_drop"): "skb_drop", number_of("mark_victim"): "mark_victim"}
@@ -57,7 +79,11 @@ class PerfettoWriter:
         self.recorded = recorded
         self._file = file
         self._tracks: dict[Any, int] = {}
-        self._last_write: tuple[Span, list[int]] | None = None
+        self._last_write: _Held | None = None
+        self._carriers: dict[str, _Held] = {}
+        """By kind: the last span a flow could pass."""
+        self._lanes: dict[str, list[int]] = {}
+        """By kind of span without a lane of its own: when each of its tracks is free."""
         self._nr_flows = 0
         self._descriptor(("host",), _message(_PROCESS, _int(_PROCESS_PID, _HOST_PID) + _text(_PROCESS_NAME, "host")))
 
@@ -77,38 +103,47 @@ class PerfettoWriter:
 
     def span(self, span: Span) -> None:
         """Write one finished wait."""
-        flows: list[int] = []
-        if span.kind == "request" and span.cause == "W":
-            self._flush_write()
-            self._last_write = span, flows
+        if span.kind in _WRITES and "W" in span.cause:
+            self._flush(self._last_write)
+            self._last_write = _Held(span)
             return
-        if span.kind == "alloc_stall" and self._last_write is not None:
-            request, its_flows = self._last_write
-            if span.begin_ns <= request.end_ns <= span.end_ns:
-                self._nr_flows += 1
-                flows.append(self._nr_flows)
-                its_flows.append(self._nr_flows)
+        if span.kind in _CARRIERS:
+            self._flush(self._carriers.get(span.kind))
+            self._carriers[span.kind] = _Held(span)
+            return
+        flows: list[int] = []
+        write = self._last_write
+        if span.kind == "alloc_stall" and write is not None and span.begin_ns <= write.span.end_ns <= span.end_ns:
+            self._nr_flows += 1
+            passed = [held for held in self._carriers.values() if _carries(held.span, write.span)]
+            for held in (*passed, write):
+                held.flows.append(self._nr_flows)
+            flows.append(self._nr_flows)
         self._slice(span, flows)
 
     def finish(self) -> None:
         """Write what was held back."""
-        self._flush_write()
+        for held in (self._last_write, *self._carriers.values()):
+            self._flush(held)
+        self._last_write = None
+        self._carriers = {}
 
-    def _flush_write(self) -> None:
-        if self._last_write is not None:
-            span, flows = self._last_write
-            self._last_write = None
-            self._slice(span, flows)
+    def _flush(self, held: "_Held | None") -> None:
+        if held is not None:
+            self._slice(held.span, held.flows)
 
     def _slice(self, span: Span, flows: list[int]) -> None:
-        if span.kind == "request":
-            track = self._request_track(span.lane)
-        else:
+        group = _GROUPS.get(span.kind)
+        if group is None:
             track = self._task_track(span.task, span.kind)
+        else:
+            track = self._group_track(group, span)
         fields = _text(_EVENT_NAME, span.kind) + _text(_CATEGORY, "netvm") + _annotation("cause", span.cause)
+        if group is not None:
+            fields += _annotation("task", self.recorded.tasks.label(span.task))
         for name, value in (("order", span.order), ("scanned", span.nr_scanned), ("reclaimed", span.nr_reclaimed)):
             if value:
-                fields += _annotation(name, value)
+                fields += _annotation("pages" if group is not None and name == "scanned" else name, value)
         for name, link in span.links.items():
             fields += _annotation(f"{name}, us", link.total_ns // 1000)
         fields += b"".join(_fixed64(_FLOW, flow) for flow in flows)
@@ -129,10 +164,21 @@ class PerfettoWriter:
         parent = _int(_PARENT, self._tracks[task,])
         return self._descriptor((task, kind), parent + _text(_NAME, f"{comm}-{pid} {kind}"))
 
-    def _request_track(self, lane: int) -> int:
-        key = "request", lane
+    def _group_track(self, group: str, span: Span) -> int:
+        """Return a track of a group on which the span overlaps no other of its kind."""
+        if (group,) not in self._tracks:
+            self._descriptor((group,), _int(_PARENT, self._tracks["host",]) + _text(_NAME, group))
+        who = span.cause if span.kind in ("socket", "page_writeback", "page_dirty", "inode_writeback") else ""
+        lanes = self._lanes.setdefault(f"{span.kind} {who}", [])
+        lane = next((lane for lane, free_ns in enumerate(lanes) if free_ns <= span.begin_ns), len(lanes))
+        if lane == len(lanes):
+            lanes.append(0)
+        # slices come in the order of their ends: one that began before the last end takes another lane
+        lanes[lane] = span.end_ns
+        key = group, span.kind, who, lane
         known = self._tracks.get(key)
-        return known or self._descriptor(key, _int(_PARENT, self._tracks["host",]) + _text(_NAME, "requests"))
+        name = f"{span.kind} {who}".strip()
+        return known or self._descriptor(key, _int(_PARENT, self._tracks[group,]) + _text(_NAME, name))
 
     def _counter_track(self, name: str) -> int:
         key = "counter", name
@@ -157,6 +203,23 @@ class PerfettoWriter:
 
     def _packet(self, fields: bytes) -> None:
         self._file.write(_message(_PACKET, fields + _int(_SEQUENCE, 1)))
+
+
+class _Held:
+    """A slice that is written when it is known which flows pass it."""
+
+    __slots__ = ("flows", "span")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.flows: list[int] = []
+
+
+def _carries(carrier: Span, write: Span) -> bool:
+    """Whether a span lies on the way of a write: what issued it, or what it went out and came back by."""
+    if carrier.kind == "inode_writeback":
+        return carrier.task == write.task and carrier.begin_ns <= write.begin_ns <= carrier.end_ns
+    return carrier.begin_ns < write.end_ns and carrier.end_ns > write.begin_ns
 
 
 def _varint(value: int) -> bytes:

@@ -34,6 +34,8 @@ WORST: Final = 20
 _STALLS: Final = ("direct_reclaim", "memcg_reclaim", "alloc_stall")
 _MEMSTALLS: Final = ("direct_reclaim", "memcg_reclaim", "swapin")
 """Waits that are sections of psi_memstall_enter."""
+_HEAT_KINDS: Final = ("direct_reclaim", "alloc_stall", "dirty_throttle", "request", "nfs", "swapin", "socket")
+"""Waits of which the lengths over time are kept, by the power of two."""
 _SECTIONS_MAX: Final = 4_000_000
 
 _SHRINK: Final = BY_NAME["mm_vmscan_lru_shrink_inactive"].number
@@ -242,8 +244,8 @@ class Profiler:
         self.series.spread(f"{span.kind}_ns", span.begin_ns, span.end_ns)
         if span.kind in _MEMSTALLS and len(self._stalls) < _SECTIONS_MAX:
             self._stalls.append(Stall(span.begin_ns, span.end_ns, self.recorded.tasks[span.task][1], span.cpu))
-        if span.kind == "direct_reclaim":
-            self.series.add_one(f"latency_{max(0, duration_ns.bit_length() - 10):02d}", span.end_ns)
+        if span.kind in _HEAT_KINDS:
+            self.series.add_one(f"latency_{span.kind}_{max(0, duration_ns.bit_length() - 10):02d}", span.end_ns)
         if span.kind in _STALLS:
             self._nr_spans += 1
             entry = duration_ns, -self._nr_spans, span

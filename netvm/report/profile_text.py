@@ -15,7 +15,7 @@ from netvm.report.pressure import Averages
 from netvm.report.profile import Latency, Profile
 from netvm.trace.histogram import bucket_bounds
 
-__all__ = ["histogram_rows", "profile_csv", "profile_text", "sparkline"]
+__all__ = ["TITLES", "histogram_rows", "profile_csv", "profile_text", "sparkline"]
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _BLOCKS: Final = " ▏▎▍▌▋▊▉█"
@@ -23,7 +23,7 @@ _SPARK_CHARS: Final = 80
 _BAR_CHARS: Final = 40
 _ROWS: Final = 8
 
-_TITLES: Final = {
+TITLES: Final = {
     "direct_reclaim": "direct reclaim",
     "memcg_reclaim": "memcg reclaim",
     "node_reclaim": "node reclaim",
@@ -53,7 +53,7 @@ def profile_text(profile: Profile, *, name: str) -> str:
     return "\n".join(
         [
             *_head(profile, name),
-            *_latencies("latency (us)", {_TITLES.get(k, k): v for k, v in profile.latency_us.items()}),
+            *_latencies("latency (us)", {TITLES.get(k, k): v for k, v in profile.latency_us.items()}),
             *_groups(profile),
             *_histogram(profile, "direct_reclaim"),
             *_reclaim(profile),
@@ -76,7 +76,7 @@ def _head(profile: Profile, name: str) -> Iterator[str]:
     for line in profile.skipped_examples:
         yield f"    skipped: {line!r}"
     for kind, count in profile.orphans.items():
-        yield f"  {count} ends of {_TITLES.get(kind, kind)} without a beginning"
+        yield f"  {count} ends of {TITLES.get(kind, kind)} without a beginning"
     some, full = profile.pressure.some, profile.pressure.full
     yield f"  pressure some {_averages(some)}"
     yield "  pressure full not known: no sched_switch events" if full is None else f"  pressure full {_averages(full)}"
@@ -103,8 +103,8 @@ def _latencies(title: str, rows: Mapping[str, Latency], *, limit: int = 100) -> 
 def _groups(profile: Profile) -> Iterator[str]:
     for kind in ("direct_reclaim", "alloc_stall", "memcg_reclaim"):
         if kind in profile.by_task_us:
-            yield from _latencies(f"{_TITLES[kind]} by task", profile.by_task_us[kind], limit=_ROWS)
-            yield from _latencies(f"{_TITLES[kind]} by mask", profile.by_cause_us[kind], limit=_ROWS)
+            yield from _latencies(f"{TITLES[kind]} by task", profile.by_task_us[kind], limit=_ROWS)
+            yield from _latencies(f"{TITLES[kind]} by mask", profile.by_cause_us[kind], limit=_ROWS)
     for kind, title in (
         ("throttle", "throttled by reason"),
         ("mempool", "mempool waits by pool"),
@@ -141,7 +141,7 @@ def _histogram(profile: Profile, kind: str) -> Iterator[str]:
     if not rows:
         return
     most = max(count for _, _, count in rows)
-    yield f"{_TITLES[kind]}: distribution (us)"
+    yield f"{TITLES[kind]}: distribution (us)"
     for low, high, count in rows:
         yield f"  {f'{low} .. {high}':>24} {count:>8} |{_bar(count / most):{_BAR_CHARS}}|"
 
@@ -235,7 +235,7 @@ def _worst(profile: Profile) -> Iterator[str]:
         return
     yield "worst waits and where their time went"
     for worst in profile.worst[:5]:
-        what = _TITLES[worst.kind] + (", not over," if worst.unfinished else "")
+        what = TITLES[worst.kind] + (", not over," if worst.unfinished else "")
         yield (
             f"  {worst.duration_us / 1000:.3f} ms {what} of {worst.task} at {worst.begin_s:.6f} s: "
             f"order={worst.order} {worst.cause}, scanned {worst.scanned}, reclaimed {worst.pages}"

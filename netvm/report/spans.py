@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from netvm.report.calls import CALL_EVENTS, Calls
+from netvm.report.calls import CALL_EVENTS, CALL_KINDS, Calls
 from netvm.report.waits import RECLAIMS, Span, own_link
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import BY_NAME, TRACEPOINTS
@@ -37,14 +37,7 @@ KINDS: Final = (
     "pfmemalloc",
     "request",
     "socket",
-    "nfs",
-    "rpc",
-    "rpc_reply",
-    "page_dirty",
-    "page_writeback",
-    "dirty_age",
-    "inode_writeback",
-    "work",
+    *CALL_KINDS,
 )
 
 _BEGINS: Final = {

@@ -12,7 +12,7 @@ Counters are sampled on change: at most once every :data:`SAMPLE_NS`, with the f
 that have another value than before are written.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Sized
 from struct import Struct
 from typing import Final
 
@@ -61,6 +61,9 @@ class Recorder:
         """Returns the values of :data:`~netvm.trace.tracepoints.COUNTERS`, in their order."""
         self.owners: Callable[[], Sequence[tuple[str, int]]] | None = None
         """Returns who holds how many pages of the reserve; sampled with the counters."""
+        self.pools: list[tuple[str, Sized]] = []
+        """Mempools by name, and the elements each has left; sampled with the counters."""
+        self._pool_levels: dict[str, int] = {}
         self.gfp_name: Callable[[int], str] = hex
         """Spells a mask; set by the host, whose masks they are."""
         self.may_stall: Callable[[Task, int], bool] = lambda _task, _gfp: True
@@ -204,6 +207,11 @@ class Recorder:
                 )
                 self._next += 1
 
+        for name, elements in self.pools:
+            left = len(elements)
+            if left != self._pool_levels.get(name):
+                self._pool_levels[name] = left
+                self.emit(_COUNTER, None, self.name(name), left)
         if self.owners is not None:
             for owner, pages in self.owners():
                 if pages != self._owner_pages.get(owner, 0):

@@ -164,6 +164,8 @@ class NfsBackend:
     def trace(self, recorder: Recorder) -> None:
         """Have the mount's tracepoints recorded."""
         self.client.tracer = NfsTrace(recorder)
+        for reserve in (self.pools.tasks, self.pools.buffers, self.pools.write_headers, self.pools.commit_headers):
+            recorder.pools.append((reserve.pool.name, reserve.pool.elements))
 
     def tasks(self) -> list[Task]:
         """Return the server's threads on this host."""
