@@ -70,6 +70,7 @@ class Fixes:
     io_less_throttle: bool = True
     loop_less_throttle: bool = True
     loop_noio: bool = True
+    bio_rescuer: bool = True
     crypt_alloc_mutex: bool = True
     swap_bios_limit: bool = True
     io_flusher_servers: bool = True
@@ -333,6 +334,13 @@ _TABLE = (
         version="5.4",
         source='d0a255e795ab "loop: set PF_MEMALLOC_NOIO for the worker thread", Mikulas Patocka',
         summary="the loop device's worker allocates in a NOIO scope",
+    ),
+    Fix(
+        name="bio_rescuer",
+        year=2012,
+        version="3.10",
+        source='df2cb6daa4cb "block: Avoid deadlocks with bio allocation by stacking drivers", Kent Overstreet',
+        summary="before a stacking driver sleeps for a bio, a rescuer submits those it has taken and not sent",
     ),
     Fix(
         name="crypt_alloc_mutex",

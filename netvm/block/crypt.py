@@ -20,7 +20,8 @@ whoever submits more waits until some have been written.
 from collections import deque
 from typing import Any, Final
 
-from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, Request, RequestQueue
+from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue
+from netvm.block.stacked import Part, StackedDevice
 from netvm.mm.gfp import GFP_HIGHMEM, GFP_NOIO, GFP_NOWAIT
 from netvm.mm.mempool import Mempool
 from netvm.mm.page_alloc import PageAllocator
@@ -58,7 +59,7 @@ class _Pages:
         self.pages.free_pages(element, 0)
 
 
-class CryptDevice:
+class CryptDevice(StackedDevice):
     """``/dev/dm-0``: an encrypting block driver over another queue."""
 
     blocking = False
@@ -66,11 +67,9 @@ class CryptDevice:
     def __init__(
         self, pages: PageAllocator, lower: RequestQueue, *, workqueue: Workqueue, costs: CpuCosts, nr_workers: int = 1
     ) -> None:
-        self.name = "dm-0"
-        self.lower = lower
+        super().__init__(lower)
         self.workqueue = workqueue
         self.costs = costs
-        self.queue: RequestQueue
         fixes = pages.fixes
         self.limit = SWAP_BIOS_LIMIT if fixes.swap_bios_limit else None
         """Most pages handed down at once; None: no bound."""
@@ -90,8 +89,6 @@ class CryptDevice:
         self._room = WaitQueue(pages.world, Resource("request", "swap_bios_semaphore dm-0", self._writes_below))
         self._commands: deque[Request] = deque()
         self._works = [WorkItem(f"kcryptd_crypt dm-0.{i}", self.kcryptd_crypt) for i in range(nr_workers)]
-        self._copies: dict[int, tuple[Request, list[int], int]] = {}
-        """Of each write below, by its first page: the request above, its copies, and pages still to come."""
 
     def fill(self, task: Task) -> None:
         """Set the pool's pages aside (crypt_ctr); memory is plentiful then."""
@@ -129,7 +126,7 @@ class CryptDevice:
             if rq.write:
                 await self.kcryptd_crypt_write_convert(task, rq)
             else:
-                await self._submit(task, rq, rq.pfns, self._end_read)
+                await self._submit(task, rq, [], rq.pfns)
             if task.cpus is not None:
                 await task.cpus.cond_resched(task)
 
@@ -141,8 +138,7 @@ class CryptDevice:
         self.nr_peak = max(self.nr_peak, self.nr_in_flight)
         copies = await self.crypt_alloc_buffer(task, rq.nr_pages)
         task.charge_ns += rq.nr_pages * self.costs.crypt_page
-        self._copies[rq.slot] = (rq, copies, rq.nr_pages)
-        await self._submit(task, rq, copies, self._end_write)
+        await self._submit(task, rq, copies, copies)
 
     async def crypt_alloc_buffer(self, task: Task, nr_pages: int) -> list[int]:
         """Take the pages of one request: without sleeping, or else alone and for as long as it takes."""
@@ -172,51 +168,20 @@ class CryptDevice:
                 await task.cpus.pay(task)
         return copies
 
-    async def _submit(self, task: Task, rq: Request, pfns: list[int], end_io: Any) -> None:
-        if not rq.write:
-            # known before it goes: a device that has failed answers at once
-            self._copies[rq.slot] = (rq, [], rq.nr_pages)
+    async def _submit(self, task: Task, rq: Request, copies: list[int], pfns: list[int]) -> None:
         plug = self.lower.start_plug(task)
-        await self.lower.submit_pages(
-            task,
-            plug,
-            write=rq.write,
-            slot=rq.slot,
-            pfns=list(pfns),
-            bios=[],
-            versions=list(rq.versions),
-            end_io=end_io,
-        )
+        await self.hand_down(task, plug, Part(rq, rq.slot, rq.nr_pages, copies), list(pfns))
         plug.finish()
 
-    def _upper(self, below: Request, task: Task, error: int) -> None:
-        """Give the pages of a request below to those above; one that is through is ended."""
-        slot = below.slot
-        while slot < below.end_slot:
-            first = next(key for key in self._copies if key <= slot < key + self._copies[key][0].nr_pages)
-            rq, copies, left = self._copies[first]
-            nr = min(below.end_slot, rq.end_slot) - slot
-            if not rq.write:
-                offset = slot - rq.slot
-                rq.versions[offset : offset + nr] = below.versions[slot - below.slot : slot - below.slot + nr]
-            slot += nr
-            if left > nr:
-                self._copies[first] = (rq, copies, left - nr)
-                continue
-            del self._copies[first]
-            for page in copies:
-                self.page_pool.free(page)
-            if rq.write:
-                self.nr_in_flight -= rq.nr_pages
-                self._room.wake_all()
-            self.queue.end_request(rq, BLK_STS_IOERR if error else BLK_STS_OK, task)
-
-    def _end_write(self, below: Request, error: int, task: Task) -> None:
-        self._upper(below, task, error)
-
-    def _end_read(self, below: Request, error: int, task: Task) -> None:
-        task.charge_ns += below.nr_pages * self.costs.crypt_page
-        self._upper(below, task, error)
+    def part_done(self, part: Part, task: Task) -> None:
+        """Give the copies of a write back; decrypt what a read has brought."""
+        for page in part.held:
+            self.page_pool.free(page)
+        if part.rq.write:
+            self.nr_in_flight -= part.nr_pages
+            self._room.wake_all()
+        else:
+            task.charge_ns += part.nr_pages * self.costs.crypt_page
 
     def needs(self, rq: Request) -> Provider:
         """A request waits for the worker, or for the device below."""
@@ -225,10 +190,9 @@ class CryptDevice:
             queued = Provider(name=f"{self.name}: {rq}, queued", needs=(self.workqueue.pool.needs_worker,))
             busy = [task for task in runners if task is not None]
             return Provider(name=queued.name, needs=(busy[0],)) if len(busy) == len(self._works) else queued
-        below = [r for r in self.lower.outstanding.values() if r.slot < rq.end_slot and rq.slot < r.end_slot]
-        if below:
-            return self.lower.driver.needs(below[0])
-        return Provider(name=f"{self.name}: {rq}, being encrypted", needs=(self.page_pool.resource,))
+        return self.needs_below(rq) or Provider(
+            name=f"{self.name}: {rq}, being encrypted", needs=(self.page_pool.resource,)
+        )
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""

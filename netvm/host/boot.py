@@ -12,6 +12,7 @@ from typing import Any, Final
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import RequestQueue
 from netvm.block.crypt import CryptDevice
+from netvm.block.split import SplitDevice
 from netvm.block.swap import SwapArea
 from netvm.block.swap_file import FileSwapIo, SwapFileSystem
 from netvm.block.swap_io import BlockSwapIo, SwapIo
@@ -97,6 +98,7 @@ class _Boot:
         self.vmstat = VmStat()
         self.netstat = NetStat()
         self.kcryptd: Workqueue | None = None
+        self.rescuer: Workqueue | None = None
         self.memory_map = MemoryMap(options, fixes=self.fixes, ledger=self.ledger, vmstat=self.vmstat)
 
     def host(self) -> Host:
@@ -170,6 +172,7 @@ class _Boot:
     def _finish(self, host: Host) -> None:
         """See to what needs the whole host."""
         host.kcryptd = self.kcryptd
+        host.rescuer = self.rescuer
         _set_memory_providers(host)
         self._boot_anon(host)
         host.boot_zones = [zone_report(zone, self.options) for zone in host.node.zones]
@@ -241,11 +244,21 @@ class _Boot:
             queue_depth=storage.queue_depth,
         )
         backend.attach(queue)
+        if storage.split_kib:
+            queue = self._split(queue, bio_cache, unbound)
         if storage.encrypted:
             queue = self._encrypt(queue, slabs.pages, unbound)
         bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=lambda: _bio_providers(queue))
         bios.fill(softirq)
         return BlockSwapIo(queue, bios), bios
+
+    def _split(self, lower: RequestQueue, bio_cache: SlabCache, pool: WorkerPool) -> RequestQueue:
+        """Put a driver that cuts requests on a queue; return the one above."""
+        self.rescuer = Workqueue("bioset", pool, mem_reclaim=True)
+        chunk_pages = self.options.storage.split_kib * 1024 // PAGE_SIZE
+        device = SplitDevice(lower, bio_cache, chunk_pages=chunk_pages, rescuer=self.rescuer)
+        device.fill(bio_cache.pages.softirq)
+        return self._queue_above(device, lower)
 
     def _encrypt(self, lower: RequestQueue, pages: PageAllocator, pool: WorkerPool) -> RequestQueue:
         """Put dm-crypt on a queue; return the one above."""
@@ -254,6 +267,10 @@ class _Boot:
             pages, lower, workqueue=self.kcryptd, costs=self.costs, nr_workers=self.options.machine.cpus
         )
         device.fill(pages.softirq)
+        return self._queue_above(device, lower)
+
+    def _queue_above(self, device: CryptDevice | SplitDevice, lower: RequestQueue) -> RequestQueue:
+        """Make the queue of a device that stands on another."""
         device.queue = RequestQueue(
             self.world,
             device.name,
@@ -393,7 +410,15 @@ def start_threads(host: Host) -> None:
     for pool in host.pools:
         pool.start()
     files = host.files
-    for queue in (host.kblockd, host.events, host.unbound, host.kcryptd, files.writeback, files.loop_queue):
+    for queue in (
+        host.kblockd,
+        host.events,
+        host.unbound,
+        host.kcryptd,
+        host.rescuer,
+        files.writeback,
+        files.loop_queue,
+    ):
         if queue is not None:
             queue.start()
     host.kswapd.start(host.cpus)

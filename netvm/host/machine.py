@@ -76,6 +76,8 @@ class Host:
     softirq: Task
     kcryptd: Workqueue | None = None
     """dm-crypt's queue, if the storage is encrypted."""
+    rescuer: Workqueue | None = None
+    """The rescuer of a stacking driver's bios, if there is such a driver."""
     boot_zones: list[dict[str, Any]] = field(default_factory=list)
     """Marks of the zones as at boot, for the report."""
     log_lines: list[str] = field(default_factory=list)

@@ -154,6 +154,10 @@ def _files(scenario: Scenario) -> Iterator[Blame]:
     if storage.loop_mib and (storage.role == "swap" or storage.loop_mib + storage.swap_mib >= storage.size_mib):
         problem = f'must fit beside the rest on size_mib = {storage.size_mib}, with storage.role "fs"'
         yield Blame(path=("storage", "loop_mib"), value=storage.loop_mib, problem=problem)
+    if storage.kind == "nfs" and (storage.encrypted or storage.split_kib):
+        key = "encrypted" if storage.encrypted else "split_kib"
+        problem = 'needs a block device; storage.kind must be "iscsi", "nbd" or "disk"'
+        yield Blame(path=("storage", key), value=getattr(storage, key), problem=problem)
     if storage.role == "fs" and storage.swap_mib >= storage.size_mib:
         problem = f"must be less than size_mib = {storage.size_mib}"
         yield Blame(path=("storage", "swap_mib"), value=storage.swap_mib, problem=problem)

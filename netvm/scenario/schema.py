@@ -278,6 +278,9 @@ class Storage(_Table, frozen=True, kw_only=True):
     """Of a device with a file system: how much of it, in front, is swap."""
     encrypted: bool = False
     """Everything goes through dm-crypt, which needs a page for each page it writes."""
+    split_kib: Annotated[int, Meta(ge=0, le=1_048_576, multiple_of=4)] = 0
+    """Everything goes through a driver that cuts requests at multiples of this, with a bio for each part; 0: no such
+    driver."""
     loop_mib: Natural = 0
     """Programs use a file system on a loop device of this size, whose blocks are a file of the one on the storage; 0:
     they use that one itself."""

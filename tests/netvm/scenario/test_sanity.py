@@ -165,3 +165,11 @@ def test_what_is_only_foolish_is_run(tables: dict[str, object]) -> None:
     """A hog larger than RAM and swap, or a card that nobody uses, is the user's business."""
     data = {"storage": {"kind": "nbd"}, "workload": [{"kind": "anon-hog", "mib": 1}]} | tables
     scenario_from(data, origin="a.toml")
+
+
+@pytest.mark.parametrize(("key", "value"), [("encrypted", True), ("split_kib", 4)])
+def test_a_device_on_a_device_needs_a_device(key: str, value: object) -> None:
+    """NFS has files and no block device to stand on."""
+    line = _refusal(storage={"kind": "nfs", key: value})
+    assert line.startswith(f"storage.{key} = ")
+    assert line.endswith('needs a block device; storage.kind must be "iscsi", "nbd" or "disk"')
