@@ -76,6 +76,9 @@ class Fixes:
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True
+    nfs_release_bounded: bool = True
+    nfs_release_no_commit: bool = True
+    nfs_release_writes: bool = True
     nfs_swap_memalloc: bool = True
     rpc_swap_memalloc: bool = True
     rpc_alloc_nowait: bool = True
@@ -378,6 +381,27 @@ _TABLE = (
         source="sk_use_task_frag = false for kernel sockets",
         summary="kernel sockets cut their payload from sk_frag, not from the interrupted task's task_frag",
         in_recorded=True,
+    ),
+    Fix(
+        name="nfs_release_bounded",
+        year=2014,
+        version="3.18",
+        source='95905446 "NFS: avoid deadlocks with loop-back mounted NFS filesystems.", NeilBrown, 24 Sep 2014',
+        summary="reclaim waits one second at most for the COMMIT that an NFS page needs; before, without a bound",
+    ),
+    Fix(
+        name="nfs_release_no_commit",
+        year=2016,
+        version="4.5",
+        source='4f52b6bb "NFS: Don\'t call COMMIT in ->releasepage()", Trond Myklebust',
+        summary="reclaim leaves an NFS page that waits for a COMMIT alone",
+    ),
+    Fix(
+        name="nfs_release_writes",
+        year=2023,
+        version="6.3",
+        source='96780ca55e3c "NFS: fix up nfs_release_folio() to try to release the page"',
+        summary="reclaim with a full mask sends the COMMIT of an NFS page again, and waits for it without a bound",
     ),
     Fix(
         name="nfs_swap_memalloc",

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from netvm.block.mq_deadline import MqDeadline
+from netvm.errors import Errno
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.timer import TimerHandle, TimerKind
@@ -28,13 +29,25 @@ from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
 from netvm.units import NS_PER_MS, NS_PER_S
 
-__all__ = ["BLK_STS_IOERR", "BLK_STS_OK", "BLK_STS_RESOURCE", "BlockDriver", "Plug", "Request", "RequestQueue"]
+__all__ = [
+    "BLK_STS_IOERR",
+    "BLK_STS_NOSPC",
+    "BLK_STS_OK",
+    "BLK_STS_RESOURCE",
+    "BlockDriver",
+    "Plug",
+    "Request",
+    "RequestQueue",
+    "blk_status_to_errno",
+    "errno_to_blk_status",
+]
 
 _REQUEST_ISSUE: Final = number_of("request_issue")
 _REQUEST_SENT: Final = number_of("request_sent")
 _REQUEST_COMPLETE: Final = number_of("request_complete")
 
 BLK_STS_OK: Final = 0
+BLK_STS_NOSPC: Final = 3
 BLK_STS_RESOURCE: Final = 9
 BLK_STS_IOERR: Final = 10
 
@@ -109,6 +122,20 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<rq{self.number} {'WRITE' if self.write else 'READ'} {self.slot}+{len(self.pfns)}>"
+
+
+def errno_to_blk_status(errno: int) -> int:
+    """Return the status of a request that ended with an errno, whatever its sign."""
+    if not errno:
+        return BLK_STS_OK
+    return BLK_STS_NOSPC if abs(errno) == Errno.ENOSPC else BLK_STS_IOERR
+
+
+def blk_status_to_errno(status: int) -> int:
+    """Return what a status means to whoever submitted: 0 or a negative errno."""
+    if status == BLK_STS_OK:
+        return 0
+    return -Errno.ENOSPC if status == BLK_STS_NOSPC else -Errno.EIO
 
 
 class BlockDriver(Protocol):

@@ -106,6 +106,10 @@ class Backend(Protocol):
         """Fault: the server does nothing until then."""
         ...
 
+    def set_fault(self, errno: int) -> None:
+        """Fault: the server's disk is full (ENOSPC) or answers everything with an error (EIO); 0: it is well again."""
+        ...
+
     def restart_server(self, until_ns: int) -> None:
         """Fault: the server loses its connections and what it had not written, and is back then."""
         ...

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.block.bio import BioSet
-from netvm.block.blk_mq import Plug, Request, RequestQueue
+from netvm.block.blk_mq import Plug, Request, RequestQueue, blk_status_to_errno
 from netvm.errors import Errno, UsageError
 from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
@@ -245,7 +245,7 @@ class BlockFileSystem:
         for mapping, where, indices in self._by_file(rq):
             if not error:
                 self.cache.note_stored(mapping, indices, versions[where])
-            self.cache.end_writeback(mapping, indices, error=error, task=task)
+            self.cache.end_writeback(mapping, indices, error=blk_status_to_errno(error), task=task)
         self._end_bios(rq)
 
     async def write_inode(self, task: Task, mapping: Mapping, *, sync: bool) -> int:  # noqa: ARG002  the port's shape
@@ -324,6 +324,10 @@ class BlockFileSystem:
         driver = self.queue.driver
         found = [driver.needs(rq) for rq in self.queue.outstanding.values() if rq.slot <= block < rq.end_slot]
         return list(found) or [Provider(name=f"{self.queue.name}: the request queue")]
+
+    def notes(self) -> list[str]:
+        """There is nothing to tell."""
+        return []
 
     def lost_writes(self) -> list[str]:
         """Return where the device does not hold the newest content it has acknowledged."""

@@ -362,6 +362,7 @@ class PageCache:
             self.tracer.ended(task, mapping, indices, error)
         if error:
             # what was dirtied again meanwhile will be written again
+            mapping.wb_errno = error if error == -Errno.ENOSPC else -int(Errno.EIO)
             self._note_write_error(mapping, indices[mapping.tags[indices] & _U8(TAG_DIRTY) == 0], nr)
         else:
             self.nr_cleaned += nr
@@ -435,7 +436,7 @@ class PageCache:
         await self.wait_on_writeback(task, mapping)
         error = error or await mapping.fs.write_inode(task, mapping, sync=True)
         if mapping.wb_err > seen:
-            return -Errno.EIO, mapping.wb_err
+            return mapping.wb_errno, mapping.wb_err
         return error, mapping.wb_err
 
     async def wait_on_page_locked(self, task: Task, mapping: Mapping, index: int) -> None:

@@ -15,7 +15,7 @@ for pages that only it can clean, unless it runs in a NOIO scope (``loop_noio``,
 from collections import deque
 from typing import Any
 
-from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, Request, RequestQueue
+from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue, errno_to_blk_status
 from netvm.fixes import Fixes
 from netvm.mm.gfp import PF_LOCAL_THROTTLE, PF_MEMALLOC_NOIO
 from netvm.pagecache.filemap import PageCache
@@ -68,7 +68,7 @@ class LoopDevice:
             error = await (self.lo_write_simple(task, rq) if rq.write else self.lo_read_simple(task, rq))
             self.nr_done += 1
             task.charge_ns += self.cache.costs.complete_request
-            self.queue.end_request(rq, BLK_STS_IOERR if error else BLK_STS_OK, task)
+            self.queue.end_request(rq, errno_to_blk_status(error), task)
             if task.cpus is not None:
                 await task.cpus.cond_resched(task)
         task.flags = saved

@@ -61,6 +61,7 @@ class Mapping:
         "tags_of",
         "version",
         "wb_err",
+        "wb_errno",
         "writeback_index",
     )
 
@@ -101,6 +102,8 @@ class Mapping:
         """I_SYNC: somebody writes it back."""
         self.wb_err = 0
         """errseq: errors of writeback so far; whoever has seen fewer is told at fsync."""
+        self.wb_errno = 0
+        """The latest of them, a negative errno: ENOSPC, or EIO for whatever else."""
         self.private: object = None
         """The file system's own."""
 

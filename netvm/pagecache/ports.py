@@ -115,6 +115,10 @@ class FileSystem(Protocol):
         """Say who could end the I/O of a page."""
         ...
 
+    def notes(self) -> list[str]:
+        """Return what happened that whoever reads about the run should know."""
+        ...
+
     def lost_writes(self) -> list[str]:
         """Return where the storage does not hold the newest content it has acknowledged for good."""
         ...

@@ -347,6 +347,8 @@ class DirtyThrottle:
             if task.flags & PF_LOCAL_THROTTLE and self.fixes.less_throttle:
                 look.thresh += look.thresh // 4
             self._wb_dirty_limits(wb, look)
+            if task.flags & PF_LOCAL_THROTTLE and self.fixes.local_throttle and look.wb_dirty <= _own_freerun(look):
+                break
             if self.fixes.per_bdi_dirty_limits:
                 if look.wb_dirty <= look.wb_thresh or look.dirty <= look.freerun:
                     break
@@ -382,8 +384,7 @@ class DirtyThrottle:
         if not wb.in_progress:
             self.flusher.start_background_writeback(wb)
         self._wb_dirty_limits(wb, look)
-        own_freerun = (look.wb_thresh + look.wb_bg_thresh) // 2
-        return local and self.fixes.local_throttle and look.wb_dirty < own_freerun
+        return local and self.fixes.local_throttle and look.wb_dirty < _own_freerun(look)
 
     def _free_run(self, dirtier: _Dirtier, wb: BackingDevice, look: DirtyLimits) -> None:
         dirty, thresh = (look.wb_dirty, look.wb_thresh) if wb.strictlimit else (look.dirty, look.thresh)
@@ -449,3 +450,8 @@ class DirtyThrottle:
         self.paused_ns += pause_ns
         self.max_pause_ns = max(self.max_pause_ns, pause_ns)
         await self.world.sleep_on(task, resource, timeout_ns=pause_ns, killable=True)
+
+
+def _own_freerun(look: DirtyLimits) -> int:
+    """Return dirty_freerun_ceiling of the device alone."""
+    return (look.wb_thresh + look.wb_bg_thresh) // 2

@@ -1,5 +1,8 @@
 """What goes wrong, and when: faults of the network and of the storage server."""
 
+from typing import Final
+
+from netvm.errors import Errno
 from netvm.host.machine import Host
 from netvm.runtime.timer import TimerKind
 from netvm.scenario.schema import Fault
@@ -7,6 +10,7 @@ from netvm.units import MIB, NS_PER_MS, PAGE_SIZE
 
 __all__ = ["schedule_faults"]
 
+_DISK_FAULTS: Final = {"disk-full": int(Errno.ENOSPC), "io-error": int(Errno.EIO)}
 LOOK_EVERY_NS = NS_PER_MS
 """How often a fault that waits for an amount looks whether it was written."""
 
@@ -30,6 +34,9 @@ def _begin(host: Host, fault: Fault) -> None:
     link = host.link
     if fault.kind == "reset":
         host.backend.reset_connection()
+    elif fault.kind in _DISK_FAULTS:
+        host.backend.set_fault(_DISK_FAULTS[fault.kind])
+        host.world.call_at(until_ns, host.backend.set_fault, 0, kind=TimerKind.PROGRESS)
     elif fault.kind == "server-restart":
         host.backend.restart_server(until_ns)
     elif fault.kind == "stall":

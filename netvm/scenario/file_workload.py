@@ -94,14 +94,14 @@ async def _write_pass(task: Task, host: Host, program: Program, mapping: Mapping
         if not error and spec.fsync == "each":
             error, seen = await cache.fsync(task, mapping, seen)
         if error:
-            program.io_error = not task.killed
+            program.io_errno = 0 if task.killed else error
             return False
         result.touches.add(1, _task_time_ns(task, host) - begun_ns)
         if spec.think_ns:
             await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
     if spec.fsync == "end":
         error, _seen = await cache.fsync(task, mapping, seen)
-        program.io_error = bool(error) and not task.killed
+        program.io_errno = 0 if task.killed else error
         return not error
     return not task.killed
 
@@ -130,7 +130,7 @@ async def file_reader(task: Task, host: Host, program: Program) -> None:
             if error:
                 break
             error = await _read_pass(task, host, program, mapping, index, random)
-        program.io_error = bool(error) and not task.killed
+        program.io_errno = 0 if task.killed else error
         program.finished = not error
     finally:
         program.end(task, host, space)

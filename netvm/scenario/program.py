@@ -36,8 +36,8 @@ class Program:
     finished: bool = False
     killed: bool = False
     bus_error: bool = False
-    io_error: bool = False
-    """A system call told it of an I/O error."""
+    io_errno: int = 0
+    """What write(), read() or fsync() told it, a negative errno; 0 if all went well."""
     begun_ns: int = 0
     ended_ns: int = 0
     passes: list[PassResult] = field(default_factory=list)

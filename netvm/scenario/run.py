@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from netvm import __version__
+from netvm.errors import Errno
 from netvm.host.boot import boot, start_threads
 from netvm.host.machine import Host
 from netvm.host.tracing import attach
@@ -242,6 +243,10 @@ class Experiment:
         if verdict == "STALL":
             explanation.append(f"nothing got done for {standstill_ns / NS_PER_S:.3f} s at the longest")
         explanation += host.swap.corrupt[:10] + host.files.cache.corrupt[:10]
+        explanation += [
+            f"{program.name} was told {Errno(-program.io_errno).name}" for program in self.programs if program.io_errno
+        ]
+        explanation += [note for fs in host.files.cache.filesystems for note in fs.notes()]
         if host.files.cache.nr_lost:
             explanation.append(f"{host.files.cache.nr_lost} file pages were lost in writes that failed")
         return Outcome(

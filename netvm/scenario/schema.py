@@ -387,9 +387,10 @@ class Fault(_Table, frozen=True, kw_only=True):
     """When it begins."""
     after_mib: Natural = 0
     """Not 0: it begins when so much has been written to the storage, and not before ``at_ms``."""
-    kind: Literal["link-down", "stall", "reset", "loss-burst", "server-restart"]
+    kind: Literal["link-down", "stall", "reset", "loss-burst", "server-restart", "disk-full", "io-error"]
     """``link-down``: no carrier. ``stall``: the storage answers nothing, the connection stays up. ``reset``: the
-    connection is closed once. ``loss-burst``: packets are lost. ``server-restart``: the server is gone for a while."""
+    connection is closed once. ``loss-burst``: packets are lost. ``server-restart``: the server is gone for a while.
+    ``disk-full``: the server has no block for what was never written. ``io-error``: it answers with an error."""
     for_ms: Positive = 1000
     """How long it lasts (``reset`` is an instant: the connection is closed once)."""
     loss: Ratio = 0.5

@@ -38,7 +38,7 @@ def judge(host: Host, programs: list[Program], *, hang: Verdict | None, standsti
     if host.oom.kills:
         return "OOM"
     io_errors = host.swap.read_errors + host.swap.write_errors + cache.read_errors + cache.write_errors
-    if io_errors or any(program.bus_error or program.io_error for program in programs):
+    if io_errors or any(program.bus_error or program.io_errno for program in programs):
         return "IO_ERROR"
     if lost_writes(host):
         return "LOST_WRITE"

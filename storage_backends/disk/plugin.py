@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue
+from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue, errno_to_blk_status
 from netvm.host.backend import Backend, BackendContext
 from netvm.runtime.task import Provider, Task
 from netvm.units import MIB, NS_PER_US, PAGE_SIZE
@@ -70,12 +70,15 @@ class LocalDisk:
         if due_ns > self.world.now_ns:
             self.world.call_at(due_ns, self._interrupt, rq)
             return
-        if rq.write:
+        error = self.store.refusal(rq.slot * PAGE_SIZE, rq.nr_pages * PAGE_SIZE, write=rq.write)
+        if error:
+            pass
+        elif rq.write:
             self.store.write(rq.slot * PAGE_SIZE, Blocks.of(tuple(rq.versions)))
         else:
             rq.versions = list(self.store.read(rq.slot * PAGE_SIZE, rq.nr_pages * PAGE_SIZE).versions)
         self.softirq.charge_ns += self.costs.complete_request
-        self.queue.end_request(rq, BLK_STS_OK, self.softirq)
+        self.queue.end_request(rq, errno_to_blk_status(error), self.softirq)
         if self.softirq.cpus is not None:
             self.softirq.cpus.steal(self.softirq.charge_ns)
         self.softirq.charge_ns = 0
@@ -94,6 +97,10 @@ class LocalDisk:
     def stall(self, until_ns: int) -> None:
         """Let the disk do nothing until then."""
         self.disk.stall(until_ns)
+
+    def set_fault(self, errno: int) -> None:
+        """Let the disk be full, or fail."""
+        self.store.fault = errno
 
     def restart_server(self, until_ns: int) -> None:
         """There is no server: the disk is away for that long."""

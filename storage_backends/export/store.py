@@ -16,6 +16,7 @@ hold: losing all of it is the worst case for every block at once.
 import numpy as np
 import numpy.typing as npt
 
+from netvm.errors import Errno
 from storage_backends.wire import BLOCK_SIZE, Blocks, Payload
 
 __all__ = ["BlockStore"]
@@ -24,7 +25,7 @@ __all__ = ["BlockStore"]
 class BlockStore:
     """Versions of the blocks of one export; version 0 is a block never written."""
 
-    __slots__ = ("_stable_versions", "_versions", "size_bytes", "write_cache")
+    __slots__ = ("_stable_versions", "_versions", "fault", "size_bytes", "write_cache")
 
     def __init__(self, size_bytes: int, *, write_cache: bool = False) -> None:
         """Make an empty store. Raises ValueError if ``size_bytes`` is not a positive number of whole blocks."""
@@ -32,6 +33,8 @@ class BlockStore:
             raise ValueError(f"an export of {size_bytes} bytes is not whole blocks of {BLOCK_SIZE}")
         self.size_bytes = size_bytes
         self.write_cache = write_cache
+        self.fault = 0
+        """ENOSPC while the disk behind a thin export is full, EIO while it answers everything with an error; else 0."""
         self._versions = np.zeros(size_bytes // BLOCK_SIZE, dtype=np.int64)
         # invariant: for each block written since the last flush, the version the medium still holds
         self._stable_versions: dict[int, int] = {}
@@ -47,6 +50,18 @@ class BlockStore:
     def nr_uncommitted(self) -> int:
         """How many blocks a power cut would take back."""
         return len(self._stable_versions)
+
+    def refusal(self, offset_bytes: int, size_bytes: int, *, write: bool) -> int:
+        """Return the errno that a request meets, 0 if it can be served.
+
+        A full disk takes writes to blocks that were written before; only for new ones there is no space.
+        """
+        if self.fault != Errno.ENOSPC:
+            return self.fault
+        if not write:
+            return 0
+        there = self._versions[offset_bytes // BLOCK_SIZE : -(-(offset_bytes + size_bytes) // BLOCK_SIZE)]
+        return 0 if there.all() else self.fault
 
     def write(self, offset_bytes: int, payload: Payload, *, fua: bool = False) -> None:
         """Store whole blocks at ``offset_bytes``; with ``fua`` they are on the medium when this returns.

@@ -99,6 +99,10 @@ class IscsiBackend:
         """Let the disk do nothing until then."""
         self.disk.stall(until_ns)
 
+    def set_fault(self, errno: int) -> None:
+        """Let the disk behind the unit be full, or fail."""
+        self.store.fault = errno
+
     def restart_server(self, until_ns: int) -> None:
         """Lose the connection and what was not written; connections are accepted again from then on."""
         self.store.lose_uncommitted()

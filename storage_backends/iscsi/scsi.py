@@ -21,6 +21,8 @@ __all__ = [
     "LBA_OUT_OF_RANGE",
     "LUN_NOT_SUPPORTED",
     "NO_SENSE",
+    "SPACE_ALLOCATION_FAILED",
+    "WRITE_ERROR",
     "Answer",
     "LogicalUnit",
     "MediumAccess",
@@ -100,6 +102,7 @@ class SenseKey(IntEnum):
     MEDIUM_ERROR = 0x3
     HARDWARE_ERROR = 0x4
     ILLEGAL_REQUEST = 0x5
+    DATA_PROTECT = 0x7
     ABORTED_COMMAND = 0xB
 
 
@@ -115,6 +118,9 @@ NO_SENSE = Sense(SenseKey.NO_SENSE, 0x00, 0x00)
 INVALID_OPCODE = Sense(SenseKey.ILLEGAL_REQUEST, 0x20, 0x00)
 LBA_OUT_OF_RANGE = Sense(SenseKey.ILLEGAL_REQUEST, 0x21, 0x00)
 INVALID_FIELD_IN_CDB = Sense(SenseKey.ILLEGAL_REQUEST, 0x24, 0x00)
+WRITE_ERROR = Sense(SenseKey.MEDIUM_ERROR, 0x0C, 0x00)
+SPACE_ALLOCATION_FAILED = Sense(SenseKey.DATA_PROTECT, 0x27, 0x07)
+"""SBC-3 4.7.3.6: a thin unit has no block for a write."""
 LUN_NOT_SUPPORTED = Sense(SenseKey.ILLEGAL_REQUEST, 0x25, 0x00)
 
 

@@ -17,6 +17,7 @@ reclaim and may wait for the device it serves. With the fix ``loopback_target_no
 from collections import deque
 from typing import Any, Final, NamedTuple
 
+from netvm.errors import Errno
 from netvm.mm.gfp import GFP_KERNEL, PF_KTHREAD, PF_MEMALLOC_NOIO, GfpScope
 from netvm.net.remote import RemoteSocket
 from netvm.net.sock import TcpSock
@@ -34,7 +35,14 @@ from storage_backends.iscsi.connection.facts import Command, LoggedIn, LoggedOut
 from storage_backends.iscsi.connection.target import TargetConfig, TargetConnection
 from storage_backends.iscsi.login.keys import LoginOffer
 from storage_backends.iscsi.messages.pdus import BHS_SIZE
-from storage_backends.iscsi.scsi import INVALID_FIELD_IN_CDB, LogicalUnit, MediumKind, Status
+from storage_backends.iscsi.scsi import (
+    INVALID_FIELD_IN_CDB,
+    SPACE_ALLOCATION_FAILED,
+    WRITE_ERROR,
+    LogicalUnit,
+    MediumKind,
+    Status,
+)
 from storage_backends.wire import BLOCK_SIZE, Chunk, RemoteProtocolError
 
 __all__ = ["IscsiService", "LocalIscsiTarget", "Promise", "RemoteIscsiTarget"]
@@ -105,6 +113,9 @@ class IscsiService:
             connection.respond(event.itt)
         elif offset % BLOCK_SIZE or size % BLOCK_SIZE:
             connection.respond(event.itt, status=Status.CHECK_CONDITION, sense=INVALID_FIELD_IN_CDB)
+        elif errno := self.store.refusal(offset, size, write=event.kind is not MediumKind.READ):
+            sense = SPACE_ALLOCATION_FAILED if errno == Errno.ENOSPC else WRITE_ERROR
+            connection.respond(event.itt, status=Status.CHECK_CONDITION, sense=sense)
         elif event.kind is MediumKind.READ:
             connection.respond(event.itt, payload=self.store.read(offset, size))
         else:

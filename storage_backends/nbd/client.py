@@ -15,7 +15,7 @@ a request timeout it dies of a request that is not answered in time; without one
 
 from typing import Any
 
-from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, Request, RequestQueue
+from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, Request, RequestQueue, errno_to_blk_status
 from netvm.errors import UsageError
 from netvm.host.backend import BackendContext
 from netvm.mm.gfp import GFP_MEMALLOC, GFP_NOIO, PF_KTHREAD, PF_MEMALLOC, GfpScope
@@ -164,7 +164,7 @@ class NbdClient:
         if reply.payload is not None:
             assert isinstance(reply.payload, Blocks)
             rq.versions = list(reply.payload.versions)
-        self.queue.end_request(rq, BLK_STS_IOERR if reply.error else BLK_STS_OK, task)
+        self.queue.end_request(rq, errno_to_blk_status(reply.error), task)
 
     def _arm_timeout(self) -> None:
         """See to it that somebody looks when the oldest request is due (blk_add_timer)."""

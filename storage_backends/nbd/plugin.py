@@ -86,6 +86,10 @@ class NbdBackend:
         """Let the disk do nothing until then."""
         self.disk.stall(until_ns)
 
+    def set_fault(self, errno: int) -> None:
+        """Let the disk behind the export be full, or fail."""
+        self.store.fault = errno
+
     def restart_server(self, until_ns: int) -> None:
         """Lose the connection and what was not written; NBD has no way back."""
         self.disk.stall(until_ns)

@@ -66,7 +66,11 @@ class NbdService:
     def complete(self, request: Request) -> list[Chunk]:
         """Serve a request and return its reply."""
         payload: Payload | None = None
-        if request.kind == CmdType.WRITE:
+        is_write = request.kind == CmdType.WRITE
+        error = self.store.refusal(request.offset, request.length, write=is_write)
+        if error:
+            return self.connection.reply(request.cookie, error=error)
+        if is_write:
             assert request.payload is not None
             self.store.write(request.offset, request.payload)
         elif request.kind == CmdType.READ:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from netvm.block.blk_mq import RequestQueue
 from netvm.block.swap_file import FileSwapIo
-from netvm.errors import UsageError
+from netvm.errors import Errno, UsageError
 from netvm.host.backend import Backend, BackendContext, MountContext
 from netvm.net.remote import RemoteSocket
 from netvm.net.sock import TcpSock
@@ -26,6 +26,7 @@ from storage_backends.nfs.client.nfs_trace import NfsTrace
 from storage_backends.nfs.client.pools import NfsPools
 from storage_backends.nfs.client.swap_file import NfsSwapFile
 from storage_backends.nfs.client.xprt import Xprt
+from storage_backends.nfs.messages.nfs3 import NfsStat3
 from storage_backends.nfs.server.nfsd import LocalNfsServer
 from storage_backends.nfs.server.remote import RemoteNfsServer
 from storage_backends.nfs.server.service import EXPORT_PATH, FileStore, NfsService
@@ -153,6 +154,11 @@ class NfsBackend:
             self.remote.stall(until_ns)
         elif self.local_disk is not None:
             self.local_disk.stall(until_ns)
+
+    def set_fault(self, errno: int) -> None:
+        """Let the server's disk be full, or fail."""
+        self.service.is_full = errno == Errno.ENOSPC
+        self.service.error = NfsStat3.NFS3ERR_IO if errno == Errno.EIO else NfsStat3.NFS3_OK
 
     def restart_server(self, until_ns: int) -> None:
         """Kill the server: what was not committed is lost; it is back then."""

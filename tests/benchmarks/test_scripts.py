@@ -62,3 +62,10 @@ def test_an_interrupted_integrity_run_goes_on_where_it_was(monkeypatch, capsys, 
     printed = capsys.readouterr().out
     assert "1 scenarios, 4 audits" in printed
     assert "seed 0 (HANG): lost" in printed
+
+
+def test_a_file_over_nfs_loads_its_link(monkeypatch) -> None:
+    """The writer ends, and the link is no small part of the time busy with its file."""
+    pages_per_s, load = _names(monkeypatch, "bench_nfs.py")["rate"](24)
+    assert pages_per_s > 0
+    assert 0.5 < load <= 1

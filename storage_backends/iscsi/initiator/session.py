@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, BLK_STS_RESOURCE, Request, RequestQueue
+from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_NOSPC, BLK_STS_OK, BLK_STS_RESOURCE, Request, RequestQueue
 from netvm.host.backend import BackendContext
 from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_ATOMIC
@@ -41,7 +41,7 @@ from storage_backends.iscsi.initiator.sg_pool import ScatterList, SgPools
 from storage_backends.iscsi.initiator.tcp import IscsiTcpConn
 from storage_backends.iscsi.login.keys import LoginOffer
 from storage_backends.iscsi.messages.pdus import ScsiCommand
-from storage_backends.iscsi.scsi import Status
+from storage_backends.iscsi.scsi import SPACE_ALLOCATION_FAILED, Status, pull_sense
 from storage_backends.wire import Blocks
 
 __all__ = ["IscsiSession", "SessionState", "login_offer"]
@@ -222,7 +222,7 @@ class IscsiSession:
         """Complete a command (iscsi_complete_task)."""
         task = self.tasks.pop(done.itt)
         rq = task.rq
-        error = BLK_STS_OK if not done.response and done.status == Status.GOOD else BLK_STS_IOERR
+        error = _blk_status(done)
         if not rq.write and not error:
             payload = done.payload
             if isinstance(payload, Blocks) and payload.size_bytes == rq.nr_pages * PAGE_SIZE:
@@ -410,3 +410,11 @@ class IscsiSession:
         conn = self.conn
         sending = (conn.is_sending, conn.waits_for_space, conn.core.nr_free_tasks) if conn is not None else ()
         return (self.state.value, self.was_told, len(self.tasks), len(self.events), sending, self.sg_pools.digest())
+
+
+def _blk_status(done: TaskDone) -> int:
+    """Return how a command ended (scsi_io_completion_action, scsi_check_sense)."""
+    if not done.response and done.status == Status.GOOD:
+        return BLK_STS_OK
+    is_full = done.status == Status.CHECK_CONDITION and pull_sense(done.sense) == SPACE_ALLOCATION_FAILED
+    return BLK_STS_NOSPC if is_full else BLK_STS_IOERR

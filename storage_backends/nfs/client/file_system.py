@@ -45,6 +45,7 @@ from storage_backends.nfs.client.inode import (
 )
 from storage_backends.nfs.client.mount import Mount
 from storage_backends.nfs.client.pools import NFS_PAGEVEC_SIZE, PAGE_POINTER_BYTES, rpc_task_gfp_mask
+from storage_backends.nfs.client.release import RELEASE_WAIT_NS, Release, nfs_release
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.coalesce import Coalescer
 from storage_backends.nfs.connection.commit import Unstable
@@ -92,6 +93,9 @@ class NfsFileSystem:
         """What the server keeps of a file, for the audit alone."""
         self.nr_resent_pages = 0
         """Pages written again because the server had lost them."""
+        self.nr_release_timeouts = 0
+        """Reclaimers that gave up waiting for a COMMIT."""
+        self._vmscan = context.vmscan
         self._committed: dict[int, WaitQueue] = {}
         self.cache.filesystems.append(self)
 
@@ -258,7 +262,8 @@ class NfsFileSystem:
             self._end_writeback(inode, indices, error=0, task=task)
             self.cache.redirty(inode.mapping, indices)
         elif result is None or result.status != NfsStat3.NFS3_OK or result.count != header.nr * PAGE_SIZE:
-            self._end_writeback(inode, indices, error=_IO_ERROR, task=task)
+            is_full = result is not None and result.status == NfsStat3.NFS3ERR_NOSPC
+            self._end_writeback(inode, indices, error=-int(Errno.ENOSPC) if is_full else _IO_ERROR, task=task)
             self._remove_requests(inode, indices)
         else:
             inode.sent[indices] = header.versions
@@ -433,11 +438,20 @@ class NfsFileSystem:
     def has_private(self, pfns: PfnArray) -> npt.NDArray[np.bool_]:
         """A page keeps its request until its content is safe."""
         inode, indices = self._of_pages(pfns)
-        found: npt.NDArray[np.bool_] = inode.requests[indices] != 0
-        return found
+        return np.not_equal(inode.requests[indices], 0)
 
-    async def release_folios(self, task: Task, pfns: PfnArray, gfp: int) -> npt.NDArray[np.bool_]:  # noqa: ARG002
-        """A page with a request is not freed (nfs_release_folio)."""
+    async def release_folios(self, task: Task, pfns: PfnArray, gfp: int) -> npt.NDArray[np.bool_]:
+        """A page with a request is not freed; it may be worth a COMMIT (nfs_release_folio)."""
+        how = nfs_release(self.client.fixes, gfp, kswapd=task is self._vmscan.kswapd, congested=self.write_congested)
+        inode, _indices = self._of_pages(pfns)
+        if how is not Release.LEAVE and self.has_private(pfns).any():
+            await self._commit(task, inode)
+        timeout_ns = RELEASE_WAIT_NS if how is Release.WAIT_BRIEFLY else None
+        while how not in (Release.LEAVE, Release.COMMIT) and inode.commits.nr_out and self.has_private(pfns).any():
+            if not await self._committed[inode.mapping.id].wait(task, timeout_ns=timeout_ns):
+                self.nr_release_timeouts += 1
+                self.write_congested = True
+                break
         return ~self.has_private(pfns)
 
     def forget_folios(self, pfns: PfnArray) -> None:
@@ -453,6 +467,14 @@ class NfsFileSystem:
         calls = self._inode(mapping).calls.values()
         found = [rpc.provider() for first, nr, rpc in calls if first <= index < first + nr]
         return list(found) or [Provider(name="nfs: being submitted")]
+
+    def notes(self) -> list[str]:
+        """Tell of data that a server had lost and of reclaimers that gave up waiting."""
+        told = (
+            f"{self.nr_resent_pages * PAGE_SIZE} bytes were sent again: the server was killed before it committed them",
+            f"{self.nr_release_timeouts} times reclaim waited a second for a COMMIT in vain",
+        )
+        return [line for line in told if not line.startswith("0 ")]
 
     def lost_writes(self) -> list[str]:
         """Return where the server does not hold the newest content that it has acknowledged for good."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netvm.block.blk_mq import BLK_MQ_RESOURCE_DELAY_NS, BLK_STS_IOERR
+from netvm.block.blk_mq import BLK_MQ_RESOURCE_DELAY_NS, BLK_STS_IOERR, blk_status_to_errno, errno_to_blk_status
 from netvm.units import NS_PER_MS, NS_PER_S
 
 
@@ -225,3 +225,8 @@ def test_every_page_is_written_once_and_ends_once(make_host, blocking: bool, dat
     assert sorted(slot for first, nr, _ in ended for slot in range(first, first + nr)) == pages
     assert sorted(host.device.store) == pages
     assert host.queue.nr_sched_tags_used == host.queue.nr_queued == len(host.queue.outstanding) == 0
+
+
+def test_a_full_device_is_told_apart_from_a_broken_one() -> None:
+    """ENOSPC comes back as itself, whatever else as EIO, and success as nothing."""
+    assert [blk_status_to_errno(errno_to_blk_status(errno)) for errno in (0, -28, 28, -5, -12)] == [0, -28, -28, -5, -5]

@@ -120,6 +120,10 @@ class SlowStore:
         """The store itself."""
         return [Provider(name=self.name)]
 
+    def notes(self) -> list[str]:
+        """There is nothing to tell."""
+        return []
+
     def lost_writes(self) -> list[str]:
         """What differs from what was acknowledged."""
         return []

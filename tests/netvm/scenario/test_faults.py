@@ -81,3 +81,33 @@ def test_a_link_is_as_before_when_the_fault_is_over(kind: str, attribute: str, d
 def test_a_local_disk_can_only_stall() -> None:
     """A stall is the one fault of a machine without a network, and it is survived."""
     assert run("disk", at_ms=1, kind="stall", for_ms=5).verdict == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("storage", "nic"),
+    [
+        ({"kind": "disk"}, "loopback"),
+        ({"kind": "nbd"}, "e1000"),
+        ({"kind": "iscsi"}, "e1000"),
+        ({"kind": "nfs"}, "e1000"),
+        ({"kind": "nfs", "place": "local"}, "loopback"),
+    ],
+)
+@pytest.mark.parametrize(("fault", "errno"), [("disk-full", "ENOSPC"), ("io-error", "EIO")])
+def test_a_writer_is_told_at_fsync_what_became_of_its_pages(
+    storage: dict[str, Any], nic: str, fault: str, errno: str
+) -> None:
+    """Of a full disk it is told ENOSPC, of any other error EIO; what could not be kept is clean, lost and counted."""
+    scenario = small(
+        storage={"role": "fs", "size_mib": 16} | storage,
+        nic={"kind": nic},
+        workload=[{"kind": "file-writer", "mib": 2}],
+        fault=[{"at_ms": 0, "kind": fault, "for_ms": 60_000}],
+    )
+    outcome = run_scenario(scenario, name="small")
+    assert outcome.verdict == "IO_ERROR"
+    assert f"fwriter was told {errno}" in outcome.explanation
+    lost = [line for line in outcome.explanation if "were lost in writes that failed" in line]
+    if storage.get("place") != "local" or fault == "disk-full":
+        assert lost == ["512 file pages were lost in writes that failed"]
+    assert outcome.vmstat.get("nr_dirty", 0) == 0

@@ -11,14 +11,16 @@ import pytest
 from msgspec import structs
 
 from netvm.runtime import hang
+from netvm.runtime.clock import run_virtual
 from netvm.scenario import run
 from netvm.scenario.imported import import_run
 from netvm.scenario.load import scenario_from
 from netvm.scenario.outcome import Outcome, Progress, outcome_json
 from netvm.scenario.recorded import read_recorded_run
-from netvm.scenario.run import run_scenario
+from netvm.scenario.run import Experiment, run_scenario
 from netvm.scenario.schema import Scenario
-from netvm.units import NS_PER_MS, NS_PER_S
+from netvm.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
+from storage_backends.nfs.client.inode import REQ_UNSTABLE
 
 _RUNS = Path(__file__).parents[2] / "data" / "runs"
 _BESIDE = Path(__file__).parents[4] / "shared" / "ground-truth" / "runs"
@@ -103,6 +105,34 @@ def test_a_recorded_machine_ends_as_it_did(name: str) -> None:
         assert outcome.vmstat["nr_writeback"] == 21
 
 
+@pytest.mark.slow
+def test_exactly_what_a_killed_server_had_not_committed_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded restart in a file: what was answered UNSTABLE, without an answer to a COMMIT, and nothing else."""
+    name = "N23-gt96-fw-10MBs-restart"
+    if not _BESIDE.is_dir():
+        pytest.skip("the recorded runs are not here")
+    experiment = Experiment(scenario_from(tomllib.loads(import_run(_BESIDE / name)), origin=name), name=name)
+    service: Any = experiment.host.backend
+    service = service.service
+    restart = service.restart
+    uncommitted: list[int] = []
+
+    def noted() -> None:
+        (mapping,) = experiment.host.files.cache.mappings.values()
+        private: Any = mapping.private
+        uncommitted.append(int((private.states >= REQ_UNSTABLE).sum()) * PAGE_SIZE)
+        restart()
+
+    monkeypatch.setattr(service, "restart", noted)
+    run_virtual(experiment.run)
+    outcome = experiment.outcome()
+    assert outcome.verdict in ("COMPLETED", "STALL")
+    assert outcome.audit == []
+    assert uncommitted[0] >= service.nr_lost_blocks * PAGE_SIZE > 0
+    told = f"{uncommitted[0]} bytes were sent again: the server was killed before it committed them"
+    assert told in outcome.explanation
+
+
 def test_few_machines_end_otherwise() -> None:
     """All recorded hogs are run, and no more than three of them may end another way."""
     assert len(_HOGS) == 27
@@ -115,7 +145,7 @@ import sys
 assert "hypothesis" not in sys.modules
 from netvm.scenario.load import scenario_from
 from netvm.scenario.outcome import outcome_json
-from netvm.scenario.run import run_scenario
+from netvm.scenario.run import Experiment, run_scenario
 for kind in ("nbd", "iscsi"):
     tables = {
         "machine": {"ram_mib": 24, "costs": {"noise": 0.3}},

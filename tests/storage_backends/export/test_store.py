@@ -2,6 +2,7 @@
 
 import pytest
 
+from netvm.errors import Errno
 from storage_backends.export.store import BlockStore
 from storage_backends.wire import BLOCK_SIZE, Blocks, Octets
 
@@ -103,3 +104,16 @@ def test_a_forced_write_passes_the_cache() -> None:
     store.write(0, Blocks.of((2,)), fua=True)
     assert store.lose_uncommitted() == 0
     assert store.read(0, BLOCK_SIZE) == Blocks.of((2,))
+
+
+def test_a_full_disk_refuses_new_blocks_alone() -> None:
+    """Blocks that were written once can be written and read; one that never was makes a write fail; EIO fails all."""
+    store = BlockStore(4 * BLOCK_SIZE)
+    store.write(0, Blocks.of((1, 2)))
+    assert store.refusal(0, 4 * BLOCK_SIZE, write=True) == 0
+    store.fault = Errno.ENOSPC
+    assert store.refusal(0, 2 * BLOCK_SIZE, write=True) == 0
+    assert store.refusal(BLOCK_SIZE, 2 * BLOCK_SIZE, write=True) == Errno.ENOSPC
+    assert store.refusal(BLOCK_SIZE, 2 * BLOCK_SIZE, write=False) == 0
+    store.fault = Errno.EIO
+    assert store.refusal(0, BLOCK_SIZE, write=False) == Errno.EIO

@@ -1,6 +1,6 @@
 """One call on its way."""
 
-from netvm.mm.gfp import PF_MEMALLOC, PF_MEMALLOC_NOFS
+from netvm.mm.gfp import GFP_NOWAIT, GFP_NOWARN, PF_MEMALLOC, PF_MEMALLOC_NOFS
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.procedures import NULL
 
@@ -67,3 +67,32 @@ def test_what_a_call_took_is_given_back(mounted) -> None:
         assert [cache.nr_active for cache in pools.caches.values()] == before
 
     host.run(script)
+
+
+def test_a_worker_without_a_buffer_is_free_for_others(mounted) -> None:
+    """A call that finds no buffer comes again later; without the fix a worker sleeps in the mempool for it."""
+    for fixes, is_held in (((), False), (("rpc_alloc_nowait",), True)):
+        host = mounted(fixes=fixes)
+        held = []
+
+        async def script(task, host=host, held=held, is_held=is_held) -> None:
+            host.client.nr_swapping = 0
+            ended = []
+            rpc = await host.client.call_async(task, NULL, None, done=lambda rpc, context: ended.append(rpc))
+            pages = host.drain()
+            buffers = host.client.pools.buffers
+            taken = []
+            while (found := buffers.pool.try_alloc(task, GFP_NOWAIT | GFP_NOWARN)) is not None:
+                taken.append(found)
+            await host.pause(task, 20)
+            assert not rpc.buffer >= 0
+            assert rpc.sleeps_on == "" if is_held else rpc.sleeps_on == "rpc_delay: no memory for an RPC buffer"
+            held.append(rpc.running_on is not None and "mempool_alloc" in rpc.running_on.stack())
+            host.give_back(pages)
+            for found in taken:
+                buffers.free(found)
+            await host.pause(task, 6000)
+            assert ended == [rpc]
+
+        host.run(script)
+        assert held == [is_held]
