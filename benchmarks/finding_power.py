@@ -39,25 +39,25 @@ class Exhibit(NamedTuple):
 _RESERVE_8 = ("abstract.frames=8", "run.max_steps=400")
 _RESERVE_12 = ("abstract.frames=12", "abstract.reserve=5", "abstract.writebacks=3", "abstract.bystanders=2")
 EXHIBITS = (
-    Exhibit("abstract, R = 2, W = 2, drop", "abstract/reserve", (*_RESERVE_8, "abstract.reserve=2"), 300),
+    Exhibit("abstract, R = 2, W = 2, drop", "abstract/reserve", (*_RESERVE_8, "abstract.reserve=2"), 100),
     Exhibit(
         "abstract, R = 3, W = 2, B = 1, parked",
         "abstract/reserve",
         (*_RESERVE_8, "abstract.reserve=3", "abstract.drop=false"),
-        300,
+        100,
     ),
     Exhibit(
         "abstract, N = 12, R = 5, W = 3, B = 2, parked",
         "abstract/reserve",
         (*_RESERVE_12, "abstract.drop=false", "run.max_steps=400"),
-        300,
+        100,
     ),
     Exhibit("A2/nbd-broken, small", "A2/nbd-broken", SMALL_A2),
     Exhibit("A2/iscsi-broken, small", "A2/iscsi-broken", SMALL_A2),
     *(Exhibit(name, name) for name in ("A2/nbd-broken", "A2/iscsi-broken", "A4/nbd-broken", "A4/iscsi-broken")),
     *(Exhibit(name, name) for name in ("A13/nbd-broken", "A13/iscsi-broken", "C1/loop-broken", "R1/iscsi-broken")),
     Exhibit("R1/nbd-broken, two seconds", "R1/nbd-broken", ("vm.hung_task_timeout_secs=2",)),
-    Exhibit("R2/nbd-broken", "R2/nbd-broken", cap=20),
+    Exhibit("R2/nbd-broken", "R2/nbd-broken", cap=5),
     *(Exhibit(name, name) for name in ("R3/nbd-broken", "R3/iscsi-broken", "R4/nbd-broken", "R4/iscsi-broken")),
     *(Exhibit(name, name) for name in ("R5/writer-broken", "R6/swap-broken")),
 )
@@ -87,8 +87,15 @@ def missing(cells: Sequence[Cell], nr_seeds: int) -> Iterator[tuple[Exhibit, str
     for seed in range(nr_seeds):
         for exhibit in EXHIBITS:
             for strategy in (*SAMPLED, *_ENUMERATED):
-                if (seed == 0 or strategy in SAMPLED) and (exhibit.title, strategy, seed) not in done:
+                if _is_for(exhibit, strategy, seed) and (exhibit.title, strategy, seed) not in done:
                     yield exhibit, strategy, seed
+
+
+def _is_for(exhibit: Exhibit, strategy: str, seed: int) -> bool:
+    """Whether there is such a cell: an enumeration has one, that of states if the machine's states are known."""
+    if strategy in SAMPLED:
+        return True
+    return seed == 0 and (strategy != "exhaustive" or exhibit.name == "abstract/reserve")
 
 
 def search(exhibit: Exhibit, strategy: str, seed: int, sizes: dict[str, tuple[int, int]]) -> Cell:
@@ -106,7 +113,7 @@ def search(exhibit: Exhibit, strategy: str, seed: int, sizes: dict[str, tuple[in
 
 
 def _enumerated(exhibit: Exhibit, subject: Subject, strategy: str) -> Cell:
-    if strategy == "exhaustive" and subject.scenario.abstract is not None:
+    if strategy == "exhaustive":
         subject = subject_of(exhibit.name, *exhibit.overrides, "run.max_steps=2000")
         result = check(subject, strategy=strategy, budget=Budget())
     else:

@@ -5,11 +5,16 @@ Explore the schedules of a scenario: which ready task runs next, which event of 
 one of proved (everything was looked at), bounded (all of a part was), statistical (a random sample was) and refuted; a
 refuted one comes with a reproducer that `netvm replay` runs.
 
-Exit code: 0 nothing found, 1 refuted, 2 usage or scenario error, 3 nothing decided, 130 interrupted.
+Exit code: 0 nothing found, 1 refuted, 2 usage or scenario error, 3 nothing decided, 130 interrupted; the first Ctrl-C
+lets the schedule that is being run end and prints what the search has seen so far.
 """
 
 import argparse
+import math
+import signal
 import time  # noqa: TID251  # a budget of the user's time is wall time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +72,11 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="events so close may come in any order: an arrival and the retry timer it beats",
     )
+    parser.add_argument(
+        "--calm-boot",
+        action="store_true",
+        help="explore from the first program on; the order in which the kernel's threads start is left as it is",
+    )
 
 
 def mishap(text: str) -> tuple[str, int]:
@@ -95,6 +105,7 @@ def subject_of(arguments: argparse.Namespace, *, overrides: list[str] | None = N
         name=named[0].name,
         mishaps=dict(arguments.mishaps),
         window_ns=arguments.window_us * 1000,
+        calm_boot=arguments.calm_boot,
     )
 
 
@@ -112,25 +123,39 @@ def call(arguments: argparse.Namespace) -> int:
     schedules = arguments.schedules
     if schedules is None and arguments.time is None and strategy != "exhaustive":
         schedules = 1000
-    deadline_s = None if arguments.time is None else time.monotonic() + arguments.time
-    budget = Budget(
-        nr_schedules=schedules,
-        is_out_of_time=lambda: deadline_s is not None and time.monotonic() >= deadline_s,
-    )
-    result = check(
-        subject,
-        strategy=strategy,
-        seed=arguments.seed,
-        budget=budget,
-        jobs=arguments.jobs,
-        keep_going=arguments.keep_going,
-    )
+    deadline_s = math.inf if arguments.time is None else time.monotonic() + arguments.time
+    with _until_ctrl_c() as interrupted:
+        result = check(
+            subject,
+            strategy=strategy,
+            seed=arguments.seed,
+            budget=Budget(schedules, lambda: bool(interrupted) or time.monotonic() >= deadline_s),
+            jobs=arguments.jobs,
+            keep_going=arguments.keep_going,
+        )
     result = msgspec.structs.replace(result, overrides=list(arguments.overrides))
     if result.failure is not None:
         result = _with_reproducer(subject, result, arguments.output)
     emit(msgspec.json.encode(result).decode() if arguments.json else text_of(result))
     finish()
-    return code_of(result)
+    return 130 if interrupted and result.failure is None else code_of(result)
+
+
+@contextmanager
+def _until_ctrl_c() -> Iterator[list[int]]:
+    """Give a list that the first Ctrl-C puts something in, so that a search can end and say what it has seen."""
+    interrupted: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        interrupted.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        complain("interrupted: the search ends with the schedules that are being run; Ctrl-C again leaves at once")
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def code_of(result: "CheckResult") -> int:

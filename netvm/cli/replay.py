@@ -66,6 +66,8 @@ def _scenario(arguments: argparse.Namespace) -> int:
 
 def _reproducer(arguments: argparse.Namespace) -> int:
     """Run a failing schedule again and say whether it comes out the same."""
+    import msgspec
+
     from netvm import __version__
     from netvm.explore.reproducer import digest_of, load, rerun
     from netvm.runtime.oracle import TapeMismatchError
@@ -81,7 +83,7 @@ def _reproducer(arguments: argparse.Namespace) -> int:
     except TapeMismatchError as error:
         emit(f"replayed: NOT the schedule of {arguments.file}{version}: {error}")
         return 1
-    outcome = schedule.experiment.outcome()
+    outcome = msgspec.structs.replace(schedule.experiment.outcome(), replay=f"netvm replay {arguments.file}")
     tell(outcome, arguments)
     say = complain if arguments.json else emit
     if schedule.broken is not None:

@@ -46,6 +46,8 @@ class Reproducer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What runs there, and what runs in the passing schedule."""
     mishaps: dict[str, int] = {}
     window_ns: int = 0
+    calm_boot: bool = False
+    """The tape begins with the first program."""
     digest: str
     """SHA-256 of the run's whole result."""
 
@@ -135,6 +137,7 @@ def reproducer_of(subject: Subject, result: CheckResult) -> Reproducer:
         leaves_how=_how(subject, tape) if leaves_at is not None else "",
         mishaps=dict(subject.mishaps),
         window_ns=subject.window_ns,
+        calm_boot=subject.calm_boot,
         digest=digest_of(schedule.experiment.outcome()),
     )
 
@@ -167,7 +170,11 @@ def load(path: Path) -> tuple[Reproducer, Subject]:
         raise UsageError(f"{path}: reproducer.tape: a choice must be 0 or more")
     scenario = scenario_from(data, origin=str(path))
     subject = Subject(
-        scenario=scenario, name=reproducer.scenario, mishaps=reproducer.mishaps, window_ns=reproducer.window_ns
+        scenario=scenario,
+        name=reproducer.scenario,
+        mishaps=reproducer.mishaps,
+        window_ns=reproducer.window_ns,
+        calm_boot=reproducer.calm_boot,
     )
     return reproducer, subject
 

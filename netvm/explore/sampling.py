@@ -10,11 +10,13 @@ rounds before, so the answer does not depend on how many processes there are.
 """
 
 import math
+import signal
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from typing import Any, NamedTuple
 
 from netvm.explore.known import Asked, Known, Listening
@@ -172,9 +174,10 @@ def sample(
                     ran += run_part(subject, strategy, seed, [draw], size)
                     samples.append(ran[-1][0])
             else:
-                futures = [
-                    pool.submit(run_part, subject, strategy, seed, draws[job::jobs], size) for job in range(jobs)
-                ]
+                with _deaf():
+                    futures = [
+                        pool.submit(run_part, subject, strategy, seed, draws[job::jobs], size) for job in range(jobs)
+                    ]
                 ran = sorted((one for future in futures for one in future.result()), key=lambda one: one[0].number)
                 samples += [one[0] for one in ran]
             if known is not None:
@@ -190,8 +193,34 @@ def _is_over(samples: Sequence[Sample], is_spent: Callable[[int], bool], *, keep
     return is_spent(len(samples)) or (not keep_going and any(s.broken is not None for s in samples[-_ROUND_MAX:]))
 
 
-def _pool(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
-    return nullcontext() if jobs == 1 else ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Give so many processes, none for one; they are ended where the search is left by an exception."""
+    if jobs == 1:
+        yield None
+        return
+    others = set(active_children())
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(active_children()) - others:
+                child.terminate()
+            raise
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes that do not hear Ctrl-C, which reaches a whole group: who started them ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _result(

@@ -217,7 +217,8 @@ def _delays(tally: _Tally, budget: Budget) -> CheckResult:
     tally.bound = {"delays": done, "schedules": tally.nr_schedules}
     whole = tally.nr_schedules - tally.nr_partial
     if exhausted:
-        return tally.result("proved", f"proved: all {whole} schedules were run")
+        begin = " from the first program on" if subject.calm_boot else ""
+        return tally.result("proved", f"proved: all {whole} schedules{begin} were run")
     sample = knuth([_walk(tally, number) for number in range(_KNUTH_WALKS)]) if tally.failure is None and whole else 0.0
     tally.bound["log10_schedules_knuth"] = sample
     share = min(1.0, 10.0 ** (math.log10(max(1, whole)) - sample))

@@ -45,6 +45,8 @@ class Subject:
     """How many mishaps of each kind may happen (:data:`netvm.runtime.choices.MISHAPS`)."""
     window_ns: int = 0
     """Events so close together may happen in any order: an arrival and the retry timer that it beats."""
+    calm_boot: bool = False
+    """A host's boot, up to the first program, is as a kernel would have it; what comes after is explored."""
     properties: Sequence[Property] = PROPERTIES
     replace: Policies | None = None
     """Called with each new experiment before it runs: puts a user's own policy in the place of the product's."""
@@ -54,6 +56,7 @@ class Subject:
         kind: Any = Experiment if self.scenario.abstract is None else AbstractExperiment
         run: Explorable = kind(self.scenario, name=self.name, oracle=oracle, make_world=DirectWorld)
         run.world.mishaps.update(self.mishaps)
+        run.world.calm = self.calm_boot and isinstance(run, Experiment)
         if self.replace is not None:
             self.replace(run)
         return run

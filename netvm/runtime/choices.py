@@ -43,12 +43,16 @@ class Choices(Timers):
         """Told the number of candidates before each task is picked; may raise to end the run."""
         self.mishaps: dict[str, int] = {}
         """How many mishaps of each kind may still happen."""
+        self.calm = False
+        """Nothing is chosen: what a kernel would do happens, and is no choice (a host that boots)."""
         self._explores_events = oracle.explores_events
         self._window_ns: int = getattr(oracle, "window_ns", 0)
         self._among: Callable[[str, Sequence[tuple[int, str]]], int] | None = getattr(oracle, "choose_among", None)
 
     def choose(self, kind: str, nr_options: int) -> int:
         """Ask the oracle and note its answer."""
+        if self.calm:
+            return 0
         return self._note(self.oracle.choose(kind, nr_options), nr_options)
 
     def _note(self, index: int, nr_options: int) -> int:
@@ -67,7 +71,7 @@ class Choices(Timers):
         return index
 
     def _choose_task(self, candidates: list[Task]) -> Task:
-        if self._among is None:
+        if self._among is None or self.calm:
             return candidates[self.choose("task", len(candidates))]
         names = [(task.number, task.resource.name) for task in candidates]
         return candidates[self._note(self._among("task", names), len(candidates))]
@@ -77,6 +81,8 @@ class Choices(Timers):
 
         With a window, events that come soon after are offered too: what was first is late then, as timers may be.
         """
+        if self.calm:
+            return first
         same = [first]
         heap = self._heap
         until_ns = min(first[_TIME] + self._window_ns, until_ns)

@@ -152,6 +152,7 @@ class Experiment:
         )
         world.call_after(int(run.max_virtual_s * NS_PER_S), self._out_of_time, kind=TimerKind.CLOCK)
         self._tell_progress()
+        world.calm = False
         start_traffic(host, list(self.scenario.traffic))
         schedule_faults(host, list(self.scenario.fault))
         self.programs = start_workloads(host, list(self.scenario.workload), self._all_ended)

@@ -6,6 +6,8 @@ from netvm.explore.oracles import SteeredOracle
 from netvm.explore.properties import Explorable
 from netvm.explore.subject import Subject
 from netvm.scenario.abstract import AbstractExperiment
+from netvm.scenario.catalog import find
+from netvm.scenario.load import load_scenario
 
 
 def test_a_schedule_is_run_and_judged(machine: Callable[..., Subject]) -> None:
@@ -39,3 +41,14 @@ def test_mishaps_are_each_runs_own(machine: Callable[..., Subject]) -> None:
     assert first.world.mishap("packet", 2) == 1
     assert first.world.mishap("packet", 2) == 0
     assert subject.experiment(SteeredOracle([])).world.mishaps == {"packet": 1}
+
+
+def test_a_calm_boot_is_no_choice() -> None:
+    """Of the smallest host the tape begins with the program: what twelve threads do at boot is not in it."""
+    scenario = load_scenario(find("tiny/nbd")[0].path)
+    subjects = [Subject(scenario=scenario, name="tiny", calm_boot=calm_boot) for calm_boot in (False, True)]
+    whole, calm = (subject.run(SteeredOracle(())) for subject in subjects)
+    assert whole.experiment.verdict() == calm.experiment.verdict() == "COMPLETED"
+    assert whole.tape[-len(calm.tape) :] == calm.tape
+    assert len(whole.tape) - len(calm.tape) > 8
+    assert whole.experiment.world.nr_steps == calm.experiment.world.nr_steps

@@ -68,3 +68,15 @@ def test_tasks_are_offered_by_number_and_by_what_they_wait_for() -> None:
     assert world._choose_task(tasks) is tasks[1]
     assert world.choices == [1]
     assert oracle.offered == [["task", "nothing", "nothing"]]
+
+
+def test_a_calm_world_chooses_nothing() -> None:
+    """What a kernel would do happens, the oracle is not asked, and the tape has nothing of it."""
+    oracle = _Last(0)
+    world = World(oracle=oracle)
+    world.calm = True
+    world.mishaps["packet"] = 1
+    tasks = [Task(world=world, number=n, comm="t", pid=None, cpus=None, flags=0, nice=0) for n in (1, 2)]
+    assert world._choose_task(tasks) is tasks[0]
+    assert world.mishap("packet", 4) == 0
+    assert (world.choices, oracle.offered, world.mishaps) == ([], [], {"packet": 1})

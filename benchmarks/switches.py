@@ -1,0 +1,218 @@
+"""What a single switch of preset 6.18 does: the second table of ``docs/finding-power.md``.
+
+Each fix of the newest kernel is switched off by itself in its *carriers*, scenarios that pass with all of them on, and
+each is searched: the calm schedule, then random ones. Of a switch that nothing is found for the table says which of two
+things was seen: with the switch off not a byte of the carriers' results changes, so nothing in them reaches it; or runs
+change and still pass. ``--everywhere`` tries every switch in every carrier. Every result is a line of ``--cells``, so
+the table can be interrupted and gone on with.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench_explore import SMALL_A2, subject_of
+from finding_power import part_replaced
+
+from netvm.explore.oracles import SteeredOracle
+from netvm.explore.reproducer import digest_of
+from netvm.explore.sampling import oracle_of
+from netvm.explore.subject import Subject
+from netvm.fixes import FIXES, preset
+
+__all__ = ["CARRIERS", "NOTES", "Carrier", "table"]
+
+NR_RANDOM = 1
+"""Random schedules of the carriers that a switch is expected to matter in, beside the calm one."""
+_MADE_BY = "benchmarks/switches.py --update docs/finding-power.md"
+_KERNEL = ("kernel.fixes={}", 'kernel.preset="6.18"', "kernel.fixes.rx_head_memalloc=true")
+"""6.18 as it is hangs by mechanism R3, whose cure nobody has merged: with it nothing is left to be found."""
+
+_USUAL = ("A2/nbd, small", "R1/nbd", "R3/nbd")
+
+
+class Carrier(NamedTuple):
+    """A scenario that passes on 6.18."""
+
+    title: str
+    name: str
+    overrides: tuple[str, ...] = ()
+
+
+CARRIERS = (
+    Carrier("A2/nbd, small", "A2/nbd-fixed", SMALL_A2),
+    Carrier("A2/iscsi, small", "A2/iscsi-fixed", SMALL_A2),
+    Carrier("A13/nbd", "A13/nbd-fixed"),
+    Carrier("R1/nbd", "R1/nbd-fixed"),
+    Carrier("R2/nbd", "R2/nbd-fixed"),
+    Carrier("R3/nbd", "R3/nbd-fixed"),
+    Carrier("R6/nbd", "R6/swap-fixed"),
+    Carrier("R1 over NFS", "R1/nbd-fixed", ('storage.kind="nfs"',)),
+    Carrier("A2/nbd, small, pages recycled", "A2/nbd-fixed", (*SMALL_A2, "nic.recycle=true")),
+    Carrier("A2/nbd, small, dm-crypt", "A2/nbd-fixed", (*SMALL_A2, "storage.encrypted=true")),
+    Carrier("R1/nbd, swap of 8 MiB", "R1/nbd-fixed", ("storage.size_mib=8",)),
+    Carrier("C1/loop", "C1/loop-fixed", ("workload.0.mib=24",)),
+    Carrier("R5/nbd", "R5/writer-fixed"),
+    Carrier("R4/nbd, io_flusher", "R4/nbd-cure", ("kernel.fixes.io_flusher_servers=true",)),
+    Carrier("A4/nbd", "A4/nbd-fixed", ("traffic.0.stop_ms=400",)),
+)
+
+
+class Cell(NamedTuple):
+    """One switch in one carrier; an empty switch is the base."""
+
+    switch: str
+    carrier: str
+    digest: str
+    schedule: int | None
+    """The first that fails, counted from 1; the first is the calm one."""
+    what: str
+
+
+def cells_of(path: Path) -> list[Cell]:
+    """Return what has been measured so far."""
+    if not path.exists():
+        return []
+    return [Cell(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def subject_with(carrier: Carrier, switch: str) -> Subject:
+    """Return a carrier on 6.18 with one switch off."""
+    off = [f"kernel.fixes.{switch}=false"] if switch else []
+    # the kernel first: what a carrier says of single fixes holds
+    return subject_of(carrier.name, *_KERNEL, *carrier.overrides, *off)
+
+
+def search(carrier: Carrier, switch: str, nr_random: int) -> Cell:
+    """Run the calm schedule and some random ones."""
+    subject = subject_with(carrier, switch)
+    calm = subject.run(SteeredOracle(()))
+    outcome = calm.experiment.outcome()
+    # the options name the switch itself
+    digest = digest_of(type(outcome)(**{**_fields(outcome), "options": {}, "kernel": ""}))
+    if calm.broken is not None:
+        return Cell(switch, carrier.title, digest, 1, _told(calm.broken))
+    for number in range(nr_random):
+        broken = subject.run(oracle_of(subject, "random", 0, number, (1, 1))).broken
+        if broken is not None:
+            return Cell(switch, carrier.title, digest, number + 2, _told(broken))
+    return Cell(switch, carrier.title, digest, None, "")
+
+
+def _fields(outcome: object) -> dict[str, object]:
+    return {name: getattr(outcome, name) for name in outcome.__struct_fields__}  # type: ignore[attr-defined]  # msgspec's
+
+
+def _told(broken: tuple[str, str]) -> str:
+    prop, what = broken
+    first = what.partition(":")[0]
+    return first if first.isupper() else f"{prop}: {first}"
+
+
+def measure(path: Path, *, everywhere: bool) -> None:
+    """Measure what is missing: the bases, then each switch until it is found."""
+    cells = cells_of(path)
+    done = {(cell.switch, cell.carrier) for cell in cells}
+    base = {cell.carrier: cell for cell in cells if not cell.switch}
+    found = {cell.switch for cell in cells if cell.schedule is not None}
+    for switch in ("", *switches()):
+        if switch in found:
+            continue
+        expected = NOTES.get(switch, (_USUAL, ""))[0]
+        for carrier in sorted(CARRIERS, key=lambda carrier: carrier.title not in expected):
+            if (switch, carrier.title) in done or (switch and base[carrier.title].schedule is not None):
+                continue
+            if switch and not everywhere and carrier.title not in expected:
+                continue
+            cell = search(carrier, switch, NR_RANDOM if carrier.title in expected else 0)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(cell._asdict()) + "\n")
+            if not switch:
+                base[carrier.title] = cell
+            elif cell.schedule is not None:
+                break
+
+
+def switches() -> list[str]:
+    """Return the fixes of 6.18."""
+    kernel = preset("6.18")
+    return [name for name in FIXES if getattr(kernel, name)]
+
+
+NOTES: dict[str, tuple[tuple[str, ...], str]] = {
+    "throttle_direct_reclaim": (
+        ("R6/nbd", "A2/nbd, small"),
+        "keeps many reclaimers from the reserve; here there are few",
+    ),
+    "rmem_exempt": (("A2/nbd, small", "A13/nbd"), ""),
+    "rx_no_recycle_pfmemalloc": (("A2/nbd, small, pages recycled",), ""),
+    "rx_refill_retry": (("A13/nbd",), ""),
+    "highatomic_reserve": (("R2/nbd",), "what broke R2 is a reserve too large; without one nothing is kept back"),
+    "highatomic_exact_cap": (("R2/nbd",), ""),
+    "highatomic_free_only": (("R2/nbd",), ""),
+    "oom_reaper": (("R1/nbd, swap of 8 MiB",), ""),
+    "oom_half_reserve": (("R1/nbd, swap of 8 MiB",), ""),
+    "mempool_nomemalloc": (("A2/nbd, small", "R6/nbd"), ""),
+    "less_throttle": (("C1/loop",), ""),
+    "less_throttle_margin": (("C1/loop",), ""),
+    "local_throttle": (("C1/loop",), ""),
+    "per_bdi_dirty_limits": (("C1/loop",), ""),
+    "io_less_throttle": (("C1/loop", "R5/nbd"), ""),
+    "loop_less_throttle": (("C1/loop",), ""),
+    "loop_noio": (("C1/loop",), ""),
+    "swap_bios_limit": (("A2/nbd, small, dm-crypt",), ""),
+    "loopback_target_noio": (("R4/nbd, io_flusher",), "NBD's server takes no such scope"),
+    "nfs_swap_memalloc": (("R1 over NFS",), ""),
+    "rpc_swap_memalloc": (("R1 over NFS",), ""),
+    "rpc_alloc_nowait": (("R1 over NFS",), ""),
+    "nfs_swap_stable": (("R1 over NFS",), ""),
+}
+"""In which carriers a switch is expected to matter most; and what is known of it beyond what was seen."""
+
+
+def table(cells: Sequence[Cell]) -> list[str]:
+    """Return the lines of the table."""
+    base = {cell.carrier: cell for cell in cells if not cell.switch}
+    passing = [title for title, cell in base.items() if cell.schedule is None]
+    lines = [
+        f"Carriers that pass with everything on: {', '.join(passing)}.",
+        "",
+        "| switched off | found | in | what was seen |",
+        "|---|---|---|---|",
+    ]
+    for switch in switches():
+        mine = [cell for cell in cells if cell.switch == switch]
+        found = next((cell for cell in mine if cell.schedule is not None), None)
+        note = NOTES.get(switch, ((), ""))[1]
+        if found is not None:
+            lines.append(f"| `{switch}` | at schedule {found.schedule} | {found.carrier} | {found.what} |")
+            continue
+        changed = [cell.carrier for cell in mine if cell.digest != base[cell.carrier].digest]
+        tried = ", ".join(cell.carrier for cell in mine) if len(mine) < 5 else f"{len(mine)} carriers"
+        seen = f"other runs in {', '.join(changed)}; all pass" if changed else f"not a byte changes in {tried}"
+        lines.append(f"| `{switch}` | no | | {seen}{'; ' + note if note else ''} |")
+    return lines
+
+
+def main() -> None:
+    """Measure what is missing and print or renew the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", type=Path, default=Path("switches.jsonl"), help="what has been measured so far")
+    parser.add_argument("--update", metavar="PAGE", type=Path, help="renew the table in this page")
+    parser.add_argument("--only-print", action="store_true", help="measure nothing")
+    parser.add_argument("--everywhere", action="store_true", help="try every switch in every carrier")
+    arguments = parser.parse_args()
+    if not arguments.only_print:
+        measure(arguments.cells, everywhere=arguments.everywhere)
+    lines = table(cells_of(arguments.cells))
+    if arguments.update is None:
+        print("\n".join(lines))
+        return
+    page = arguments.update.read_text(encoding="utf-8")
+    arguments.update.write_text(part_replaced(page, lines, _MADE_BY), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
