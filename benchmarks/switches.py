@@ -116,7 +116,7 @@ def measure(path: Path, *, everywhere: bool) -> None:
     cells = cells_of(path)
     done = {(cell.switch, cell.carrier) for cell in cells}
     base = {cell.carrier: cell for cell in cells if not cell.switch}
-    found = {cell.switch for cell in cells if cell.schedule is not None}
+    found = {cell.switch for cell in cells if cell.switch and cell.schedule is not None}
     for switch in ("", *switches()):
         if switch in found:
             continue

@@ -111,7 +111,7 @@ class AbstractExperiment:
         tasks = [task for task in self.world.tasks.values() if task.state is TaskState.SLEEPING]
         lines = [
             f"hung after {self.world.nr_steps} steps ({how})",
-            f"frames: {held}; an ordinary request leaves {machine.options.reserve}",
+            f"frames: {held}; an ordinary request leaves {machine.zone.watermark[0]}",
             *(f"{task.comm} waits for {task.resource.name}" for task in tasks if not task.resource.external),
         ]
         knot = find_knot(tasks)
@@ -130,7 +130,7 @@ class AbstractExperiment:
     def outcome(self) -> Outcome:
         """Return the result of the run."""
         machine = self.machine
-        reserve = machine.options.reserve
+        reserve = machine.zone.watermark[0]
         return Outcome(
             scenario=self.name,
             kernel=self.scenario.kernel.preset,

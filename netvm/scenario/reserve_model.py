@@ -149,7 +149,7 @@ class ReserveMachine:
         for pfn in pfns:
             self.pages.free_pages(pfn, 0)
         self._any_frame.wake_all()
-        if self.zone.nr_free > self.options.reserve:
+        if self._is_had(ORDINARY):
             self._above_reserve.wake_all()
 
     # -- actors ---------------------------------------------------------------------------------------------------
@@ -277,4 +277,5 @@ class ReserveMachine:
         return task.comm if enabled else None
 
     def _is_had(self, gfp: int) -> bool:
-        return self.zone.nr_free > (self.options.reserve if gfp == ORDINARY else 0)
+        # the marks, not the options: a policy under test may have moved them
+        return self.zone.nr_free > (self.zone.watermark[0] if gfp == ORDINARY else 0)

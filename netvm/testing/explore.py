@@ -15,6 +15,7 @@ Example::
 """
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -37,6 +38,7 @@ __all__ = ["RefutedError", "ReservePolicy", "Throttle", "explore", "with_reserve
 class ReservePolicy(Protocol):
     """How much an ordinary request must leave free."""
 
+    @abstractmethod
     def min_pages(self, zone: Zone) -> int:
         """Return the min watermark of a zone in pages; asked once, when the machine has booted."""
         ...
@@ -45,21 +47,31 @@ class ReservePolicy(Protocol):
 class Throttle(Protocol):
     """Whether a task must wait before it may reclaim for itself."""
 
+    @abstractmethod
     async def before_direct_reclaim(self, task: Task, run: Explorable) -> None:
-        """Sleep as long as the task must wait; called before each direct reclaim."""
+        """Sleep as long as the task must wait; called before each direct reclaim.
+
+        A nap of a millisecond, in which the task says what it waits for::
+
+            pause = Resource("timer", "the throttle", external=True)  # netvm.runtime.task
+            await run.world.sleep_on(task, pause, timeout_ns=1_000_000, kind=TimerKind.RETRY)  # netvm.runtime.timer
+        """
         ...
 
 
 class RefutedError(AssertionError):
     """A schedule was found in which a property does not hold; the message ends with the reproducer."""
 
-    def __init__(self, result: CheckResult, reproducer: str) -> None:
+    def __init__(self, result: CheckResult, reproducer: str, *, policy: bool = False) -> None:
         failure = result.failure
         assert failure is not None
+        again = "save this and run `netvm replay` on it"
+        if policy:
+            again = "this test finds it again; `netvm replay` would run it without the test's policy"
         super().__init__(
             f"{result.scenario}: schedule {failure.schedule} of {result.strategy} (seed {result.seed}) fails\n"
             f"  {failure.property}: {failure.what}\n"
-            f"replayed {failure.replays} times, the same each time; save this and run `netvm replay` on it:\n\n"
+            f"replayed {failure.replays} times, the same each time; {again}:\n\n"
             f"{reproducer}"
         )
         self.result = result
@@ -99,7 +111,8 @@ def explore(
             budget = Budget(nr_schedules=None if strategy == "exhaustive" else schedules)
             result = check(subject, strategy=strategy, seed=seed, budget=budget)
             if result.failure is not None:
-                raise RefutedError(result, text_of(reproducer_of(subject, result), subject))
+                text = text_of(reproducer_of(subject, result), subject)
+                raise RefutedError(result, text, policy=replace is not None)
             assert result.decided, result.statement
             assert allow_vacuous or not result.vacuous, f"never seen: {', '.join(result.vacuous)}"
 

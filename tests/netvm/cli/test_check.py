@@ -1,11 +1,15 @@
 """`netvm check`: results, exit codes, JSON, and the reproducer that `netvm replay` runs."""
 
+import itertools
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from netvm.cli.app import main
+from netvm.explore.subject import Schedule, Subject
+from netvm.runtime.oracle import Oracle
 
 HANGS = ["--set", "abstract.frames=4", "--set", "abstract.reserve=1"]
 
@@ -65,3 +69,24 @@ def test_what_is_typed_wrong_is_told(arguments: list[str], what: str, capsys: py
     """Exit 2 and one line."""
     assert main(["check", "abstract/reserve", *arguments]) == 2
     assert what in capsys.readouterr().err
+
+
+def test_an_interrupted_search_tells_what_it_has_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first Ctrl-C lets the schedule end; the three that were run are told, and the exit code is 130."""
+    run, numbers = Subject.run, itertools.count(1)
+
+    def run_and_interrupt(subject: Subject, oracle: Oracle) -> Schedule:
+        if next(numbers) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return run(subject, oracle)
+
+    monkeypatch.setattr(Subject, "run", run_and_interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    arguments = ["--strategy", "random", "--schedules", "9", "--set", "run.max_steps=30"]
+    assert main(["check", "abstract/reserve", *arguments]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    captured = capsys.readouterr()
+    assert "3 schedules (3 distinct)" in captured.out
+    assert captured.err.startswith("netvm: interrupted: the search ends")

@@ -10,7 +10,7 @@ from netvm.mm.zone import Zone
 from netvm.runtime.task import Resource, Task
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import Experiment
-from netvm.testing.explore import RefutedError, explore, with_reserve, with_throttle
+from netvm.testing.explore import RefutedError, ReservePolicy, explore, with_reserve, with_throttle
 
 SMALL = scenario_from(
     {
@@ -67,8 +67,42 @@ def test_a_reserve_policy_is_put_in_place() -> None:
     @explore("abstract/reserve", replace=with_reserve(Nothing()))
     def test(_run: Explorable) -> None: ...
 
-    with pytest.raises(RefutedError, match="HANG"):
+    with pytest.raises(RefutedError, match=r"HANG[\s\S]*without the test's policy"):
         test()
+
+
+def test_a_policy_is_what_an_exhaustive_search_proves() -> None:
+    """The steps that a policy leaves open are visited: a state is stuck with two frames of reserve and with eight."""
+
+    class Keep:
+        def __init__(self, nr_pages: int) -> None:
+            self.nr_pages = nr_pages
+
+        def min_pages(self, _zone: Zone) -> int:
+            return self.nr_pages
+
+    def refuted(nr_pages: int) -> bool:
+        @explore("abstract/reserve", strategy="exhaustive", replace=with_reserve(Keep(nr_pages)))
+        def test(_run: Explorable) -> None: ...
+
+        try:
+            test()
+        except RefutedError:
+            return True
+        return False
+
+    assert [nr_pages for nr_pages in range(9) if not refuted(nr_pages)] == [3, 4, 5, 6, 7]
+
+
+def test_a_policy_without_its_method_is_refused() -> None:
+    """Subclassing the protocol and misspelling its method fails where the policy is made."""
+
+    class Misspelt(ReservePolicy):
+        def min_page(self, _zone: Zone) -> int:
+            return 0
+
+    with pytest.raises(TypeError, match="min_pages"):
+        Misspelt()  # type: ignore[abstract]  # what a user would see at run time
 
 
 def test_a_throttle_is_asked_before_each_direct_reclaim() -> None:
