@@ -35,9 +35,9 @@ class SocketStream(trio.abc.Stream):
     async def _in_world(self, function: Callable[[Task], Awaitable[T]]) -> T:
         """Run a call of the socket as the world's running task, or as a task made for it."""
         world = self.sock.world
-        current = world.current
-        if current is not None and current.trio_task is trio.lowlevel.current_task():
-            return await function(current)
+        caller = world.caller()
+        if caller is not None:
+            return await function(caller)
         await trio.lowlevel.checkpoint()
         done = trio.Event()
         results: list[outcome.Outcome[T]] = []
@@ -118,6 +118,5 @@ class SocketStream(trio.abc.Stream):
             self.sock.tcp_close()
             self.sock.readable_wait.wake_all()
             self.sock.send_space_wait.wake_all()
-        world = self.sock.world
-        if world.current is None or world.current.trio_task is not trio.lowlevel.current_task():
+        if self.sock.world.caller() is None:
             await trio.lowlevel.checkpoint()

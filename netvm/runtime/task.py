@@ -150,9 +150,12 @@ class Task:
     def abort(self, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
         """Answer trio when this task's scope is cancelled while it is parked."""
         world = self.world
-        if world.stopped:
+        if world.stopped and not world.steps_tasks:
             return trio.lowlevel.Abort.SUCCEEDED
         self.raise_cancel = raise_cancel
+        if world.stopped:
+            # the world unwinds its tasks itself
+            return trio.lowlevel.Abort.FAILED
         if self.state is TaskState.SLEEPING and self.killable:
             self.interrupted = True
             world.cancelled(self)
@@ -201,7 +204,12 @@ def _running_names(outermost: FrameType) -> list[str]:
 
 
 _GIVING_WAY = frozenset({"sleep_on", "yield_cpu", "advance_inline", "retry_point"})
-_MACHINERY = frozenset({"_task_main", "sleep_on", "sleep_ns", "wait_task_rescheduled", "yield_cpu", "wait"})
+_MACHINERY = frozenset(
+    {
+        *("_task_main", "_live", "sleep_on", "sleep_ns", "yield_cpu", "wait", "_park"),
+        *("wait_task_rescheduled", "temporarily_detach_coroutine_object"),
+    }
+)
 
 _NICE_0_WEIGHT = 1024
 

@@ -3,10 +3,14 @@
 Two kinds of code live in a world. *Process context* is a :class:`netvm.runtime.task.Task`, a trio task that may sleep;
 *atomic context* (interrupts, softirqs, timers, completions) is a plain function on the virtual-time heap, which may
 not. At most one of them runs at an instant. A task runs until it waits; then the dispatcher runs due atomic functions,
-moves ``now_ns`` forward, and hands the CPU to the task that may run next. It is called from two places: by trio's clock
-(:mod:`netvm.runtime.clock`) when trio finds nothing runnable, and by the task that is about to park, which saves a turn
-of trio's loop, and the parking itself where the task that runs next is the same one. Only trio's public API is used
-and trio's own order of runnable tasks never matters, because there is never more than one.
+moves ``now_ns`` forward, and hands the CPU to the task that may run next.
+
+A turn of trio's loop, with its look at the sockets, takes longer than most steps of a task. So tasks are born in trio,
+are in its nursery and its cancel scopes, but between birth and end they are detached from its loop
+(``trio.lowlevel.temporarily_detach_coroutine_object``) and the run's own trio task steps them. It gives trio a turn
+every few thousand steps, and when it has nothing to do: then trio's clock (:mod:`netvm.runtime.clock`) dispatches. A
+task that goes on with itself does not even park. Only trio's public API is used and trio's own order of runnable tasks
+never matters, because there is never more than one.
 
 The candidates are ordered by what a kernel would do and the oracle (:mod:`netvm.runtime.oracle`) chooses from them.
 Every choice is recorded: seed and scenario, or the list of choices, replay a run to the byte.
@@ -15,19 +19,20 @@ When nothing but retry timers (:class:`netvm.runtime.timer.TimerKind`) is left t
 :mod:`netvm.runtime.hang` listens and decides. CPU time is a resource (:mod:`netvm.runtime.cpu`): a task of a host with
 CPUs runs only while it holds one.
 
-Deadlines of trio's own cancel scopes are honoured exactly in a world made with ``trio_deadlines=True``; otherwise the
-parking task may dispatch past them, since trio tells its deadlines to the clock only.
+A detached task may await this world's waits only. In a world made with ``trio_deadlines=True`` tasks stay on trio's
+loop: they may use trio's own cancel scopes and events, and deadlines are honoured exactly; otherwise a world may
+dispatch past deadlines around it, since trio tells its deadlines to the clock only.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine
-from heapq import heappop
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 import outcome
 import trio
 
-from netvm.runtime.choices import Choices
 from netvm.runtime.cpu import Cpus
+from netvm.runtime.dispatcher import TURN, Dispatcher
 from netvm.runtime.oracle import FifoOracle, Oracle
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.task import NOT_WAITING, Resource, Task, TaskState
@@ -35,58 +40,39 @@ from netvm.runtime.timer import NEVER_NS, TimerKind
 
 __all__ = ["TIMED_OUT", "World"]
 
-_TURN = 4096
-"""Atomic functions and switches between two turns of trio's loop (Ctrl-C, real sockets)."""
+_UNWINDINGS_MAX = 16
+"""Waits in ``finally`` blocks that the end of a world cuts short before a task is given up."""
 
-_TIME, _, _FUNCTION = range(3)
-_PROGRESS = int(TimerKind.PROGRESS)
 _RETRY = int(TimerKind.RETRY)
 
 TIMED_OUT: Any = type("TimedOut", (), {"__repr__": lambda _self: "TIMED_OUT", "__slots__": ()})()
 """What :meth:`World.sleep_on` returns when its timeout passed."""
 
 
-class World(Choices):
+class World(Dispatcher):
     """The virtual time, events and tasks of one run."""
 
     def __init__(
         self, *, seeds: Seeds | None = None, oracle: Oracle | None = None, trio_deadlines: bool = False
     ) -> None:
-        super().__init__(oracle if oracle is not None else FifoOracle())
+        super().__init__(oracle if oracle is not None else FifoOracle(), steps_tasks=not trio_deadlines)
         self.seeds = seeds if seeds is not None else Seeds(0)
-        self.current: Task | None = None
-        """The task that runs or was interrupted last: what the kernel calls ``current``."""
         self.tasks: dict[int, Task] = {}
         """Tasks that have not ended, by number."""
-        self.nr_events = 0
-        self.nr_steps = 0
-        self.retry_fired: Callable[[str], None] | None = None
-        """Told the site of every retry; the hang detector listens."""
-        self.went_idle: Callable[[], None] | None = None
-        """Called when no task can run and no progress timer is pending."""
         self.quiesced: Callable[[], None] | None = None
         """Called when no task can run and no timer is left at all."""
-        self.stopped = False
-        self._inline = not trio_deadlines
+        self.stepping: Task | None = None
+        """The task whose coroutine is being stepped: whatever calls now is part of it."""
         self._next_task_number = 1
-        # tasks of hosts without a CPU model that may run now, in the order they became ready
-        self._ready: list[Task] = []
-        self._cpu_sets: list[Cpus] = []
-        # invariant: set when a task may have become eligible or the run ended; the dispatcher looks only then
-        self.attention = False
-        self._nr_unborn = 0
-        self._turn_left = _TURN
         # who parked only to give trio a turn
         self._given_turn: Task | None = None
         self._nursery: trio.Nursery | None = None
+        # invariant: the run's own trio task while it is parked, or None
         self._root: trio.lowlevel.Task | None = None
-        self._failure: BaseException | None = None
+        # whose coroutine is to be stepped next
+        self._picked: Task | None = None
 
     # -- tasks ----------------------------------------------------------------------------------------------------
-
-    def add_cpus(self, cpus: Cpus) -> None:
-        """Make a host's CPUs known to the dispatcher."""
-        self._cpu_sets.append(cpus)
 
     def spawn(
         self,
@@ -112,15 +98,34 @@ class World(Choices):
     async def _task_main(self, task: Task, function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
         task.trio_task = trio.lowlevel.current_task()
         self._nr_unborn -= 1
+        if self.stopped:
+            self._ended(task)
+            return
         try:
             with trio.CancelScope() as task.scope:
                 if task.killed:
                     task.scope.cancel()
                 try:
-                    await trio.lowlevel.wait_task_rescheduled(task.abort)
-                    await function(task, *args)
+                    await self._live(task, function, args)
                 finally:
-                    self._ended(task)
+                    if self.stepping is task:
+                        await trio.lowlevel.reattach_detached_coroutine_object(task.trio_task, None)
+        except BaseException as error:
+            if _is_trios(error):
+                raise
+            self.fail(error)
+
+    async def _live(self, task: Task, function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+        """Be a task from its first step to its last; what goes wrong in it ends the run at once."""
+        try:
+            try:
+                if self.steps_tasks:
+                    await trio.lowlevel.temporarily_detach_coroutine_object(task.abort)
+                else:
+                    await trio.lowlevel.wait_task_rescheduled(task.abort)
+                await function(task, *args)
+            finally:
+                self._ended(task)
         except BaseException as error:
             if _is_trios(error):
                 raise
@@ -130,6 +135,8 @@ class World(Choices):
         self.tasks.pop(task.number, None)
         if self.stopped:
             return
+        # whoever waits for it outside, in trio, is to hear of it before time goes on
+        self._turn_left = 0
         task.state = TaskState.DEAD
         if task.cpus is not None:
             task.cpus.release(task)
@@ -192,15 +199,31 @@ class World(Choices):
             task.timer = self.call_after(timeout_ns, self._timed_out, task, kind=kind, site=site)
         if task.cpus is not None:
             task.cpus.release(task)
+        if task.raise_cancel is not None:
+            task.abort(task.raise_cancel)
         if not self._dispatch_from(task):
-            await trio.lowlevel.wait_task_rescheduled(task.abort)
+            await self._park(task)
         task.resource = NOT_WAITING
         return task.wake_value
 
     async def _park_for_good(self, task: Task) -> None:
         """Only what cleans up after the end of the run waits without having been picked: its wait is cancelled."""
         assert self.stopped, f"{task} waits while {self.current} runs"
-        await trio.lowlevel.wait_task_rescheduled(task.abort)
+        await self._park(task)
+
+    async def _park(self, task: Task) -> None:
+        """Give way to whoever steps the tasks: this world, or trio's loop."""
+        if self.steps_tasks:
+            await _give_way()
+        else:
+            await trio.lowlevel.wait_task_rescheduled(task.abort)
+
+    def caller(self) -> Task | None:
+        """Return the task of this world that the caller is, None for any other trio task."""
+        if self.steps_tasks:
+            return self.stepping
+        current = self.current
+        return current if current is not None and current.trio_task is trio.lowlevel.current_task() else None
 
     def _timed_out(self, task: Task) -> None:
         task.timer = None
@@ -222,26 +245,13 @@ class World(Choices):
             task.cpus.release(task)
         self._enqueue(task, new=False)
         if not self._dispatch_from(task):
-            await trio.lowlevel.wait_task_rescheduled(task.abort)
-
-    def is_turn_over(self) -> bool:
-        """Return whether the running task must give trio's loop a turn before it lets more time pass."""
-        return self._turn_left <= 0 and not self.stopped
+            await self._park(task)
 
     async def give_trio_a_turn(self, task: Task) -> None:
         """Park and go on as if nothing had been: trio sees to Ctrl-C and real sockets, the model notices nothing."""
         assert self.current is task
         self._given_turn = task
-        await trio.lowlevel.wait_task_rescheduled(task.abort)
-
-    def retry_point(self, site: str) -> None:
-        """A running task looks again at something that did not change: a retry without a timer."""
-        if self.retry_fired is not None:
-            self.retry_fired(site)
-
-    def other_is_eligible(self) -> bool:
-        """Return whether a task besides the running one could run at this instant."""
-        return bool(self._ready) or any(cpus.is_eligible() for cpus in self._cpu_sets)
+        await self._park(task)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -258,9 +268,7 @@ class World(Choices):
                 self._nursery = nursery
                 try:
                     main()
-                    if not self.stopped:
-                        self._root = trio.lowlevel.current_task()
-                        await trio.lowlevel.wait_task_rescheduled(self._abort_root)
+                    await self._step_tasks()
                 except BaseException as error:
                     if _is_trios(error):
                         raise
@@ -268,7 +276,7 @@ class World(Choices):
                 finally:
                     self.stopped = True
                     nursery.cancel_scope.cancel()
-                    self._cancel_deaf()
+                    self._unwind()
         finally:
             self.stopped = True
             self._nursery = None
@@ -281,26 +289,59 @@ class World(Choices):
         self.stopped = True
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def _cancel_deaf(self) -> None:
-        """End the waits that have refused a kill: trio asks a wait only once whether it can be cancelled."""
-        for task in self.tasks.values():
-            if task.raise_cancel is not None:
-                self._interrupt(task)
+    async def _step_tasks(self) -> None:
+        """Step whatever task is picked until the run ends; park while there is none, and when trio is due a turn."""
+        while not self.stopped:
+            task, self._picked = self._picked, None
+            if task is None and self._may_dispatch() and self._given_turn is None:
+                task = self._next_task(NEVER_NS)
+                if task is not None:
+                    task.state = TaskState.RUNNING
+            if task is not None:
+                self._step(task)
+            elif not self.stopped:
+                self._root = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_root)
+
+    def _step(self, task: Task) -> None:
+        """Let a detached task run until it gives way."""
+        assert task.trio_task is not None
+        coro: Any = task.trio_task.coro
+        self.stepping = task
+        try:
+            trap = coro.throw(_cancellation(task)) if task.interrupted else coro.send(None)
+            if trap is not None:
+                coro.throw(
+                    RuntimeError(f"{task} awaits trio itself, which only a world with trio_deadlines=True allows")
+                )
+        finally:
+            self.stepping = None
+
+    def _unwind(self) -> None:
+        """Let every task clean up: its waits are cancelled, also those that have refused a kill."""
+        for task in list(self.tasks.values()):
+            if not self.steps_tasks:
+                # trio asks a wait only once whether it can be cancelled
+                if task.raise_cancel is not None:
+                    self._interrupt(task)
+                continue
+            for _ in range(_UNWINDINGS_MAX):
+                if task.number not in self.tasks or task.raise_cancel is None:
+                    break
+                task.interrupted = True
+                self._step(task)
 
     def stop(self) -> None:
         """End the run: nothing more happens in this world."""
         if self.stopped:
             return
-        self.stopped = self.attention = True
+        super().stop()
+        self._wake_root()
+
+    def _wake_root(self) -> None:
         root, self._root = self._root, None
         if root is not None:
             trio.lowlevel.reschedule(root)
-
-    def fail(self, error: BaseException) -> None:
-        """End the run with an exception of our own making."""
-        if self._failure is None:
-            self._failure = error
-        self.stop()
 
     # -- the dispatcher -------------------------------------------------------------------------------------------
 
@@ -309,7 +350,7 @@ class World(Choices):
 
         Called by the clock when trio has nothing runnable. Returns False if nothing can ever happen again.
         """
-        self._turn_left = _TURN
+        self._turn_left = TURN
         try:
             task, self._given_turn = self._given_turn, None
             if task is None:
@@ -333,8 +374,7 @@ class World(Choices):
 
     def _dispatch_from(self, task: Task) -> bool:
         """Dispatch for a task about to park; return True if the same task runs on and need not park."""
-        if task.killable or not self._inline or self._nr_unborn or self._turn_left <= 0 or self.stopped:
-            # trio can cancel a wait only where it is parked
+        if not self._may_dispatch():
             return False
         try:
             chosen = self._next_task(NEVER_NS)
@@ -343,135 +383,50 @@ class World(Choices):
             return False
         if chosen is None:
             return False
-        if chosen is task:
+        if chosen is task and not task.interrupted:
             task.state = TaskState.RUNNING
             return True
         self._resume(chosen)
         return False
 
-    def _next_task(self, deadline_ns: int) -> Task | None:
-        """Run events until a task is eligible and choose it; None when the turn, the time or the run is over."""
-        while not self.stopped:
-            if self.attention:
-                task = self._pick()
-                if task is not None:
-                    self._turn_left -= 1
-                    return task
-            if self._nr_unborn or self._run_events(deadline_ns - 1, self.went_idle) or self._turn_left <= 0:
-                return None
-        return None
-
-    def _run_events(self, until_ns: int, went_idle: Callable[[], None] | None) -> bool:
-        """Run events until something wants attention or the turn is over; return True when none is due any more."""
-        heap = self._heap
-        turn_left = self._turn_left
-        try:
-            while turn_left > 0:
-                if went_idle is not None and not self.nr_pending_progress:
-                    went_idle()
-                    if self.attention:
-                        return False
-                while heap and heap[0][_FUNCTION] is None:
-                    heappop(heap)
-                due_ns = heap[0][_TIME] if heap else NEVER_NS
-                if self._look_ns <= due_ns:
-                    self._look_until(min(due_ns, until_ns))
-                    if self.attention:
-                        return False
-                if due_ns > until_ns:
-                    return True
-                timer = heappop(heap)
-                if self._explores_events:
-                    timer = self._choose_event(timer, until_ns)
-                self.now_ns, _, function, args, kind, site = timer
-                timer[_FUNCTION] = None
-                turn_left -= 1
-                self.nr_events += 1
-                if kind == _PROGRESS:
-                    self.nr_pending_progress -= 1
-                elif kind == _RETRY:
-                    self.nr_pending_retry -= 1
-                    if self.retry_fired is not None:
-                        self.retry_fired(site)
-                function(*args)
-                if self.attention:
-                    return False
-        except BaseException as error:  # noqa: BLE001  the run's own, not that of who happens to run
-            self.fail(error)
-        finally:
-            self._turn_left = turn_left
-        return False
-
-    def _look_until(self, until_ns: int) -> None:
-        """Let the observers look whose time comes first; one of them may end the run."""
-        if until_ns < NEVER_NS - 1:
-            while self._look_ns <= until_ns and not self.stopped:
-                self._look_once()
-
     def _resume(self, task: Task) -> None:
-        assert task.trio_task is not None
         task.state = TaskState.RUNNING
-        if task.interrupted:
+        if self.steps_tasks:
+            self._picked = task
+            self._wake_root()
+        elif task.interrupted:
             self._interrupt(task)
         else:
+            assert task.trio_task is not None
             task.raise_cancel = None
             trio.lowlevel.reschedule(task.trio_task)
 
     def _interrupt(self, task: Task) -> None:
-        """Let a parked task go on with trio.Cancelled."""
-        assert task.raise_cancel is not None
+        """Let a task that is parked in trio go on with trio.Cancelled."""
         assert task.trio_task is not None
-        result = outcome.capture(task.raise_cancel)
+        error = outcome.Error(_cancellation(task))
         task.raise_cancel = None
-        task.interrupted = False
-        task.resource = NOT_WAITING
-        trio.lowlevel.reschedule(task.trio_task, result)
-
-    def _pick(self) -> Task | None:
-        """Choose the next task to run and take it from its list, or return None."""
-        candidates = self._ready
-        for cpus in self._cpu_sets:
-            if cpus.is_eligible():
-                candidates = candidates + cpus.candidates() if candidates else cpus.candidates()
-        if self._nr_unborn:
-            return None
-        if len(candidates) <= 1:
-            self.attention = False
-            if not candidates:
-                return None
-        if self.picking is not None:
-            self.picking(len(candidates))
-            if self.stopped:
-                return None
-        task = candidates[0] if len(candidates) == 1 else self._choose_task(candidates)
-        if task.cpus is None:
-            self._ready.remove(task)
-        else:
-            task.cpus.take(task)
-        self.current = task
-        self.nr_steps += 1
-        return task
-
-    def advance_inline(self, until_ns: int) -> bool:
-        """Let time pass under the running task up to ``until_ns``, running what falls due; return whether it got there.
-
-        False means the task must park: another task may run now, the run ended, or (:meth:`is_turn_over`) trio is due.
-        """
-        while not self.stopped:
-            if self.attention:
-                if self.other_is_eligible():
-                    return False
-                self.attention = False
-            if self._run_events(until_ns, None):
-                self.now_ns = until_ns
-                return True
-            if self._turn_left <= 0:
-                return False
-        return False
+        trio.lowlevel.reschedule(task.trio_task, error)
 
 
 def _by_number(task: Task) -> int:
     return task.number
+
+
+@types.coroutine
+def _give_way() -> Generator[None, None, None]:
+    """Yield to whoever steps the coroutine."""
+    yield
+
+
+def _cancellation(task: Task) -> BaseException:
+    """Return the trio.Cancelled that ends a task's present wait."""
+    assert task.raise_cancel is not None
+    task.interrupted = False
+    task.resource = NOT_WAITING
+    result = outcome.capture(task.raise_cancel)
+    assert isinstance(result, outcome.Error)
+    return result.error
 
 
 def _is_trios(error: BaseException) -> bool:
