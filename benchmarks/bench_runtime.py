@@ -1,8 +1,8 @@
 """How fast virtual time moves: events and task steps a second, beside SimPy's bare loop in the same run.
 
-Three things are counted. An *event* is an atomic function that arms itself again (a packet, a timer). A *step* is one
-wait of a task: sleep until a timer, run, sleep again. A *switch* is a step after which another task runs, which costs a
-turn of trio's loop. SimPy's figure is one process (or a hundred) that yields timeouts: it has no tasks in trio's sense.
+Two things are counted. An *event* is an atomic function that arms itself again (a packet, a timer). A *step* is one
+wait of a task: sleep until a timer, run, sleep again; with a hundred tasks each step hands over to another one. SimPy's
+figure is one process (or a hundred) that yields timeouts: it has no tasks in trio's sense.
 """
 
 import argparse
