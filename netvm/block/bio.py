@@ -70,9 +70,7 @@ class BioSet:
         pool = self.pool
         if len(pool.elements) >= pool.min_nr:
             pool.nr_out -= len(bios)
-            free = self.cache.free
-            for bio in bios:
-                free(bio)
+            self.cache.free_many(bios)
             return
         for bio in bios:
             pool.free(bio)

@@ -270,6 +270,31 @@ class RequestQueue:
                 self._add_rq_to_plug(plug, rq)
             rest.drop(taken)
 
+    def try_plug_merge(
+        self,
+        plug: Plug,
+        slot: int,
+        pfns: list[int],
+        bios: list[int],
+        versions: list[int],
+        *,
+        write: bool,
+        end_io: Callable[[Request, int, Task], None],
+    ) -> bool:
+        """Merge one-page bios at the end of the plug's last request if all fit: most calls of :meth:`submit_pages`.
+
+        It takes neither a tag nor a request of its own, so it cannot sleep and needs no coroutine.
+        """
+        rq = plug.requests[-1] if plug.requests else None
+        if rq is None or rq.slot + len(rq.pfns) != slot or rq.write is not write or rq.end_io != end_io:
+            return False
+        if len(rq.pfns) + len(pfns) > self.max_pages:
+            return False
+        rq.pfns += pfns
+        rq.bios += bios
+        rq.versions += versions
+        return True
+
     def _plug_merge(self, plug: Plug, bios: Request) -> int:
         """Merge at the end of the plug's last request (blk_attempt_plug_merge); return pages merged."""
         rq = plug.requests[-1] if plug.requests else None

@@ -134,20 +134,18 @@ class BlockSwapIo:
                 bios.append(await self.bios.bio_alloc_bioset(task, GFP_NOIO))
             self._area.blocked(pfns, None)
         slots, versions = self._area.begin_writeback(pfns)
+        queue = self.queue
+        end_io = self._end_swap_bio_write
         start = 0
         for i in range(1, nr + 1):
-            if i == nr or slots[i] != slots[i - 1] + 1:
-                await self.queue.submit_pages(
-                    task,
-                    plug,
-                    write=True,
-                    slot=slots[start],
-                    pfns=pfns[start:i],
-                    bios=bios[start:i],
-                    versions=versions[start:i],
-                    end_io=self._end_swap_bio_write,
+            if i < nr and slots[i] == slots[i - 1] + 1:
+                continue
+            slot, pages, their_bios, content = slots[start], pfns[start:i], bios[start:i], versions[start:i]
+            if not queue.try_plug_merge(plug, slot, pages, their_bios, content, write=True, end_io=end_io):
+                await queue.submit_pages(
+                    task, plug, write=True, slot=slot, pfns=pages, bios=their_bios, versions=content, end_io=end_io
                 )
-                start = i
+            start = i
 
     async def read(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
         """Start reading one page with a bio of its own (swap_readpage_bdev_async)."""

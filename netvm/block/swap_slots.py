@@ -65,11 +65,13 @@ class SwapSlots:
 
     def alloc(self, nr: int, cpu: int = 0) -> list[int]:
         """Take slots from a CPU's cache, refilling it by batches (folio_alloc_swap)."""
-        slots: list[int] = []
         own = self._percpu.get(cpu)
         if own is None:
             own = self._percpu[cpu] = _PerCpu()
         cache = own.slots
+        if nr == 1 and cache:
+            return [cache.popleft()]
+        slots: list[int] = []
         while len(slots) < nr:
             if not cache:
                 cache.extend(self._get_swap_pages(SWAP_SLOTS_CACHE_SIZE, own))
@@ -80,6 +82,9 @@ class SwapSlots:
 
     def free(self, slots: Sequence[int]) -> None:
         """Queue unused slots; 64 go back to their clusters at once (free_swap_slot)."""
+        if len(self._slots_return) + len(slots) <= SWAP_SLOTS_CACHE_SIZE:
+            self._slots_return += slots
+            return
         for slot in slots:
             if len(self._slots_return) >= SWAP_SLOTS_CACHE_SIZE:
                 self._swapcache_free_entries()

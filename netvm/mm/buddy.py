@@ -190,8 +190,9 @@ class Buddy:
         zone.nr_free += 1 << order
         start, end = zone.start_pfn, zone.end_pfn
         while order < MAX_ORDER:
-            buddy = pfn ^ (1 << order)
-            if buddy < start or buddy + (1 << order) > end or not flags[buddy] & PG_BUDDY:
+            size = 1 << order
+            buddy = pfn ^ size
+            if buddy < start or buddy + size > end or not flags[buddy] & PG_BUDDY:
                 break
             block = block_of[buddy]
             if block & _ORDER_MASK != order:
@@ -202,12 +203,20 @@ class Buddy:
             del zone.free_lists[order][buddy_type][buddy]
             flags[buddy] = 0
             if buddy_type == HIGHATOMIC:
-                zone.nr_highatomic_free -= 1 << order
+                zone.nr_highatomic_free -= size
             pfn &= buddy
             order += 1
         free_list = zone.free_lists[order][migratetype]
         free_list[pfn] = None
-        if not (order < MAX_ORDER - 1 and self._buddy_merge_likely(zone, pfn, order)):
+        # buddy_merge_likely: if the next-higher buddy is free too, better left to merge
+        higher = (pfn & ~(1 << order)) ^ (2 << order)
+        if (
+            order >= MAX_ORDER - 1
+            or higher < start
+            or higher + (2 << order) > end
+            or not flags[higher] & PG_BUDDY
+            or block_of[higher] & _ORDER_MASK != order + 1
+        ):
             free_list.move_to_end(pfn, last=False)
         flags[pfn] = PG_BUDDY
         block_of[pfn] = order | migratetype << _TYPE_SHIFT
@@ -219,13 +228,6 @@ class Buddy:
         """At and above a pageblock only mergeable types merge across; HIGHATOMIC merges with itself only."""
         buddy_type = zone.pageblock_type(buddy)
         return buddy_type == migratetype or HIGHATOMIC not in (buddy_type, migratetype)
-
-    def _buddy_merge_likely(self, zone: Zone, pfn: int, order: int) -> bool:
-        """Whether the next-higher buddy is free too: better left to merge (buddy_merge_likely)."""
-        higher = (pfn & ~(1 << order)) ^ (1 << (order + 1))
-        if higher < zone.start_pfn or higher + (2 << order) > zone.end_pfn:
-            return False
-        return bool(self.frames.flags_of[higher] & PG_BUDDY) and self.frames.block_of[higher] & _ORDER_MASK == order + 1
 
     def free_pages(self, zone: Zone, cpu: int, pfn: int, order: int) -> None:
         """Free a block that its owner has let go of (__free_pages): to the per-cpu list or straight to the buddy."""

@@ -129,7 +129,7 @@ class LruList:
     def remove_many(self, pfns: PfnArray) -> None:
         """Take pages out, wherever they are."""
         index = self._slot[pfns].astype(np.intp) & self._mask
-        assert (self._ring[index] == pfns).all(), "a frame is not on this list"
+        assert np.count_nonzero(self._ring[index] == pfns) == len(pfns), "a frame is not on this list"
         self._ring[index] = _HOLE
         self.size -= len(pfns)
 
@@ -142,7 +142,7 @@ class LruList:
         stop = start + nr
         if stop <= self._mask + 1:
             taken: PfnArray = self._ring[start:stop].astype(np.intp)
-            if taken.min() >= 0:
+            if not np.count_nonzero(taken < 0):
                 self._tail += nr
                 self.size -= nr
                 return taken

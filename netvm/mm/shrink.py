@@ -264,7 +264,7 @@ class Shrinker:
         else:
             pte = 0
         if state & PG_SWAPCACHE:
-            if self.frames.pins[taken].any():
+            if np.count_nonzero(self.frames.pins[taken]):
                 return None
             return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
         return _SWAP_OUT if mapping else _KEEP
@@ -393,9 +393,9 @@ class Shrinker:
             task.charge_ns += self.costs.scan_activate
             self._activate(np.array(chunk[nr_cached : nr_cached + 1], dtype=np.intp))
             return nr_cached + 1, nr_sent
-        if task.cpus is not None:
+        if task.cpus is not None and task.cpus.should_pay(task):
             # a flushed request wakes kblockd, which runs before the next page is looked at
-            await task.cpus.cond_resched(task)
+            await task.cpus.pay(task)
         return nr, nr_sent
 
     async def _pageout(self, task: Task, chunk: list[int], plug: PlugPort) -> None:

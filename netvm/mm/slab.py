@@ -158,8 +158,12 @@ class SlabCache:
     def nr_ready(self) -> int:
         """Return how many free objects the slabs hold, reserved ones not counted."""
         flags = self.pages.frames.flags_of
-        total = self._free[self._slab] if self._slab >= 0 else 0
-        return total + sum(self._free[s] for s in self._partial if not flags[s] & PG_PFMEMALLOC)
+        free = self._free
+        total = free[self._slab] if self._slab >= 0 else 0
+        for slab in self._partial:
+            if not flags[slab] & PG_PFMEMALLOC:
+                total += free[slab]
+        return total
 
     def _first_mask(self, gfp: int) -> int:
         """The mask for the best order: a blocking request neither reclaims nor uses the reserve for it."""
@@ -230,8 +234,22 @@ class SlabCache:
             return
         if count == 1:
             self._partial[slab] = None
-        if count == self._capacity(slab) and len(self._partial) >= self.min_partial:
+        if len(self._partial) >= self.min_partial and count == self._capacity(slab):
             self._discard(slab)
+
+    def free_many(self, slabs: list[int]) -> None:
+        """Give objects back one after another; most belong to the current slab, where it is one addition."""
+        free, current = self._free, self._slab
+        nr_current = 0
+        for slab in slabs:
+            if slab == current:
+                nr_current += 1
+            else:
+                self.free(slab)
+        if nr_current:
+            free[current] += nr_current
+            self.nr_active -= nr_current
+            assert self.nr_active >= 0
 
     def _discard(self, slab: int) -> None:
         del self._partial[slab]

@@ -172,7 +172,9 @@ class LinkDirection:
         now_ns = self.world.now_ns
         start_ns = max(now_ns, self.free_at_ns, self.stalled_until_ns)
         self.free_at_ns = start_ns + self.serialised_ns(packet)
-        if self.is_down or self._random.chance(self.loss) or self._random.chance(self.burst_loss):
+        # a probability of zero draws nothing, so a good link need not ask
+        chance = self._random.chance
+        if self.is_down or (self.loss and chance(self.loss)) or (self.burst_loss and chance(self.burst_loss)):
             self.nr_lost += 1
             return True
         arrive_ns = self.free_at_ns + self.delay_ns
@@ -182,11 +184,11 @@ class LinkDirection:
             return True
         if mishap == _LATE:
             arrive_ns += self.delay_ns + self.serialised_ns(packet)
-        if self._random.chance(self.reorder):
+        if self.reorder and chance(self.reorder):
             arrive_ns += self.delay_ns + self.serialised_ns(packet)
         self.nr_queued += 1
         self.world.call_at(arrive_ns, self._arrived, packet)
-        if mishap == _TWICE or self._random.chance(self.duplicate):
+        if mishap == _TWICE or (self.duplicate and chance(self.duplicate)):
             self.nr_queued += 1
             self.world.call_at(arrive_ns, self._arrived, packet)
         return True

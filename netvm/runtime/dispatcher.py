@@ -146,12 +146,12 @@ class Dispatcher(Choices):
 
     def _pick(self) -> Task | None:
         """Choose the next task to run and take it from its list, or return None."""
+        if self._nr_unborn:
+            return None
         candidates = self._ready
         for cpus in self._cpu_sets:
             if cpus.is_eligible():
                 candidates = candidates + cpus.candidates() if candidates else cpus.candidates()
-        if self._nr_unborn:
-            return None
         if len(candidates) <= 1:
             self.attention = False
             if not candidates:

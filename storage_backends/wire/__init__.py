@@ -208,7 +208,9 @@ class ChunkBuffer:
         if size:
             self._chunks.append(chunk)
             self.size_bytes += size
-            self.bytes_missing = max(0, self.bytes_missing - size)
+            missing = self.bytes_missing
+            if missing:
+                self.bytes_missing = missing - size if missing > size else 0
 
     def pull_bytes(self, size_bytes: int) -> bytes | None:
         """Consume exactly ``size_bytes`` as bytes, or nothing and return None while fewer have arrived."""

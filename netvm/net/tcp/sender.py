@@ -144,7 +144,11 @@ class Sender:
             return None
         if self._probe_due:
             return self._plan_probe()
-        size = self.queue.head_bytes(self.snd_nxt)
+        queue = self.queue
+        if not queue and queue.fin_seq is None:
+            # most calls ask after the last segment has gone
+            return None
+        size = queue.head_bytes(self.snd_nxt)
         if size is None:
             return None
         plan = self._plan_new(size, now_ns, more=more, max_bytes=max_bytes)

@@ -48,7 +48,10 @@ class _Layout:
     word of ``head`` is byte 1: a field, ``0x80`` where only that bit is set, or ``0x80|field``.
     """
 
-    __slots__ = ("always_set", "byte1", "cls", "get", "names", "nr_head", "opcode", "struct")
+    __slots__ = (
+        *("always_set", "byte1", "cls", "get", "names", "nr_head", "opcode", "struct"),
+        *("has_data", "has_immediate", "has_payload"),
+    )
 
     def __init__(self, cls: type[Message], opcode: Opcode, struct: str, head: str, tail: str) -> None:
         byte1, *rest = head.split()
@@ -60,6 +63,10 @@ class _Layout:
         self.nr_head = len(rest)
         self.names = (*rest, *tail.split())
         self.get: Callable[[Message], tuple[Any, ...]] = attrgetter(*self.names)
+        fields = cls.__dataclass_fields__
+        self.has_immediate = "immediate" in fields
+        self.has_payload = "payload" in fields
+        self.has_data = "data" in fields
         assert self.struct.size == BHS_SIZE, f"{cls.__name__} is {self.struct.size} bytes"
 
 
@@ -170,18 +177,19 @@ _LAYOUTS = (
         "lun itt ttt statsn exp_cmdsn max_cmdsn",
     ),
 )
-_WITH_IMMEDIATE = (ScsiCommand, TmfRequest, LoginRequest, LogoutRequest, NopOut)
-_WITH_PAYLOAD = (ScsiCommand, DataOut, DataIn)
-_WITH_DATA = (ScsiResponse, AsyncMessage, LoginRequest, LoginResponse, Reject, NopOut, NopIn)
 _BY_CLASS: dict[Callable[..., Message], _Layout] = {layout.cls: layout for layout in _LAYOUTS}
 _BY_OPCODE = {layout.opcode: layout for layout in _LAYOUTS}
 
 
 def data_of(message: Message) -> Chunk:
     """Return the data segment of a PDU, empty if it has none."""
-    if isinstance(message, _WITH_PAYLOAD):
+    if isinstance(message, ScsiCommand | DataOut | DataIn):
         return b"" if message.payload is None else message.payload
-    return message.data if isinstance(message, _WITH_DATA) else b""
+    return _data(message) if _BY_CLASS[type(message)].has_data else b""
+
+
+_is_immediate: Callable[[Message], bool] = attrgetter("immediate")
+_data: Callable[[Message], bytes] = attrgetter("data")
 
 
 def push(message: Message) -> bytes:
@@ -190,9 +198,8 @@ def push(message: Message) -> bytes:
     values = list(layout.get(message))
     ahs_words = len(message.ahs) >> 2 if isinstance(message, ScsiCommand) else 0
     values.insert(layout.nr_head, ahs_words << 24 | size_of(data_of(message)))
-    immediate = isinstance(message, _WITH_IMMEDIATE) and message.immediate
     return layout.struct.pack(
-        layout.opcode | _IMMEDIATE if immediate else layout.opcode,
+        layout.opcode | _IMMEDIATE if layout.has_immediate and _is_immediate(message) else layout.opcode,
         layout.always_set | getattr(message, layout.byte1) if layout.byte1 else layout.always_set,
         *values,
     )
@@ -208,11 +215,11 @@ def pull(bhs: bytes, ahs: bytes, data: Sequence[Chunk]) -> Message:
     fields = dict(zip(layout.names, values, strict=True))
     if layout.byte1:
         fields[layout.byte1] = byte1 & ~layout.always_set
-    if layout.cls in _WITH_IMMEDIATE:
+    if layout.has_immediate:
         fields["immediate"] = first & _IMMEDIATE != 0
-    if layout.cls in _WITH_PAYLOAD:
+    if layout.has_payload:
         fields["payload"] = join(data) if data else None
-    elif layout.cls in _WITH_DATA:
+    elif layout.has_data:
         fields["data"] = render(data)
     if ahs and layout.cls is ScsiCommand:
         fields["ahs"] = ahs
