@@ -27,9 +27,23 @@ _EVENTS: Final = (
     "writeback/balance_dirty_pages",
     "writeback/writeback_start",
     "writeback/writeback_written",
+    "writeback/writeback_single_inode",
+    "writeback/global_dirty_state",
     "sock/sock_exceed_buf_limit",
     "tcp/tcp_retransmit_skb",
 )
+_IF_THERE: Final = (
+    "nfs/nfs_initiate_read",
+    "nfs/nfs_readpage_done",
+    "nfs/nfs_initiate_write",
+    "nfs/nfs_writeback_done",
+    "nfs/nfs_initiate_commit",
+    "nfs/nfs_commit_done",
+    "sunrpc/rpc_stats_latency",
+    "sunrpc/xprt_transmit",
+    "sunrpc/xprt_lookup_rqst",
+)
+"""Events of modules: a host without NFS has none of them, which is no loss."""
 _SNAPSHOTS: Final = {
     "vmstat": "proc/vmstat",
     "zoneinfo": "proc/zoneinfo",
@@ -154,6 +168,9 @@ def _enable(instance: Path, told: list[str]) -> None:
         _switch_on(instance / "events" / group / "enable", f"events of {group}", told)
     for event in _EVENTS:
         _switch_on(instance / "events" / event / "enable", event, told)
+    for event in _IF_THERE:
+        if (instance / "events" / event).is_dir():
+            _switch_on(instance / "events" / event / "enable", event, told)
     with suppress(OSError):
         _set(instance / "tracing_on", "1")
 

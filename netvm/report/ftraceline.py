@@ -38,6 +38,17 @@ _VALUE: Final = {
     "s": r"(.*?)",
 }
 
+_PLUGINS: Final = {
+    BY_NAME["sched_switch"].number: re.compile(
+        r"(?P<prev_comm>.*):(?P<prev_pid>\d+) \[(?P<prev_prio>-?\d+)\] (?P<prev_state>\S+) ==> "
+        r"(?P<next_comm>.*):(?P<next_pid>\d+) \[(?P<next_prio>-?\d+)\]"
+    ),
+    BY_NAME["sched_wakeup"].number: re.compile(
+        r"(?P<comm>.*):(?P<pid>\d+) \[(?P<prio>-?\d+)\](?: success=\d+)? CPU:(?P<target_cpu>\d+)"
+    ),
+}
+"""What trace-cmd's plugins print instead of the kernel's format."""
+
 _RENAMED: Final = {"wb_setpoint": "bdi_setpoint", "wb_dirty": "bdi_dirty", "highest_zoneidx": "classzone"}
 _OPTIONAL: Final = frozenset(
     {"nr_congested", "nr_activate_anon", "nr_activate_file", "nr_unmap_fail", "cgroup_ino", "thresh", "written"}
@@ -222,11 +233,14 @@ class LineReader:
     def fields(self, event: int, payload: str, args: RecordArray) -> bool:
         """Read the fields of a known event into ``args``; False if they are malformed (not counted here)."""
         point = TRACEPOINTS[event]
+        places = {field.name: index for index, field in enumerate(point.fields)}
         found = self._pattern(point).fullmatch(payload.strip())
+        plugin = _PLUGINS[event].fullmatch(payload.strip()) if found is None and event in _PLUGINS else None
         if found is not None:
             pairs = list(enumerate(found.groups()))
+        elif plugin is not None:
+            pairs = [(places[name], value) for name, value in plugin.groupdict().items()]
         else:
-            places = {field.name: index for index, field in enumerate(point.fields)}
             pairs_found = list(_KEY.finditer(payload))
             values = {_RENAMED.get(match[1], match[1]): match[2] for match in pairs_found}
             values |= _head_value(point, payload, pairs_found[0].start() if pairs_found else 0)
@@ -249,6 +263,9 @@ class LineReader:
         if found is not None:
             return {place: found.span(place + 1) for place in range(len(point.fields))}
         places = {field.name: index for index, field in enumerate(point.fields)}
+        plugin = _PLUGINS[event].fullmatch(line, begin, end) if event in _PLUGINS else None
+        if plugin is not None:
+            return {places[name]: plugin.span(name) for name in plugin.groupdict()}
         matches = list(_KEY.finditer(line, begin, end))
         spans = {_RENAMED.get(match[1], match[1]): match.span(2) for match in matches}
         head = _head_value(point, line[begin:end], matches[0].start() - begin if matches else 0)

@@ -22,7 +22,7 @@
   const count = (value) => value.toLocaleString("en");
   const duration = (us) =>
     us === null || us === undefined ? "–"
-      : us >= 1e6 ? `${(us / 1e6).toPrecision(3)} s` : us >= 1e3 ? `${(us / 1e3).toPrecision(3)} ms` : `${us.toPrecision(3)} µs`;
+      : us >= 1e9 ? `${(us / 1e6).toFixed(0)} s` : us >= 1e6 ? `${(us / 1e6).toPrecision(3)} s` : us >= 1e3 ? `${(us / 1e3).toPrecision(3)} ms` : `${us.toPrecision(3)} µs`;
   const seconds = (s) => `${s.toFixed(s < 10 ? 3 : 2)} s`;
 
   // -- hints ------------------------------------------------------------------------------------------------------

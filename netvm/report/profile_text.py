@@ -163,7 +163,7 @@ def _reclaim(profile: Profile) -> Iterator[str]:
         f"kswapd: {kswapd.wakes} wakes, {kswapd.sleeps} sleeps, active {kswapd.active_us / 1e6:.3f} s, "
         f"at work {kswapd.working_us / 1e6:.3f} s"
     )
-    if profile.reclaimed_for:
+    if any(pair["pages"] for pair in profile.reclaimed_for):
         yield "who reclaimed for whom (pages; kswapd's are shared by who woke it)"
         for pair in profile.reclaimed_for[:_ROWS]:
             if pair["pages"]:

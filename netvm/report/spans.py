@@ -271,7 +271,7 @@ class SpanBuilder:
             if request is None:
                 self.orphans["request"] = self.orphans.get("request", 0) + 1
                 return
-            request.end_ns = time_ns
+            request.end_ns = max(time_ns, request.begin_ns)
             self._lanes.discard(request.lane)
             if "W" in request.cause:
                 self._last_write = request
@@ -320,6 +320,7 @@ class SpanBuilder:
             self.orphans["kswapd"] = self.orphans.get("kswapd", 0) + 1
             return
         if woke_ns is not None:
-            self.last_wake_to_sleep_ns += time_ns - woke_ns
-        span.end_ns = time_ns
+            self.last_wake_to_sleep_ns += max(0, time_ns - woke_ns)
+        # an event that comes too late to be put in order ends nothing before it began
+        span.end_ns = max(time_ns, span.begin_ns)
         self._sink(span)

@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 from typing import IO, Final
 
 from netvm.trace.records import RecordArray, Recorded
-from netvm.trace.tracepoints import CONVERSION, OTHER, TRACEPOINTS, Tracepoint
+from netvm.trace.tracepoints import CONVERSION, OTHER, TRACEPOINTS, Field, Tracepoint
 
 __all__ = ["format_file", "write_trace_dat"]
 
@@ -30,6 +30,14 @@ _DELTA_BITS: Final = 27
 _FIRST_ID: Final = 100
 """Numbers below are the kernel's own (function, stack, print ...)."""
 _CPUS_MAX: Final = 4096
+_COMM_BYTES: Final = 16
+_STATES: Final = {"R": 0, "S": 1, "D": 2, "T": 4, "t": 8, "X": 16, "Z": 32, "P": 64, "I": 128}
+"""TASK_RUNNING and the others, by the letter they are printed as."""
+_STATE_FMT: Final = (
+    '(REC->{field} & 0xff) ? __print_flags(REC->{field} & 0xff, "|", '
+    + ", ".join(f'{{{{ {value:#x}, "{letter}" }}}}' for letter, value in _STATES.items() if value)
+    + ') : "R"'
+)
 
 _HEADER_PAGE: Final = (
     "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n"
@@ -50,13 +58,39 @@ _COMMON: Final = (
 )
 
 
+def _is_comm(point: Tracepoint, field: Field) -> bool:
+    """Whether a string has a fixed place of 16 bytes: the scheduler's, which trace-cmd's plugins read there."""
+    return point.group == "sched" and field.kind == "s" and not _is_state(field)
+
+
+def _is_state(field: Field) -> bool:
+    """Whether a string is a task's state, a number in the ring buffer."""
+    return field.name == "prev_state"
+
+
+def _size(point: Tracepoint, field: Field) -> int:
+    if _is_comm(point, field):
+        return _COMM_BYTES
+    return 4 if field.kind == "s" and not _is_state(field) else 8
+
+
 def format_file(point: Tracepoint) -> str:
     """Return the format file of a tracepoint, as ``events/GROUP/NAME/format`` would be."""
     lines = [f"name: {point.name}\nID: {_FIRST_ID + point.number}\nformat:\n{_COMMON}"]
     offset = 8
     arguments = []
     for field in point.fields:
-        if field.kind == "s":
+        if _is_comm(point, field):
+            lines.append(
+                f"\tfield:char {field.name}[{_COMM_BYTES}];\toffset:{offset};\tsize:{_COMM_BYTES};\tsigned:0;\n"
+            )
+            arguments.append(f"REC->{field.name}")
+            offset += _COMM_BYTES
+        elif _is_state(field):
+            lines.append(f"\tfield:long {field.name};\toffset:{offset};\tsize:8;\tsigned:1;\n")
+            arguments.append(_STATE_FMT.format(field=field.name))
+            offset += 8
+        elif field.kind == "s":
             lines.append(f"\tfield:__data_loc char[] {field.name};\toffset:{offset};\tsize:4;\tsigned:1;\n")
             arguments.append(f"__get_str({field.name})")
             offset += 4
@@ -108,10 +142,14 @@ def _payload(event: int, pid: int, args: list[int], recorded: Recorded) -> bytes
     """Return an event as it stands in the ring buffer, without its head."""
     fixed = struct.pack("<HBBi", _FIRST_ID + event, 0, 0, pid)
     fields = TRACEPOINTS[event].fields
-    at = 8 + sum(4 if field.kind == "s" else 8 for field in fields)
+    at = 8 + sum(_size(TRACEPOINTS[event], field) for field in fields)
     tail = b""
     for field, arg in zip(fields, args, strict=False):
-        if field.kind == "s":
+        if _is_comm(TRACEPOINTS[event], field):
+            fixed += recorded.names[arg].encode()[: _COMM_BYTES - 1].ljust(_COMM_BYTES, b"\0")
+        elif _is_state(field):
+            fixed += struct.pack("<q", _STATES.get(recorded.names[arg].rstrip("+"), 0))
+        elif field.kind == "s":
             text = recorded.names[arg].encode()[:255] + b"\0"
             fixed += struct.pack("<I", len(text) << 16 | at + len(tail))
             tail += text

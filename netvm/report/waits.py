@@ -70,7 +70,7 @@ class Span:
         link = self.links.get(name)
         if link is None:
             link = self.links[name] = Link()
-        link.total_ns += until_ns - self.last_ns
+        link.total_ns += max(0, until_ns - self.last_ns)
         link.count += 1
         link.pages += pages
         self.last_ns = until_ns

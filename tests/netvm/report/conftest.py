@@ -29,12 +29,16 @@ class Plain:
     scanned: dict[str, int] = field(default_factory=lambda: {"kswapd": 0, "direct": 0})
     reclaimed: dict[str, int] = field(default_factory=lambda: {"kswapd": 0, "direct": 0})
     throttled_us: dict[str, list[int]] = field(default_factory=dict)
+    nfs_us: dict[str, list[int]] = field(default_factory=dict)
+    nfs_open: int = 0
+    pauses_us: list[int] = field(default_factory=list)
 
 
 def _plain(path: Path) -> Plain:
     """Compute the figures of a trace in the most obvious way."""
     found = Plain()
     begun: dict[str, int] = {}
+    calls: dict[tuple[str, ...], list[int]] = {}
     awake: int | None = None
     woke = 0
     with gzip.open(path, "rt") as lines:
@@ -64,7 +68,18 @@ def _plain(path: Path) -> Plain:
                 found.reclaimed[who] += int(values["nr_reclaimed"])
             elif event == "mm_vmscan_throttled":
                 found.throttled_us.setdefault(values["reason"], []).append(int(values["usect_delayed"]))
+            elif event == "balance_dirty_pages" and int(values["pause"]) > 0:
+                found.pauses_us.append(int(values["pause"]) * 1000)
+            elif event.startswith("nfs_"):
+                what = event.split("_")[1].replace("readpage", "read").replace("writeback", "write")
+                procedure = event.split("_")[2] if what == "initiate" else what
+                place = procedure, values["fileid"], values["fhandle"], values["offset"]
+                if what == "initiate":
+                    calls.setdefault(place, []).append(now)
+                elif calls.get(place):
+                    found.nfs_us.setdefault(procedure, []).append(now - calls[place].pop(0))
     found.unfinished += len(begun)
+    found.nfs_open = sum(map(len, calls.values()))
     return found
 
 

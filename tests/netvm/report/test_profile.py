@@ -44,6 +44,15 @@ def _check(profile: Any, plain: Any) -> None:
     assert {reason: (row.count, row.total) for reason, row in throttled.items()} == {
         reason: (len(slept), sum(slept)) for reason, slept in plain.throttled_us.items()
     }
+    calls: dict[str, list[float]] = {}
+    for cause, row in profile.by_cause_us.get("nfs", {}).items():
+        sums = calls.setdefault(cause.split()[0].lower(), [0, 0])
+        sums[0] += row.count
+        sums[1] += row.total
+    assert calls == {name: [len(times), sum(times)] for name, times in plain.nfs_us.items()}
+    assert (profile.latency_us["nfs"].unfinished if "nfs" in profile.latency_us else 0) == plain.nfs_open
+    pauses = profile.latency_us.get("dirty_throttle")
+    assert (pauses.count, pauses.total) == (len(plain.pauses_us), sum(plain.pauses_us)) if pauses else True
 
 
 @pytest.mark.parametrize("folder", _TRACES, ids=lambda folder: folder.name)
@@ -156,3 +165,18 @@ def test_nothing_is_a_profile_too(trace_file: Any, profile_of: Callable[[Path], 
     """A recording without events has a profile without figures."""
     profile = profile_of(trace_file(_HEAD))
     assert (profile.events, profile.span_s, profile.direct_reclaim_latency_us.p50) == (0, 0.0, None)
+
+
+def test_late_events_end_nothing_before_it_began(trace_file: Any, profile_of: Callable[[Path], Any]) -> None:
+    """A recording that repeats itself far beyond the window of sorting is read to its end, and what is late is told."""
+    wake = _line(5000, "mm_vmscan_kswapd_wake: nid=0 order=0", comm="kswapd0", pid=22)
+    begin = _line(5001, "mm_vmscan_direct_reclaim_begin: order=0 gfp_flags=GFP_KERNEL")
+    shrink = "".join(
+        _line(6000 + at, "mm_vmscan_wakeup_kswapd: nid=0 order=0 gfp_flags=GFP_KERNEL") for at in range(140_000)
+    )
+    sleep = _line(10, "mm_vmscan_kswapd_sleep: nid=0", comm="kswapd0", pid=22)
+    end = _line(11, "mm_vmscan_direct_reclaim_end: nr_reclaimed=1")
+    profile = profile_of(trace_file(_HEAD + wake + begin + shrink * 2 + sleep + end))
+    assert profile.late >= 2
+    assert (profile.kswapd.sleeps, profile.kswapd.active_us) == (1, 0)
+    assert profile.direct_reclaim_latency_us.max == 0

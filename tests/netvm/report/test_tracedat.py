@@ -75,3 +75,31 @@ def _times(page: bytes) -> list[int]:
         found.append(now)
         at += 4 + 4 * (word & 31)
     return found
+
+
+@pytest.mark.skipif(shutil.which("trace-cmd") is None, reason="no trace-cmd")
+def test_switches_survive_trace_cmds_plugins(
+    tmp_path: Path, trace_file: Any, profile_of: Callable[[Path], Any]
+) -> None:
+    """The scheduler's events are read by trace-cmd's plugins, which print them their own way, and by us after that."""
+    trace = trace_file(
+        "# tracer: nop\n#\n"
+        "          <idle>-0       [000] .....     1.000000: sched_wakeup: comm=hog pid=7 prio=120 target_cpu=000\n"
+        "          <idle>-0       [000] .....     1.000010: sched_switch: prev_comm=swapper prev_pid=0 prev_prio=120 "
+        "prev_state=R ==> next_comm=hog next_pid=7 next_prio=120\n"
+        "             hog-7       [000] .....     1.000020: mm_vmscan_direct_reclaim_begin: "
+        "order=0 gfp_flags=GFP_NOIO\n"
+        "             hog-7       [000] .....     1.000050: sched_switch: prev_comm=hog prev_pid=7 prev_prio=120 "
+        "prev_state=D ==> next_comm=b:1 next_pid=8 next_prio=120\n"
+        "             b:1-8       [000] .....     1.000060: sched_switch: prev_comm=b:1 prev_pid=8 prev_prio=120 "
+        "prev_state=S ==> next_comm=hog next_pid=7 next_prio=120\n"
+        "             hog-7       [000] .....     1.000090: mm_vmscan_direct_reclaim_end: nr_reclaimed=1\n"
+    )
+    export(trace, tmp_path / "t.dat")
+    ran = subprocess.run(["trace-cmd", "report", "-i", tmp_path / "t.dat"], capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    (tmp_path / "report.txt").write_text(ran.stdout)
+    profile = profile_of(tmp_path / "report.txt")
+    assert profile == profile_of(trace)
+    assert profile.skipped == 0
+    assert (profile.pressure.some.total_us, profile.pressure.full.total_us) == (70, 60)
