@@ -81,8 +81,8 @@ class _Boot:
         self.options = options
         self.log = log
         self.fixes = preset(options.kernel.preset).switched(options.kernel.fixes)
-        self.costs = CpuCosts()
         machine = options.machine
+        self.costs = CpuCosts().with_faults(machine.costs.faults)
         self.cpus = (
             Cpus(
                 world,

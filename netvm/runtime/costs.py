@@ -5,7 +5,7 @@ by the spacing of its trace points and the histogram of its touches.
 They are the machine's, not the model's: a scenario scales them (``machine.costs.scale``) and leaves them otherwise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["CpuCosts"]
 
@@ -81,3 +81,8 @@ class CpuCosts:
     context_switch: int = 3_000
     server_request: int = 30_000
     """A storage server's own work on one request: system calls, not copies."""
+
+    def with_faults(self, factor: float) -> "CpuCosts":
+        """Return the costs of a machine whose page faults take so many times as long."""
+        faults = ("fault_anon", "fault_swapcache", "fault_wp", "fault_major")
+        return replace(self, **{name: int(getattr(self, name) * factor) for name in faults})

@@ -146,6 +146,8 @@ class Costs(_Table, frozen=True, kw_only=True):
     """Factor on every cost: 1 is the calibrated machine, 10 one ten times slower."""
     noise: Ratio = 0.0
     """Relative spread of each charge, drawn from the run's seed: a machine that has other work beside it."""
+    faults: Annotated[float, Meta(ge=0.0)] = 1.0
+    """Factor on what a page fault costs, beside ``scale``: an exception is dear where an emulator translates code."""
 
 
 class Machine(_Table, frozen=True, kw_only=True):

@@ -28,3 +28,14 @@ def test_costs_are_a_machines_and_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         costs.touch = 1  # type: ignore[misc]
     assert dataclasses.replace(costs, touch=1).touch == 1
+
+
+def test_dear_faults_leave_the_rest() -> None:
+    """Only exceptions take longer; a factor of one changes nothing."""
+    costs, dear = CpuCosts(), CpuCosts().with_faults(2.0)
+    assert CpuCosts().with_faults(1.0) == costs
+    changed = {
+        field.name for field in dataclasses.fields(costs) if getattr(costs, field.name) != getattr(dear, field.name)
+    }
+    assert changed == {"fault_anon", "fault_swapcache", "fault_wp", "fault_major"}
+    assert dear.fault_anon == 2 * costs.fault_anon

@@ -12,7 +12,7 @@ from netvm.errors import UsageError
 from netvm.scenario.imported import import_run
 from netvm.scenario.load import scenario_from
 from netvm.scenario.recorded import read_recorded_run
-from netvm.scenario.schema import AnonPulse, FileWriter, Flood, Scenario
+from netvm.scenario.schema import AnonPulse, FileWriter, Flood, Link, Scenario
 
 _RUNS = Path(__file__).parents[2] / "data" / "runs"
 _NFS = ("N10-gt96-swap-0ms",)
@@ -99,14 +99,24 @@ def test_the_small_build() -> None:
 
 
 def test_the_debian_build_over_iscsi() -> None:
-    """2 MiB pageblocks, bios of 256 bytes, two zones, a rotational disk, large requests, costs tenfold and noisy."""
+    """2 MiB pageblocks, bios of 256 bytes, two zones, a rotational disk, large requests, a slow and noisy CPU."""
     scenario = _imported("M15-deb192-iscsi-seq")
     assert (scenario.kernel.pageblock_order, scenario.kernel.bio_object_bytes) == (9, 256)
     assert [zone.name for zone in scenario.machine.zones] == ["DMA", "DMA32"]
     assert (scenario.nic.kind, scenario.storage.kind, scenario.storage.place) == ("e1000", "iscsi", "remote")
     assert (scenario.storage.max_sectors_kb, scenario.storage.nr_requests) == (1280, 226)
     assert scenario.storage.rotational
-    assert (scenario.machine.costs.scale, scenario.machine.costs.noise) == (10.0, 0.5)
+    assert (scenario.machine.costs.scale, scenario.machine.costs.noise) == (2.3, 0.5)
+
+
+def test_the_speed_of_a_machine_in_real_time() -> None:
+    """Reclaim ran as with counted instructions, faults twice as long, and the way to the server was slow."""
+    counted, real = _imported("I1-gt96-icount-e1000-hostnbd"), _imported("M01-gt96-0ms-seq")
+    assert (counted.machine.costs.scale, counted.machine.costs.faults) == (1.0, 1.0)
+    assert (real.machine.costs.scale, real.machine.costs.faults) == (1.0, 1.9)
+    assert counted.link.peer_acks == real.link.peer_acks == "frame"
+    assert counted.link.bandwidth_bytes_per_s == 0 < real.link.bandwidth_bytes_per_s < 20_000_000
+    assert _imported("D2-guestnbd-2ms-a").link == _imported("H1-gt96-virtio-stock").link == Link()
 
 
 def test_two_recordings_of_one_machine_are_two_draws() -> None:
@@ -120,7 +130,8 @@ def test_two_recordings_of_one_machine_are_two_draws() -> None:
 
 def test_a_local_disk() -> None:
     """A virtio-blk device is a disk: no network stands before it."""
-    assert _imported("M12-gt128-vda-seq").storage.kind == "disk"
+    disk = _imported("M12-gt128-vda-seq")
+    assert (disk.storage.kind, disk.link) == ("disk", Link())
 
 
 def test_sysctls_that_were_set() -> None:

@@ -29,7 +29,6 @@ _HOGS = sorted(path.name for path in _RUNS.iterdir() if not any(part in path.nam
 _SHORT = ("H4-gt96-virtio-stock", "T2-knob0-flood-boost0")
 _OTHERWISE = {
     "D3-guestnbd-0ms": "its server enters reclaim only if free memory meets the min mark as it answers: microseconds",
-    "S2-knob0-flood": "at a tenth of its speed the machine reclaims more slowly than the flood takes",
     "H1-gt96-virtio-stock": "the same machine as H4, which hung: the recorded kernel went both ways, as seeds do here",
 }
 """Recorded runs that end another way here, and why; three at most."""
