@@ -94,6 +94,11 @@ class Calls:
         """Take one of :data:`CALL_EVENTS`."""
         self._handlers[event](time_ns, task, cpu, arg)
 
+    @property
+    def nr_writes_out(self) -> int:
+        """How many NFS writes are out."""
+        return sum(len(same) for place, same in self._same.items() if place[0] == "WRITE")
+
     def unfinished(self) -> list[Span]:
         """Return the calls that are not over."""
         return [span for span in self._open.values() if span.kind != "rpc_reply" or "replied" in self._begun]

@@ -6,7 +6,7 @@ it, is the one that gave back a bio, a tag and pages. Its own time has two parts
 last byte was with the socket (memory for the packets, room in the send buffer), and until the reply had come.
 
 # MODEL: which page an allocation got, and whose completion freed just that one, is not recorded: the last completion
-# is the nearest that the events can say. Traces of a real machine have block_rq events or no request at all.
+# is the nearest that the events can say. Traces of a real machine have block_rq or NFS events, or no request at all.
 """
 
 from typing import Any
@@ -28,10 +28,15 @@ def chain_of(span: Span, recorded: Recorded) -> list[dict[str, Any]]:
     reclaim_ns = sum(link.total_ns for name, link in span.links.items() if name.startswith("scanning"))
     if reclaim_ns:
         steps.append(_step("reclaim", span, span.begin_ns, reclaim_ns, f"{span.nr_scanned} pages scanned"))
+    met = [link for name, link in span.links.items() if name.startswith("scanning, pages under writeback")]
+    if met:
+        who = f"{sum(link.pages for link in met)} scanned"
+        steps.append(_step("pages under writeback", span, span.begin_ns, sum(link.total_ns for link in met), who))
     waits = [(link.total_ns, name) for name, link in span.links.items() if name.startswith(_WAITS)]
     if waits:
         longest_ns, name = max(waits)
-        steps.append(_step(name, span, span.begin_ns, longest_ns, ""))
+        holder = f"held by {span.nr_in_flight} writes under way, given back by {recorded.tasks.label(request.task)}'s"
+        steps.append(_step(name, span, span.begin_ns, longest_ns, holder))
     who = f"{request.nr_scanned} pages, issued by {recorded.tasks.label(request.task)}"
     steps.append(_step("request", span, request.begin_ns, request.duration_ns, who))
     if request.sent_ns >= 0:

@@ -205,6 +205,7 @@ class SpanBuilder:
         freed_by = self._last_write
         if freed_by is not None and freed_by.end_ns >= span.begin_ns and kind in _STALLS:
             span.freed_by = freed_by
+            span.nr_in_flight = len(self._requests) + self._calls.nr_writes_out + 1
         span.spend(own_link(span), span.end_ns)
         if stack:
             stack[-1].take(span)

@@ -48,6 +48,9 @@ class Span:
     freed_by: "Span | None" = None
     """Of a stall: the request whose completion came last before its end, and within it."""
 
+    nr_in_flight: int = 0
+    """Of a stall: write requests and calls under way when it ended, the one that freed it among them."""
+
     depth: int = 0
     """Waits of the same task that it is inside of."""
 
