@@ -253,17 +253,21 @@ class SwapArea:
         """Put locked pages under writeback and unlock them; return their slots and the versions of their content."""
         nr = len(pfns)
         flags_of, swap_of, version_of = self.frames.flags_of, self.frames.swap_of, self._version_of
+        slots: list[int] = []
+        versions: list[int] = []
         for pfn in pfns:
             flags_of[pfn] = flags_of[pfn] & ~PG_LOCKED | PG_WRITEBACK
             if self._page_waits:
                 self._wake_page(pfn)
+            slot = swap_of[pfn] - 1
+            slots.append(slot)
+            versions.append(version_of[slot])
         vmstat = self.vmstat
         vmstat.pswpout += nr
         vmstat.pgpgout += 4 * nr
         vmstat.nr_writeback += nr
         self._account_pending(pfns, 1)
-        slots = [swap_of[pfn] - 1 for pfn in pfns]
-        return slots, [version_of[slot] for slot in slots]
+        return slots, versions
 
     def _account_pending(self, pfns: list[int], sign: int) -> None:
         zones = self.pages.node.zones

@@ -121,7 +121,7 @@ class BlockSwapIo:
     def nr_ready_writes(self) -> int:
         """Return how many pages could be written now without sleeping for a bio or a tag."""
         nr_tags = self.queue.nr_free_tags()
-        return min(nr_tags, self.bios.nr_ready()) if nr_tags else 0
+        return min(nr_tags, self.bios.cache.nr_ready()) if nr_tags else 0
 
     async def write(self, task: Task, plug: PlugPort, pfns: list[int]) -> None:
         """Start writing pages, one bio each (swap_writepage_bdev_async); unlocked before it is submitted."""

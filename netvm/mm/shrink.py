@@ -283,7 +283,7 @@ class Shrinker:
         if state & PG_UNEVICTABLE:
             return _ACTIVATE
         if state & PG_WRITEBACK:
-            return self._fate_under_writeback(state, sc)
+            return self._fate_under_writeback(state, sc) if state & PG_RECLAIM else _WRITEBACK
         mapping = frames.mapping_of[pfn]
         pte = 0
         if mapping:

@@ -145,8 +145,8 @@ class Sender:
         if self._probe_due:
             return self._plan_probe()
         queue = self.queue
-        if not queue and queue.fin_seq is None:
-            # most calls ask after the last segment has gone
+        if queue.write_seq == self.snd_nxt and queue.fin_seq is None:
+            # nothing waits: most calls ask after the last segment has gone
             return None
         size = queue.head_bytes(self.snd_nxt)
         if size is None:
