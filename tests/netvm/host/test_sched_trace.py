@@ -1,13 +1,11 @@
 """Who runs: the switches of a recorded run make one story for each CPU."""
 
-import tomllib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from netvm.runtime.world import World
-from netvm.scenario.load import scenario_from
-from netvm.scenario.run import run_scenario
-from netvm.trace.recorder import FULL_GROUPS, Recorder
+from netvm.trace.recorder import FULL_GROUPS
 from netvm.trace.tracepoints import BY_NAME
 
 _SCENARIO = """
@@ -25,18 +23,10 @@ passes = 1
 """
 
 
-def test_switches_follow_each_other() -> None:
+def test_switches_follow_each_other(recorded_run: Callable[..., Any]) -> None:
     """On each CPU the task that is switched out is the one that was switched in last; nobody runs who was not woken."""
     for cpus in (1, 2):
-        scenario = scenario_from(tomllib.loads(_SCENARIO.format(cpus=cpus)), origin="test")
-        recorders: list[Recorder] = []
-
-        def tracer(world: World, kept: list[Recorder] = recorders) -> Recorder:
-            kept.append(Recorder(world, groups=FULL_GROUPS))
-            return kept[0]
-
-        run_scenario(scenario, name="test", tracer=tracer)
-        records = np.concatenate(recorders[0].batches())
+        _, _, records = recorded_run(_SCENARIO.format(cpus=cpus), FULL_GROUPS)
         records = records[np.argsort(records["time_ns"], kind="stable")]
         switches = records[records["event"] == BY_NAME["sched_switch"].number]
         for cpu in range(cpus):
@@ -49,20 +39,12 @@ def test_switches_follow_each_other() -> None:
         assert set(switches["args"][:, 5].tolist()) - {0} <= woken
 
 
-def test_work_items_begin_and_end() -> None:
+def test_work_items_begin_and_end(recorded_run: Callable[..., Any]) -> None:
     """A worker that begins with an item was given it, and only the last item of a worker may be open."""
-    scenario = scenario_from(tomllib.loads(_SCENARIO.format(cpus=1)), origin="test")
-    recorders: list[Recorder] = []
-
-    def tracer(world: World) -> Recorder:
-        recorders.append(Recorder(world, groups=("workqueue",)))
-        return recorders[0]
-
-    run_scenario(scenario, name="test", tracer=tracer)
-    records = np.concatenate(recorders[0].batches())
+    _, recorder, records = recorded_run(_SCENARIO.format(cpus=1), ("workqueue",))
     count = {
         name: int(np.count_nonzero(records["event"] == BY_NAME[f"workqueue_{name}"].number))
         for name in ("queue_work", "execute_start", "execute_end")
     }
     assert count["queue_work"] >= count["execute_start"] >= count["execute_end"] > 0
-    assert count["execute_start"] - count["execute_end"] <= len(recorders[0].recorded.tasks)
+    assert count["execute_start"] - count["execute_end"] <= len(recorder.recorded.tasks)

@@ -1,17 +1,13 @@
 """A recorded run, held against the run's own counters."""
 
-import tomllib
 from collections import Counter
-
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
 from netvm.host.tracing import DROP_COUNTERS
 from netvm.report.profile import Profiler
 from netvm.report.reorder import in_order
-from netvm.runtime.world import World
-from netvm.scenario.load import scenario_from
-from netvm.scenario.run import run_scenario
-from netvm.trace.recorder import FULL_GROUPS, Recorder
+from netvm.trace.recorder import FULL_GROUPS
 from netvm.trace.tracepoints import BY_NAME, TRACEPOINTS
 
 _SCENARIO = """
@@ -29,18 +25,9 @@ passes = 1
 """
 
 
-def test_the_tracepoints_agree_with_the_counters() -> None:
+def test_the_tracepoints_agree_with_the_counters(recorded_run: Callable[..., Any]) -> None:
     """What is recorded is what /proc/vmstat counted, and recording changes nothing of the run."""
-    scenario = scenario_from(tomllib.loads(_SCENARIO), origin="test")
-    recorders: list[Recorder] = []
-
-    def tracer(world: World) -> Recorder:
-        recorders.append(Recorder(world))
-        return recorders[0]
-
-    outcome = run_scenario(scenario, name="test", tracer=tracer)
-    assert outcome == run_scenario(scenario, name="test")
-    (recorder,) = recorders
+    outcome, recorder, _ = recorded_run(_SCENARIO, alone=True)
     profiler = Profiler(recorder.recorded)
     for batch in in_order(iter(recorder.batches()), recorder.recorded.losses):
         profiler.add(batch)
@@ -61,18 +48,9 @@ def test_the_tracepoints_agree_with_the_counters() -> None:
         assert abs(sum(link["us"] for link in worst.path) - worst.duration_us) < 0.01
 
 
-def test_every_page_is_seen() -> None:
+def test_every_page_is_seen(recorded_run: Callable[..., Any]) -> None:
     """With all groups on, each page that a program faulted in was seen to be allocated, and the run is the same."""
-    scenario = scenario_from(tomllib.loads(_SCENARIO), origin="test")
-    recorders: list[Recorder] = []
-
-    def tracer(world: World) -> Recorder:
-        recorders.append(Recorder(world, groups=FULL_GROUPS))
-        return recorders[0]
-
-    outcome = run_scenario(scenario, name="test", tracer=tracer)
-    assert outcome == run_scenario(scenario, name="test")
-    records = np.concatenate(recorders[0].batches())
+    outcome, _, records = recorded_run(_SCENARIO, FULL_GROUPS, alone=True)
     pages = {
         name: int((1 << records["args"][records["event"] == BY_NAME[name].number, 2]).sum())
         for name in ("mm_page_alloc", "mm_page_free", "mm_page_free_batched")

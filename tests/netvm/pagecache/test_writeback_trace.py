@@ -1,13 +1,10 @@
 """Writeback's tracepoints, held against the run's own counters."""
 
-import tomllib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from netvm.runtime.world import World
-from netvm.scenario.load import scenario_from
-from netvm.scenario.run import run_scenario
-from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import BY_NAME
 
 _SCENARIO = """
@@ -28,18 +25,9 @@ mib = 12
 """
 
 
-def test_they_agree_with_the_counters() -> None:
+def test_they_agree_with_the_counters(recorded_run: Callable[..., Any]) -> None:
     """Every page written is told once, every round that begins ends, and pauses are those of the throttle."""
-    scenario = scenario_from(tomllib.loads(_SCENARIO), origin="test")
-    recorders: list[Recorder] = []
-
-    def tracer(world: World) -> Recorder:
-        recorders.append(Recorder(world, groups=("writeback", "netvm")))
-        return recorders[0]
-
-    outcome = run_scenario(scenario, name="test", tracer=tracer)
-    assert outcome == run_scenario(scenario, name="test")
-    records = np.concatenate(recorders[0].batches())
+    outcome, _, records = recorded_run(_SCENARIO, ("writeback", "netvm"), alone=True)
 
     def args(name: str) -> np.ndarray:
         return records["args"][records["event"] == BY_NAME[name].number]

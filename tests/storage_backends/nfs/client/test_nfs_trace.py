@@ -1,13 +1,10 @@
 """The tracepoints of NFS and RPC: every call has its beginning and its end, and what it took adds up."""
 
-import tomllib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from netvm.runtime.world import World
-from netvm.scenario.load import scenario_from
-from netvm.scenario.run import run_scenario
-from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import BY_NAME
 from netvm.units import PAGE_SIZE
 
@@ -29,18 +26,9 @@ mib = 8
 """
 
 
-def test_calls_are_paired() -> None:
+def test_calls_are_paired(recorded_run: Callable[..., Any]) -> None:
     """Of every call of NFS its beginning, its end, its transmission and its reply are told."""
-    scenario = scenario_from(tomllib.loads(_SCENARIO), origin="test")
-    recorders: list[Recorder] = []
-
-    def tracer(world: World) -> Recorder:
-        recorders.append(Recorder(world, groups=("nfs", "sunrpc", "netvm")))
-        return recorders[0]
-
-    outcome = run_scenario(scenario, name="test", tracer=tracer)
-    assert outcome == run_scenario(scenario, name="test")
-    records = np.concatenate(recorders[0].batches())
+    outcome, _, records = recorded_run(_SCENARIO, ("nfs", "sunrpc", "netvm"), alone=True)
 
     def args(name: str) -> np.ndarray:
         return records["args"][records["event"] == BY_NAME[name].number]
