@@ -253,8 +253,7 @@ class SwapArea:
         """Put locked pages under writeback and unlock them; return their slots and the versions of their content."""
         nr = len(pfns)
         flags_of, swap_of, version_of = self.frames.flags_of, self.frames.swap_of, self._version_of
-        slots: list[int] = []
-        versions: list[int] = []
+        slots, versions = list[int](), list[int]()
         for pfn in pfns:
             flags_of[pfn] = flags_of[pfn] & ~PG_LOCKED | PG_WRITEBACK
             if self._page_waits:
