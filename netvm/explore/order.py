@@ -17,8 +17,13 @@ sleep it would enter reclaim itself; if it may not it fails and is tried again, 
 there.
 
 Only what the calm run has passed through is seen: paths of recovery (a lost connection, a new worker thread) are not.
-Nor is what has no path of its own: memory that is free and may not be counted (R2), and objects that a cache of the
-card has taken in advance (the heads of R3). Of the exhibits of swap over a network it sees A2, R1 and R4.
+Of the exhibits of swap over a network it sees A2, R1 and R4 so. Two more are *latent*: a calm run has what it needs
+from stock, and the report says that the stock is not backed, which is no cycle until it is used up:
+
+- heads of received packets come from slab pages taken in advance, and the next slab page is asked for with plain
+  GFP_ATOMIC (R3); that is so in every kernel, so other exhibits' fixed arms have it too;
+- the pages of the HIGHATOMIC pageblocks are as many as the reserve: all that is free may come to lie in blocks that a
+  blocking request may not take from, whatever its privilege (R2).
 """
 
 import re
@@ -54,10 +59,19 @@ _EACH: Final = re.compile(r" of \d+ pages at slot \d+| \(min_nr \d+\)")
 _SERVERS: Final = ("nbd-server", "iscsi_t", "nfsd")
 """Threads of a storage server on this host."""
 
+_HEADS: Final = "napi_skb_cache_get"
+_HIGHATOMIC: Final = "reserve_highatomic_pageblock"
+_STOCKS: Final = {
+    _HEADS: "heads of received packets come from slab pages taken in advance; {who} asks for the next",
+    _HIGHATOMIC: "HIGHATOMIC pageblocks hold as many pages as the reserve; {who} may not take from them, asking",
+}
+"""What a calm run lives on."""
+
 _HISTORY: Final = (
     ("_segment_skb", "software GSO takes its frames without the reserve", ""),
+    (_HIGHATOMIC, "R2: the last free pages lie in HIGHATOMIC pageblocks", "highatomic_exact_cap"),
+    (_HEADS, "R3: heads of received packets are plain GFP_ATOMIC", "rx_head_memalloc"),
     ("receive", "A2: the receive side has no reserve (LWN 129703, 2005)", "rx_memalloc"),
-    ("napi_skb_cache_get", "R3: heads of received packets are plain GFP_ATOMIC", "rx_head_memalloc"),
     ("server", "R4: the storage's server runs on the host it serves", "storage.place"),
     ("send", "R1: the storage's socket sends without the reserve (Gorman 2012)", "memalloc_sockets"),
 )
@@ -95,7 +109,9 @@ class OrderReport(msgspec.Struct, frozen=True, kw_only=True):
     """Different requests for memory on the cleaning path."""
     nr_backed: int
     cycles: list[Cycle]
-    waits: list[str]
+    latent: list[Cycle] = []
+    """What was served from a stock that is not backed: a cycle when the stock is used up."""
+    waits: list[str] = []
     """Waits between threads that the run has passed through: who, for what, provided by whom."""
 
 
@@ -124,6 +140,9 @@ class _Watch:
         skbs = host.skbs
         self._patch(skbs, ("alloc_tx", "skb_page_frag_refill"), ("try_alloc_tx", "try_page_frag"), SkbAllocator, 0)
         self._patch(skbs, (), ("kmalloc_reserve",), SkbAllocator, 1)
+        self.heads: _Request | None = None
+        self._refill = skbs.has_napi_head
+        skbs.has_napi_head = self._has_head  # type: ignore[method-assign]  # a listener, as at the other doors
 
     def note(self, task: Task, function: str, gfp: int) -> None:
         """Take note of a request at its outermost door."""
@@ -139,6 +158,13 @@ class _Watch:
             self.requests[key] = _Request(self._who(task), function, gfp, backed, stack)
         if task.flags & PF_MEMALLOC and not self.cleaning:
             self.cleaning = _stack()
+
+    def _has_head(self, task: Task) -> bool:
+        """Take note of what the next slab page for heads will be asked with: in a calm run there is always one."""
+        gfp = self.run.host.skbs.rx_head_gfp()
+        if self.run.programs and self.heads is None and not gfp & GFP_MEMALLOC:
+            self.heads = _Request("softirq", _HEADS, gfp, False, _stack())
+        return self._refill(task)
 
     def _who(self, task: Task) -> str:
         if task is self.run.host.softirq:
@@ -248,14 +274,28 @@ def check_order(scenario: Scenario, name: str) -> OrderReport:
     own = {program.name for program in run.programs} | {"swapon"}
     path = [request for request in watch.requests.values() if request.who not in own and _is_cleaning(request)]
     cycles = [_cycle(request, watch) for request in _unbacked(path)]
+    latent = [_cycle(request, watch) for request in (watch.heads, _highatomic(run, path)) if request is not None]
     return OrderReport(
         scenario=name,
         pages_cleaned=run.host.swap.nr_cleaned,
         nr_requests=len(path),
         nr_backed=sum(request.backed for request in path),
         cycles=cycles,
+        latent=latent,
         waits=list(watch.waits),
     )
+
+
+def _highatomic(run: Experiment, path: list[_Request]) -> _Request | None:
+    """Return a request that counts on the reserve and may not take it where HIGHATOMIC pageblocks hold as much."""
+    for zone in run.host.node.zones:
+        if zone.nr_reserved_highatomic < max(1, zone.min_wmark_pages()):
+            continue
+        for request in path:
+            if request.backed and request.gfp & GFP_DIRECT_RECLAIM:
+                stack = [_HIGHATOMIC, *request.stack]
+                return _Request(request.who, request.function, request.gfp, False, stack)
+    return None
 
 
 def _bare(qualname: str) -> str:
@@ -349,6 +389,12 @@ def text_of(report: OrderReport) -> str:
             f"     cleaning: {' < '.join(cycle.cleaning) or 'not seen'}",
             f"     cut by: {cycle.cut_by}" + (f"; switch {cycle.fix}" if cycle.fix else ""),
             f"     resembles {cycle.resembles}",
+        ]
+    for cycle in report.latent:
+        lines += [
+            f"  latent: {_STOCKS[cycle.request].format(who=cycle.who)} with {cycle.gfp}",
+            f"     asked in: {' < '.join(cycle.asked_in)}",
+            f"     resembles {cycle.resembles}; switch {cycle.fix}",
         ]
     lines += [f"  {wait}" for wait in report.waits]
     return "\n".join(lines)

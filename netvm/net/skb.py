@@ -232,6 +232,11 @@ class SkbAllocator:
             return GFP_ATOMIC | GFP_MEMALLOC
         return GFP_ATOMIC
 
+    def rx_head_gfp(self) -> int:
+        """The mask of the heads of received packets."""
+        fixes = self.pages.fixes
+        return self.rx_gfp() if fixes.rx_head_memalloc or not fixes.rx_build_skb else GFP_ATOMIC
+
     def napi_skb_cache_get(self, task: Task) -> int:
         """Take a head from the NAPI cache, refilling it by 16 with plain GFP_ATOMIC; -1 if there is none.
 
@@ -245,9 +250,8 @@ class SkbAllocator:
         cache = self._napi_cache
         if cache:
             return True
-        fixes = self.pages.fixes
-        gfp = self.rx_gfp() if fixes.rx_head_memalloc or not fixes.rx_build_skb else GFP_ATOMIC
-        bulk = NAPI_SKB_CACHE_BULK if fixes.napi_skb_cache else 1
+        gfp = self.rx_head_gfp()
+        bulk = NAPI_SKB_CACHE_BULK if self.pages.fixes.napi_skb_cache else 1
         for _ in range(bulk):
             head = self.head_cache.try_alloc(task, gfp)
             if head < 0:

@@ -27,6 +27,17 @@ def test_the_broken_arm_is_flagged_and_the_fixed_one_is_not(arm: str, entry: str
     assert "memory -> the write of a dirty page" in text_of(broken)
 
 
+@pytest.mark.parametrize("arm", ["R2/nbd", "R3/nbd", "R3/iscsi"])
+def test_a_stock_that_is_not_backed_is_latent(arm: str) -> None:
+    """What a calm run has from stock is told in the broken arm, with the exhibit it resembles, and not in the fixed."""
+    broken, fixed = (watch(f"{arm}-{end}") for end in ("broken", "fixed"))
+    entry = arm.partition("/")[0]
+    told = [[cycle for cycle in report.latent if cycle.resembles.startswith(entry)] for report in (broken, fixed)]
+    assert len(told[0]) == 1
+    assert told[1] == []
+    assert f"resembles {entry}: " in text_of(broken)
+
+
 def test_an_abstract_machine_has_no_paths() -> None:
     """It is refused with a hint."""
     with pytest.raises(UsageError, match=r"docs/reserve\.md"):
