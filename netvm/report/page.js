@@ -401,17 +401,18 @@
   // -- writeback ------------------------------------------------------------------------------------------------------
   const writeback = () => {
     const levels = data.dirty;
-    if (!levels.dirty) return;
+    if (!levels.limit) return;
     const node = section("writeback", "Dirty pages and their limits",
       "Above the background threshold the flusher writes; between there and the limit writers are slowed down, at the limit they stand.");
     const box = frame("dirty pages, pages under writeback and the thresholds over time", { height: 240 });
-    const words = { limit: "hard limit", thresh: "threshold of writers", bg_thresh: "background threshold", writeback: "under writeback", dirty: "dirty" };
-    const lines = [["limit", 3, "12 3"], ["thresh", 1, "6 4"], ["bg_thresh", 4, "1 4"], ["writeback", 2, ""], ["dirty", 0, ""]];
+    const words = { limit: "hard limit", thresh: "threshold of writers", bg_thresh: "background threshold", writeback: "under writeback", dirty: "dirty",
+      setpoint: "setpoint", dirty_or_writeback: "dirty or under writeback" };
+    const lines = [["limit", 3, "12 3"], ["thresh", 1, "6 4"], ["bg_thresh", 4, "1 4"], ["writeback", 2, ""], ["dirty", 0, ""], ["setpoint", 4, "1 4"], ["dirty_or_writeback", 0, ""]].filter(([name]) => levels[name]);
     const x = timeAxis(box, begin, end), y = linearAxis(box, 0, Math.max(1, ...lines.flatMap(([name]) => levels[name].map((p) => p[1]))));
     for (const [name, paint, dash] of lines) {
       box.node.append(svg("path", { d: step(levels[name], x, y), fill: "none", stroke: colour(paint), "stroke-width": 1.6, "stroke-dasharray": dash }));
     }
-    figure(node, box.node, "As the last look at the limits had them (global_dirty_state).");
+    figure(node, box.node, `As the last look at the limits had them (${levels.dirty ? "global_dirty_state" : "balance_dirty_pages"}).`);
     node.append(legend(lines.map(([name, paint, dash]) => [words[name], colour(paint), dash ? (dash === "1 4" ? "dotted" : "dashed") : "solid"])));
     const pauses = profile.series.columns.dirty_throttle_ns;
     if (pauses && pauses.some((v) => v)) {

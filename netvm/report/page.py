@@ -39,6 +39,9 @@ _STALLS: Final = ("alloc_stall", "direct_reclaim", "memcg_reclaim", "dirty_throt
 """What is shown point by point: the first of these that there are any of."""
 _DIRTY: Final = number_of("global_dirty_state")
 _DIRTY_LEVELS: Final = {"dirty": 0, "writeback": 1, "bg_thresh": 2, "thresh": 3, "limit": 4}
+_PAUSE: Final = number_of("balance_dirty_pages")
+_PAUSE_LEVELS: Final = {"limit": 1, "setpoint": 2, "dirty_or_writeback": 3}
+"""What a recording without the other event still says: where the levels are in the arguments."""
 _UNITS: Final = {"rx_ring": "buffers", "bio_pool": "elements", "kswapd_failures": "runs in vain"}
 
 
@@ -77,9 +80,10 @@ class PageData:
                 rows["time_ns"].tolist(), rows["args"][:, 0].tolist(), rows["args"][:, 1].tolist(), strict=True
             ):
                 levels.add(self.recorded.names[name], time_ns, value)
-        state = records[events == _DIRTY]
+        places = _DIRTY_LEVELS if _DIRTY in events or self._dirty.names()[:1] == ["dirty"] else _PAUSE_LEVELS
+        state = records[events == (_DIRTY if places is _DIRTY_LEVELS else _PAUSE)]
         for time_ns, args in zip(state["time_ns"].tolist(), state["args"].tolist(), strict=True):
-            for name, column in _DIRTY_LEVELS.items():
+            for name, column in places.items():
                 self._dirty.add(name, time_ns, args[column])
         for event, told in _EVENTS.items():
             for row in np.flatnonzero(events == event).tolist():

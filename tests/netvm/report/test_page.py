@@ -82,3 +82,27 @@ def test_a_browser_draws_it(tmp_path: Path, profile_of: Callable[[Path], Any]) -
         shown = dict(re.findall(r'data-field="(\w+)" data-value="([^"]*)"', line[1]))
         assert {name: float(value) for name, value in shown.items()} == msgspec.to_builtins(row)
     assert ran.stdout.count('class="point') >= 140
+
+
+def test_dirty_pages_are_shown_as_far_as_they_are_recorded(tmp_path: Path) -> None:
+    """Without global_dirty_state the levels are those that balance_dirty_pages tells; a pause is shown as a point."""
+    pause = (
+        "bdi 8:16: limit=90 setpoint=80 dirty={} bdi_setpoint=6 bdi_dirty=5 dirty_ratelimit=4 task_ratelimit=3 "
+        "dirtied=2 dirtied_pause=1 paused=0 pause=12 period=0 think=12 cgroup_ino=1"
+    )
+    state = "dirty=30 writeback=40 bg_thresh=20 thresh=60 limit=90 dirtied=100 written=70"
+    left = "         fwriter-153     [000] .....     1.{:06d}: "
+    lines = [left.format(at * 20_000) + f"balance_dirty_pages: {pause.format(70 + at)}\n" for at in range(5)]
+    for name, more in (("without", ""), ("with", left.format(1) + f"global_dirty_state: {state}\n")):
+        path = tmp_path / name
+        path.write_text("# tracer: nop\n#\n" + lines[0] + more + "".join(lines[1:]))
+        _, data = _page(path)
+        assert (data["stall_kind"], data["nr_stalls"]) == ("dirty_throttle", 5)
+        if more:
+            assert data["dirty"] == {
+                level: [[1.0, value]]
+                for level, value in (("dirty", 30), ("writeback", 40), ("bg_thresh", 20), ("thresh", 60), ("limit", 90))
+            }
+        else:
+            assert [value for _, value in data["dirty"]["dirty_or_writeback"]] == [70, 71, 72, 73, 74]
+            assert data["dirty"]["limit"] == [[1.0, 90]]
