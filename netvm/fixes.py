@@ -42,6 +42,7 @@ class Fixes:
     softirq_memalloc: bool = True
     slab_pfmemalloc: bool = True
     rmem_exempt: bool = True
+    tcp_one_skb: bool = True
     throttle_direct_reclaim: bool = True
     throttle_noio_bounded: bool = True
     throttle_skips_kthreads: bool = True
@@ -83,6 +84,7 @@ class Fixes:
     rpc_swap_memalloc: bool = True
     rpc_alloc_nowait: bool = True
     nfs_swap_stable: bool = True
+    swap_file_batches: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""
@@ -133,6 +135,13 @@ _TABLE = (
         version="3.6",
         source='c76562b6709f "netvm: prevent a stream-specific deadlock"',
         summary="a SOCK_MEMALLOC socket may exceed the global receive limit",
+    ),
+    Fix(
+        name="tcp_one_skb",
+        year=2015,
+        version="4.2",
+        source='76dfa6082032 "tcp: allow one skb to be received per socket under memory pressure", Eric Dumazet',
+        summary="a TCP socket whose receive queue is empty takes one packet whatever the limits say",
     ),
     Fix(
         name="throttle_direct_reclaim",
@@ -430,6 +439,14 @@ _TABLE = (
         version="5.18",
         source='c265de257f55 "NFS: swap-out must always use STABLE writes.", NeilBrown',
         summary="swap over NFS writes FILE_SYNC, so that no COMMIT, which needs memory, has to follow",
+    ),
+    Fix(
+        name="swap_file_batches",
+        year=2022,
+        version="5.19",
+        source='"mm: submit multipage write for SWP_FS_OPS swap-space", NeilBrown',
+        summary="pages for a swap file go to its file system in batches of 32 that nobody waits for; before, whoever "
+        "reclaims wrote one page at a time and waited until it was written",
     ),
 )
 

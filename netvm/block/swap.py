@@ -66,7 +66,7 @@ GFP_SWAPIN: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP
 class SwapArea:
     """One swap device or file."""
 
-    needs_fs = False
+    needs_fs = writes_synchronously = False
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class SwapArea:
         self.world = world
         self.io = io
         io.attach(self)
-        self.needs_fs = io.needs_fs
+        self.needs_fs, self.writes_synchronously = io.needs_fs, io.writes_synchronously
         self.frames = frames
         self.pages = pages
         self.lruvec = lruvec

@@ -8,6 +8,10 @@ of pages that reclaim works through. Unlike a block plug nothing is sent because
 A batch needs a ``swap_iocb``, from a mempool of 32 over kmalloc; a page is under writeback, and unlocked, before that
 is had. Nothing else bounds what is in flight: there are no tags and no queue.
 
+Before 5.19 (``swap_file_batches``) ``swap_writepage`` called the file system's ``direct_IO`` with one page and waited
+for it to be written: every reclaimer has one write under way, with all that its file system takes for one, and holds
+it until the reply.
+
 A batch that the file system does not take (no memory for its own requests) fails: its pages are dirty again and stay
 (``Write error -12 on dio swapfile``).
 """
@@ -21,7 +25,8 @@ from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO, GFP_NOWAIT
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.ports import LogPort, PlugPort
 from netvm.mm.slab import SlabCache
-from netvm.runtime.task import Provider, Task
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 
 __all__ = ["SIO_POOL_SIZE", "SWAP_CLUSTER_MAX", "FileSwapIo", "SwapFilePlug", "SwapFileSystem"]
@@ -67,12 +72,23 @@ class FileSwapIo:
     """A swap file, written by its file system."""
 
     def __init__(
-        self, world: World, file_system: SwapFileSystem, cache: SlabCache, *, nomemalloc: bool, log: LogPort
+        self,
+        world: World,
+        file_system: SwapFileSystem,
+        cache: SlabCache,
+        *,
+        nomemalloc: bool,
+        log: LogPort,
+        batches: bool = True,
     ) -> None:
         self.world = world
         self.file_system = file_system
         self.cache = cache
         self.log = log
+        self.batches = batches
+        """Pages are collected; else each is written by itself and waited for."""
+        self._direct_waits: dict[int, WaitQueue] = {}
+        """Who waits for a page that is written by itself, by request."""
         self._area: SwapPages
         self._outstanding: dict[int, Request] = {}
         self._next_number = 1
@@ -90,6 +106,11 @@ class FileSwapIo:
     def needs_fs(self) -> bool:
         """Reclaim needs ``__GFP_FS`` to write here."""
         return True
+
+    @property
+    def writes_synchronously(self) -> bool:
+        """Before there were batches a page was written by direct I/O."""
+        return not self.batches
 
     @property
     def outstanding(self) -> Mapping[int, Request]:
@@ -117,11 +138,15 @@ class FileSwapIo:
 
     def nr_ready_writes(self) -> int:
         """Return how many pages may be looked at together: a whole batch."""
-        return SWAP_CLUSTER_MAX
+        return SWAP_CLUSTER_MAX if self.batches else 1
 
     async def write(self, task: Task, plug: PlugPort, pfns: list[int]) -> None:
         """Put pages under writeback and add them to the batch, which goes when it must (swap_writepage_fs)."""
         assert isinstance(plug, SwapFilePlug)
+        if not self.batches:
+            for pfn in pfns:
+                await self._direct_write(task, pfn)
+            return
         slots, versions = self._area.begin_writeback(pfns)
         for slot, pfn, version in zip(slots, pfns, versions, strict=True):
             sio = plug.writing
@@ -135,6 +160,19 @@ class FileSwapIo:
             if len(sio.pfns) == SWAP_CLUSTER_MAX:
                 await self.swap_write_unplug(task, plug)
 
+    async def _direct_write(self, task: Task, pfn: int) -> None:
+        """Write one page and wait until it is written (__swap_writepage before 5.19, by direct_IO)."""
+        slots, versions = self._area.begin_writeback([pfn])
+        rq = self._request(write=True, slot=slots[0])
+        rq.pfns.append(pfn)
+        rq.versions.append(versions[0])
+        resource = Resource("request", f"direct_IO: {rq}", lambda: [self.file_system.needs(rq)])
+        wait = self._direct_waits[rq.number] = WaitQueue(self.world, resource)
+        await self._swap_rw(task, rq)
+        while rq.number in self._outstanding:
+            await wait.wait(task)
+        del self._direct_waits[rq.number]
+
     async def read(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
         """Add a locked page to the batch to read (swap_readpage_fs)."""
         assert isinstance(plug, SwapFilePlug)
@@ -143,21 +181,30 @@ class FileSwapIo:
             await self.swap_read_unplug(task, plug)
             sio = None
         if sio is None:
-            sio = plug.reading = await self._new_sio(task, GFP_KERNEL, write=False, slot=slot)
+            sio = plug.reading = (
+                await self._new_sio(task, GFP_KERNEL, write=False, slot=slot)
+                if self.batches
+                else self._request(write=False, slot=slot)
+            )
         sio.pfns.append(pfn)
         sio.versions.append(0)
-        if len(sio.pfns) == SWAP_CLUSTER_MAX:
+        if len(sio.pfns) == SWAP_CLUSTER_MAX or not self.batches:
             await self.swap_read_unplug(task, plug)
 
     async def _new_sio(self, task: Task, gfp: int, *, write: bool, slot: int) -> Request:
-        sio = Request(write=write, slot=slot, pfns=[], bios=[], versions=[])
-        sio.bios.append(await self._pool.mempool_alloc(task, gfp))
-        sio.number = self._next_number
-        self._next_number += 1
+        bio = await self._pool.mempool_alloc(task, gfp)
+        sio = self._request(write=write, slot=slot)
+        sio.bios.append(bio)
         sio.cookie = task
-        sio.queued_ns = self.world.now_ns
-        self._outstanding[sio.number] = sio
         return sio
+
+    def _request(self, *, write: bool, slot: int) -> Request:
+        rq = Request(write=write, slot=slot, pfns=[], bios=[], versions=[])
+        rq.number = self._next_number
+        self._next_number += 1
+        rq.queued_ns = self.world.now_ns
+        self._outstanding[rq.number] = rq
+        return rq
 
     async def unplug(self, task: Task, plug: PlugPort) -> None:
         """Send both batches."""
@@ -197,7 +244,10 @@ class FileSwapIo:
             self._area.end_swap_write(sio, error, task)
         else:
             self._area.end_swap_read(sio, error, task)
-        self._pool.free(sio.bios[0])
+        for bio in sio.bios:
+            self._pool.free(bio)
+        if sio.number in self._direct_waits:
+            self._direct_waits[sio.number].wake_all()
 
     def providers(self, pfn: int | None = None) -> list[Provider | Task]:
         """Return what the requests that are on their way wait for."""

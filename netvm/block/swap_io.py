@@ -48,6 +48,11 @@ class SwapIo(Protocol):
         ...
 
     @property
+    def writes_synchronously(self) -> bool:
+        """Whether a write has ended when the call that started it returns."""
+        ...
+
+    @property
     def outstanding(self) -> Mapping[int, Request]:
         """Requests that are on their way, by number."""
         ...
@@ -94,6 +99,7 @@ class BlockSwapIo:
     """One bio a page, merged by the request queue."""
 
     needs_fs = False
+    writes_synchronously = False
 
     def __init__(self, queue: RequestQueue, bios: BioSet) -> None:
         self.queue = queue

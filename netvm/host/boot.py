@@ -226,7 +226,14 @@ class _Boot:
         nomemalloc, softirq = self.fixes.mempool_nomemalloc, slabs.pages.softirq
         driver = backend.driver
         if isinstance(driver, SwapFileSystem):
-            file_io = FileSwapIo(self.world, driver, slabs["kmalloc-1k"], nomemalloc=nomemalloc, log=self.log)
+            file_io = FileSwapIo(
+                self.world,
+                driver,
+                slabs["kmalloc-1k"],
+                nomemalloc=nomemalloc,
+                log=self.log,
+                batches=self.fixes.swap_file_batches,
+            )
             file_io.fill(softirq)
             backend.attach(file_io)
             bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=list)

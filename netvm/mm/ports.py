@@ -71,6 +71,8 @@ class SwapPort(Protocol):
 
     needs_fs: bool
     """Writing a page out may enter a file system (swap over a file): the mask needs ``__GFP_FS``."""
+    writes_synchronously: bool
+    """Whoever writes a page out waits until it is written: it can be freed at once."""
 
     def nr_free_slots(self) -> int:
         """Return get_nr_swap_pages()."""

@@ -195,7 +195,11 @@ class Shrinker:
                     flags[taken[start:stop]] &= _NOT_REFERENCED
                 nr, nr_written = await self._page_out(task, pages[position:stop], sc, plug, new=fate == _SWAP_OUT)
                 nr_pageout += nr_written
-                kept += pages[position : position + nr]
+                sent = pages[position : position + nr]
+                if self.swap.writes_synchronously:
+                    sent, gone = self._written_by_now(sent)
+                    freed += gone
+                kept += sent
             elif fate == _FREE:
                 run = pages[position:stop]
                 task.charge_ns += nr * costs.scan_free
@@ -364,6 +368,24 @@ class Shrinker:
         space.nr_anon -= nr
         space.nr_swap += nr
         self.vmstat.nr_anon_pages -= nr
+
+    def _written_by_now(self, sent: list[int]) -> tuple[list[int], list[int]]:
+        """Free the pages whose write was waited for; return those to put back, and those freed (pageout, PAGE_SUCCESS).
+
+        A page that somebody has mapped or locked again stays.
+        """
+        frames = self.frames
+        busy = PG_LOCKED | PG_WRITEBACK | PG_DIRTY
+        gone = [
+            pfn
+            for pfn in sent
+            if frames.flags_of[pfn] & (busy | PG_SWAPCACHE) == PG_SWAPCACHE
+            and not frames.mapping_of[pfn]
+            and not frames.pins_of[pfn]
+        ]
+        self.swap.delete_from_swap_cache(gone)
+        self.nr_frozen += len(gone)
+        return [pfn for pfn in sent if pfn not in gone], gone
 
     async def _page_out(
         self, task: Task, run: list[int], sc: "ScanControl", plug: PlugPort, *, new: bool

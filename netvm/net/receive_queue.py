@@ -43,13 +43,14 @@ class ReceiveQueue:
         return len(self._skbs)
 
     def try_rmem_schedule(self, skb: Skb, *, exempt: bool) -> bool:
-        """Charge a packet to the receive buffer (tcp_try_rmem_schedule); an empty queue always takes one.
+        """Charge a packet to the receive buffer (tcp_try_rmem_schedule).
 
+        Since 4.2 (``tcp_one_skb``) an empty queue always takes one, and so nobody starves by what others have unread.
         ``exempt`` is a reserve packet of a SOCK_MEMALLOC socket, to which only the socket's own limit applies.
         """
         mem = self._mem
         size = skb.truesize
-        if not self._skbs:
+        if not self._skbs and self._allocator.pages.fixes.tcp_one_skb:
             mem.forced_mem_schedule(size)
         elif mem.rmem_alloc > mem.rcvbuf or not mem.rmem_schedule(size, exempt=exempt):
             return False

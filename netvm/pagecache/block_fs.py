@@ -344,7 +344,7 @@ class BlockFileSystem:
                 f"{mapping.name} page {int(index)}: the storage holds version {int(held[at])}, acknowledged was "
                 f"{int(mapping.stored[index])}"
                 for at, index in enumerate(settled.tolist())
-                if held[at] != mapping.stored[index] and not mapping.lost[index]
+                if self.cache.is_lost(mapping, index, int(held[at]))
             ]
         return found
 

@@ -386,6 +386,16 @@ class PageCache:
         """The storage has these versions for good."""
         mapping.stored[indices] = np.maximum(mapping.stored[indices], versions)
 
+    def is_lost(self, mapping: Mapping, index: int, held: int) -> bool:
+        """Whether a storage that holds this version of a page has lost what it acknowledged.
+
+        A write that was reported as failed may have arrived all the same, and be newer than the last acknowledged.
+        """
+        stored = int(mapping.stored[index])
+        if mapping.lost[index] or held == stored:
+            return False
+        return held < stored or not self.write_errors
+
     def redirty(self, mapping: Mapping, indices: npt.NDArray[np.intp]) -> None:
         """Tag pages dirty once more although no program wrote to them (redirty_page_for_writepage)."""
         clean = indices[mapping.tags[indices] & _U8(TAG_DIRTY) == 0]

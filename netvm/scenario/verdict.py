@@ -61,14 +61,20 @@ def hang_kind(host: Host) -> Verdict:
 
 
 def lost_writes(host: Host) -> list[str]:
-    """Return what the storage holds that is not the newest acknowledged version."""
-    stored = host.backend.stored()
+    """Return what the storage holds that is not the newest acknowledged version.
+
+    Of a swap area with failed writes nothing can be said: a batch that failed may be there in part, and its pages are
+    still dirty.
+    """
+    lost_files = [line for fs in host.files.cache.filesystems for line in fs.lost_writes()]
     swap = host.swap
+    if swap.read_errors or swap.write_errors or swap.nr_write_refused:
+        return lost_files
+    stored = host.backend.stored()
     nr = min(len(stored), len(swap.stored_version))
     wrong = [slot for slot in range(nr) if swap.stored_version[slot] != stored[slot]] if nr < 4096 else None
     if wrong is None:
         wrong = (swap.stored_version[:nr] != stored[:nr]).nonzero()[0].tolist()
-    lost_files = [line for fs in host.files.cache.filesystems for line in fs.lost_writes()]
     in_flight = {slot for rq in swap.io.outstanding.values() if rq.write for slot in range(rq.slot, rq.end_slot)}
     return lost_files + [
         f"slot {slot}: the storage holds version {int(stored[slot])}, acknowledged was {int(swap.stored_version[slot])}"

@@ -11,7 +11,7 @@ of a second; nothing else about it is tame, and most drawn hosts come to a bad e
 - the same scenario gives other bytes when it is run again;
 - an exception.
 
-A LOST_WRITE or an IO_ERROR is a verdict that says so, and is only counted.
+A LOST_WRITE is a verdict that says so, and is only counted.
 """
 
 import traceback
@@ -37,7 +37,6 @@ __all__ = ["Finding", "draw_scenario", "examine"]
 
 _RERUN_EVERY: Final = 16
 """One seed in so many is run twice."""
-_MAY_LOSE: Final = ("LOST_WRITE", "IO_ERROR", "CORRUPT")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,9 +263,8 @@ def examine(seed: int, tables: Mapping[str, Any] | None = None) -> Finding:
         run = _Audited(scenario, name=f"seed-{seed}")
         run_virtual(run.run)
         outcome = run.outcome()
-        wrong = [*run.found, *outcome.audit]
-        if outcome.verdict not in _MAY_LOSE:
-            wrong += lost_writes(run.host)[:3]
+        says_so = lost_writes(run.host) if outcome.verdict == "LOST_WRITE" else []
+        wrong = [*run.found, *(line for line in outcome.audit if line not in says_so)]
         if outcome.verdict == "CORRUPT":
             wrong += outcome.explanation[-3:]
         if not seed % _RERUN_EVERY and not wrong:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from netvm.host.backend import BackendContext
+from netvm.mm.gfp import GFP_NOIO
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.workqueue import Workqueue
 from storage_backends.nfs.client.nfs_trace import NfsTrace
@@ -108,7 +109,10 @@ class RpcClient:
         nr_pages: int,
         done: Callable[[RpcTask, Task], None] | None,
     ) -> RpcTask | None:
-        slab = await self.pools.tasks.alloc(task, rpc_task_gfp_mask(task))
+        if self.fixes.rpc_alloc_nowait:
+            slab = await self.pools.tasks.alloc(task, rpc_task_gfp_mask(task))
+        else:
+            slab = await self.pools.tasks.wait_for(task, GFP_NOIO)
         if slab < 0:
             self.nr_failed += 1
             return None

@@ -491,7 +491,7 @@ class NfsFileSystem:
                 f"{mapping.name} page {index}: the server holds version {int(content[index])}, acknowledged was "
                 f"{int(mapping.stored[index])}"
                 for index in wrong.tolist()
-                if not mapping.lost[index]
+                if self.cache.is_lost(mapping, index, int(content[index]))
             ]
         return found
 

@@ -5,9 +5,9 @@ becomes a ``nfs_direct_req``, one ``nfs_page`` a page, and for each run of up to
 of that is allocated by whoever swaps, in reclaim and so without waiting. If any of it cannot be had the batch fails and
 its pages stay dirty.
 
-Writes are FILE_SYNC (fix ``nfs_swap_stable``, 2022). Without the fix they are UNSTABLE, and each batch needs a COMMIT
-behind it, for which memory is needed again; if the server was restarted in between, exactly this batch is written
-again.
+Writes are FILE_SYNC (fix ``nfs_swap_stable``, 2022). Without the fix a batch that is larger than wsize is UNSTABLE and
+needs a COMMIT behind it, for which memory is needed again; if the server was restarted in between, exactly this batch
+is written again. One that fits into a call was FILE_SYNC before as well (FLUSH_COND_STABLE).
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -127,7 +127,11 @@ class NfsSwapFile:
     async def _header_alloc(self, task: Task, direct: _Direct, group: range, gfp: int) -> _Header | None:
         pools = self.pools
         write = direct.rq.write
-        slab = await (pools.write_headers.alloc(task, gfp) if write else pools.read_headers.alloc(task, gfp))
+        if write and not self.client.fixes.rpc_alloc_nowait:
+            # nfs_writehdr_alloc: the mempool first and last, and never the page reserve
+            slab = await pools.write_headers.wait_for(task, GFP_NOIO)
+        else:
+            slab = await (pools.write_headers.alloc(task, gfp) if write else pools.read_headers.alloc(task, gfp))
         if slab < 0:
             return None
         array = -1
@@ -156,7 +160,9 @@ class NfsSwapFile:
             self._over(rpc, header, context)
 
         if rq.write:
-            stable = StableHow.FILE_SYNC if self.client.fixes.nfs_swap_stable else StableHow.UNSTABLE
+            # FLUSH_COND_STABLE: what fits into one call needs no COMMIT behind it
+            alone = rq.nr_pages * PAGE_SIZE <= self.wsize_bytes
+            stable = StableHow.FILE_SYNC if alone or self.client.fixes.nfs_swap_stable else StableHow.UNSTABLE
             data = Blocks.of(tuple(rq.versions[first : first + header.nr]))
             args: Any = WriteArgs(fh=self.fh, offset=offset, stable=stable, data=data)
         else:

@@ -154,3 +154,30 @@ def test_who_is_waited_for_is_told(made: tuple[Any, Files]) -> None:
 
     host.run(script)
     host.audit()
+
+
+def test_without_batches_a_page_is_written_alone_waited_for_and_freed(made: tuple[Any, Files]) -> None:
+    """Before there were batches each page was written by itself, and reclaim freed it in the same pass."""
+    host, files = made
+    host.swap.io.batches = False
+    host.swap.writes_synchronously = host.swap.io.writes_synchronously
+    files.hold = True
+    assert host.swap.nr_ready_writes() == 1
+
+    async def script(task: Task) -> None:
+        space = await host.mapped(task, 6, young=False)
+        for number in range(6):
+            # nobody else writes: one write is under way at a time
+            host.world.call_after(1_000_000 * (number + 1), files.release, task)
+        await _scan(host, task, 6)
+        assert [shape[2] for shape in files.shapes] == [1] * 6
+        assert host.world.now_ns >= 6_000_000
+        assert (host.vmstat.pgsteal_direct, host.vmstat.nr_swapcached, space.nr_swap) == (6, 0, 6)
+        files.hold = False
+        assert await host.memory.touch_run(task, space, 0, 6, write=False)
+
+    host.run(script)
+    assert max(shape[2] for shape in files.shapes) == 1
+    assert len(host.swap.io.pool.elements) == SIO_POOL_SIZE
+    assert host.swap.corrupt == []
+    host.audit()

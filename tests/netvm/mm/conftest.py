@@ -55,6 +55,7 @@ class Swapless:
     """A swap port without a device: slots are numbers, and nothing can be written."""
 
     needs_fs = False
+    writes_synchronously = False
 
     def __init__(self, nr_free: int = 0, nr_total: int = 0) -> None:
         self.nr_free = nr_free

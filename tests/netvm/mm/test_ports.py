@@ -30,6 +30,12 @@ def test_the_swap_port_says_whether_it_needs_the_file_system() -> None:
     assert SwapArea.needs_fs is False
 
 
+def test_the_swap_port_says_whether_a_write_is_waited_for() -> None:
+    """Nobody waits for a write to a block device, nor to a file since there are batches."""
+    assert "writes_synchronously" in SwapPort.__annotations__
+    assert SwapArea.writes_synchronously is False
+
+
 def test_a_swap_area_starts_whole(make_host) -> None:
     """All slots but the header's are free, and no write is under way."""
     swap = make_host(swap_pages=512).swap

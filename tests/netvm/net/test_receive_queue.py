@@ -31,6 +31,16 @@ def test_empty_queue_always_takes_a_packet(net_host: Callable[..., Host]) -> Non
 
 
 @pytest.mark.parametrize("exempt", [False, True])
+def test_before_it_an_empty_queue_met_the_limit_too(net_host: Callable[..., Host], exempt: bool) -> None:
+    """Without the fix a socket that has nothing to read is refused above tcp_mem, unless the packet is exempt."""
+    host = net_host(tcp_mem=(0, 0, 0), switches={"tcp_one_skb": False})
+    queue, mem = queue_of(host)
+    skb = host.skbs.napi_alloc_skb(host.softirq)
+    assert queue.try_rmem_schedule(skb, exempt=exempt) is exempt
+    assert mem.rmem_alloc == (skb.truesize if exempt else 0)
+
+
+@pytest.mark.parametrize("exempt", [False, True])
 def test_reserve_packets_pass_the_protocols_limit_not_the_sockets(net_host: Callable[..., Host], exempt: bool) -> None:
     """An exempt packet is taken above tcp_mem, but not above the receive buffer."""
     host = net_host(tcp_mem=(0, 0, 0))

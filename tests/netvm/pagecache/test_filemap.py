@@ -147,3 +147,15 @@ def test_one_file_has_one_writer_at_a_time(make_host: Any) -> None:
         assert mapping.i_rwsem.holders == []
 
     host.run(body)
+
+
+def test_what_was_reported_as_failed_may_have_arrived(host: Any) -> None:
+    """After a failed write a newer version than the last acknowledged is no loss; an older one always is."""
+    fs = host.slow_store(pages_per_s=1000)
+    mapping = host.cache.create(fs, "file")
+    mapping.stored[3] = 7
+    assert [host.cache.is_lost(mapping, 3, held) for held in (6, 7, 8)] == [True, False, True]
+    host.cache.write_errors = 1
+    assert [host.cache.is_lost(mapping, 3, held) for held in (6, 7, 8)] == [True, False, False]
+    mapping.lost[3] = True
+    assert not host.cache.is_lost(mapping, 3, 6)

@@ -63,7 +63,7 @@ def test_what_does_not_add_up_on_the_way_is_told(monkeypatch: pytest.MonkeyPatch
 
 def test_a_page_that_the_storage_has_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The storage's content is held against what was acknowledged."""
-    monkeypatch.setattr(integrity, "lost_writes", lambda _: ["slot 3 is gone"])
+    monkeypatch.setattr("netvm.scenario.run.lost_writes", lambda _: ["slot 3 is gone"])
     assert examine(1, SMALL).wrong == ["slot 3 is gone"]
 
 
@@ -80,7 +80,7 @@ def test_an_exception_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> list[str]:
         raise ZeroDivisionError("nothing to divide by")
 
-    monkeypatch.setattr(integrity, "lost_writes", fail)
+    monkeypatch.setattr("netvm.scenario.run.lost_writes", fail)
     finding = examine(1, SMALL)
     assert finding.verdict is None
     assert finding.wrong[0] == "ZeroDivisionError: nothing to divide by"

@@ -86,8 +86,8 @@ def test_an_error_of_the_server_is_an_io_error(mounted) -> None:
 
 
 def test_unstable_batches_are_committed_and_resent_after_a_restart(mounted) -> None:
-    """Without stable writes a COMMIT follows; if the server was restarted in between, the batch is written again."""
-    host = mounted("storage.commit_ms=500", fixes=["nfs_swap_stable"])
+    """A COMMIT follows a batch that took several calls; if the server was restarted in between, it is written again."""
+    host = mounted("storage.commit_ms=500", "storage.wsize_bytes=8192", fixes=["nfs_swap_stable"])
 
     async def script(task) -> None:
         host.take_completions()
@@ -105,3 +105,18 @@ def test_unstable_batches_are_committed_and_resent_after_a_restart(mounted) -> N
     assert host.backend.stored()[1:5].tolist() == [7] * 4
     host.backend.service.restart()
     assert host.backend.stored()[1:5].tolist() == [7] * 4
+
+
+def test_a_batch_that_fits_into_a_call_was_always_stable(mounted) -> None:
+    """FLUSH_COND_STABLE: without the fix too, one call needs no COMMIT."""
+    host = mounted("storage.commit_ms=500", fixes=["nfs_swap_stable"])
+
+    async def script(task) -> None:
+        host.take_completions()
+        begun_ns = host.world.now_ns
+        await host.swap_rw(task, 1, [7] * 4)
+        await host.until_ended(task, 1)
+        assert host.world.now_ns - begun_ns < 500_000_000
+
+    host.run(script)
+    assert [error for _, error in host.ended] == [0]
