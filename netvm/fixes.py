@@ -417,14 +417,14 @@ _TABLE = (
         year=2012,
         version="3.6",
         source='a564b8f03986 "nfs: enable swap on NFS"; Mel Gorman, "Swap-over-NFS without deadlocking", 2012',
-        summary="swap on an NFS mount makes its socket a SOCK_MEMALLOC one, also after a reconnect",
+        summary="swap on an NFS mount makes its socket a SOCK_MEMALLOC one; it is connected again with PF_MEMALLOC",
     ),
     Fix(
         name="rpc_swap_memalloc",
         year=2022,
         version="5.18",
         source="8db55a032ac7 \"SUNRPC: improve 'swap' handling: scheduling and PF_MEMALLOC\", NeilBrown",
-        summary="RPC tasks of a mount that is swapped over, and its connect worker, run with PF_MEMALLOC",
+        summary="RPC tasks of a mount that is swapped over, and whoever holds its transport, run with PF_MEMALLOC",
     ),
     Fix(
         name="rpc_alloc_nowait",

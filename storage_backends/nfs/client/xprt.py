@@ -317,7 +317,8 @@ class Xprt:
     async def xs_tcp_setup_socket(self, task: Task) -> None:
         """Make a socket and send a SYN; the rest happens when the answer comes."""
         client = self.client
-        memalloc = PF_MEMALLOC if client.nr_swapping and client.fixes.rpc_swap_memalloc else 0
+        privileged = client.fixes.nfs_swap_memalloc or client.fixes.rpc_swap_memalloc
+        memalloc = PF_MEMALLOC if client.nr_swapping and privileged else 0
         with GfpScope(task, PF_MEMALLOC_NOFS | memalloc):
             if not self._objects and not await self._sock_alloc(task):
                 self._connecting = False
