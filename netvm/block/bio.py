@@ -48,7 +48,6 @@ class BioSet:
     def fill(self, task: Task) -> None:
         """Set the pool's elements aside (bioset_init); memory is plentiful then."""
         elements = [self.cache.try_alloc(task, GFP_NOWAIT) for _ in range(BIO_POOL_SIZE)]
-        assert min(elements) >= 0
         self.pool.fill(elements)
 
     def nr_ready(self) -> int:

@@ -12,6 +12,7 @@ Without the fix ``mempool_nomemalloc`` the page reserve is open to pool users wh
 from collections.abc import Callable, Iterable
 from typing import Final, Generic, Protocol, TypeVar
 
+from netvm.errors import UsageError
 from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_IO, GFP_NOMEMALLOC, GFP_NORETRY, GFP_NOWARN, gfp_name
 from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Provider, Resource, Task
@@ -110,9 +111,13 @@ class Mempool(Generic[T]):
         self._queue = WaitQueue(world, self.resource)
 
     def fill(self, elements: Iterable[T]) -> None:
-        """Put the first elements in (mempool_init)."""
+        """Put the first elements in (mempool_init). Raises UsageError if the machine had no memory for some (-1)."""
         self.elements.extend(elements)
-        assert len(self.elements) == self.min_nr
+        assert len(self.elements) <= self.min_nr
+        if len(self.elements) < self.min_nr or -1 in self.elements:
+            raise UsageError(
+                f"machine.ram_mib: no memory at boot for the {self.min_nr} elements of {self.name}; must be more"
+            )
 
     @property
     def waiters(self) -> list[Task]:

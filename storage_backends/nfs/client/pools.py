@@ -72,7 +72,6 @@ class SlabPool:
     def fill(self, task: Task) -> None:
         """Set the elements aside; memory is plentiful then."""
         elements = [self.cache.try_alloc(task, GFP_NOWAIT) for _ in range(self.pool.min_nr)]
-        assert min(elements) >= 0
         self.pool.fill(elements)
 
     async def alloc(self, task: Task, gfp: int) -> int:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from netvm.errors import UsageError
 from netvm.mm.gfp import (
     GFP_ATOMIC,
     GFP_DIRECT_RECLAIM,
@@ -256,10 +257,12 @@ def test_each_door_takes_its_own_masks(host) -> None:
 
 
 def test_a_pool_is_filled_once_and_fully(host) -> None:
-    """mempool_init sets min_nr elements aside."""
+    """mempool_init sets min_nr elements aside; a machine without memory for them is a user's mistake."""
     pool = Mempool(host.world, "test", min_nr=2, allocator=Source(host))
-    with pytest.raises(AssertionError):
+    with pytest.raises(UsageError, match=r"machine\.ram_mib: .* the 2 elements of test"):
         pool.fill(["only one"])
+    with pytest.raises(AssertionError):
+        pool.fill(["one", "two"])
 
 
 def test_more_cannot_come_back_than_went_out(host) -> None:
