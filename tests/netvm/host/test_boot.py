@@ -109,9 +109,7 @@ def test_same_seed_boots_the_same_host() -> None:
 
 def test_a_machine_too_small_for_its_pools_is_told() -> None:
     """No memory is left at boot for what must be set aside: the key to change is named."""
-    with pytest.raises(
-        UsageError, match=r"machine\.ram_mib: no memory at boot for the 2 elements of fs_bio_set"
-    ):
+    with pytest.raises(UsageError, match=r"machine\.ram_mib: no memory at boot for the 2 elements of fs_bio_set"):
         booted(
             machine={"ram_mib": 24, "reserved_pages": 4700},
             storage={"kind": "iscsi", "size_mib": 16, "role": "fs"},
