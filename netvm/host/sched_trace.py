@@ -51,7 +51,8 @@ class SchedTrace:
         if self._yields is task:
             self._yields = None
             return
-        self.recorder.emit(_WAKEUP, self.recorder.world.current, *self._who(task), 0)
+        world = self.recorder.world
+        self.recorder.emit_at(world.now_ns, 0, world.current, _WAKEUP, *self._who(task), 0)
 
     def released(self, cpu: Cpu, task: Task) -> None:
         """A task lets go of its CPU; ``free_at_ns`` is when its time will be spent."""

@@ -151,5 +151,5 @@ def attach(host: Host, recorder: Recorder) -> None:
         )
 
     recorder.counters = counters
-    recorder.owners = lambda: [(ledger.names[i], pages) for i, pages in enumerate(ledger.reserve_by_owner)]
+    recorder.owners = lambda: (ledger.names, ledger.reserve_by_owner)
     recorder.sample()

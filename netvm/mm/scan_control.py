@@ -30,6 +30,8 @@ __all__ = [
 SWAP_CLUSTER_MAX: Final = 32
 DEF_PRIORITY: Final = 12
 
+_RECLAIM_FILE: Final = "RECLAIM_WB_FILE|RECLAIM_WB_ASYNC"
+_RECLAIM_ANON: Final = "RECLAIM_WB_ANON|RECLAIM_WB_ASYNC"
 _LRU_SHRINK_INACTIVE: Final = number_of("mm_vmscan_lru_shrink_inactive")
 DEACTIVATE_ANON: Final = 1
 DEACTIVATE_FILE: Final = 2
@@ -87,25 +89,23 @@ class ScanControl:
         file: bool,
     ) -> None:
         """Pass the tracepoint at the end of a batch; ``met`` is what the round had met before it."""
-        dirty, writeback, congested, immediate, ref_keep = (
-            now - before for now, before in zip(self.met(), met, strict=True)
-        )
+        dirty, writeback, congested, immediate, ref_keep = met
         tracer.emit(
             _LRU_SHRINK_INACTIVE,
             task,
             0,
             nr_taken,
             nr_reclaimed,
-            dirty,
-            writeback,
-            congested,
-            immediate,
+            self.nr_dirty - dirty,
+            self.nr_writeback - writeback,
+            self.nr_congested - congested,
+            self.nr_immediate - immediate,
             0 if file else nr_active,
             nr_active if file else 0,
-            ref_keep,
+            self.nr_ref_keep - ref_keep,
             0,
             self.priority,
-            tracer.name(f"RECLAIM_WB_{'FILE' if file else 'ANON'}|RECLAIM_WB_ASYNC"),
+            tracer.name(_RECLAIM_FILE if file else _RECLAIM_ANON),
         )
 
     def prepare_scan_count(self, node: Node, lruvec: Lruvec, vmstat: VmStat) -> None:

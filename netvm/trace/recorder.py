@@ -59,8 +59,8 @@ class Recorder:
         self.nr_records = 0
         self.counters: Callable[[], Sequence[int]] | None = None
         """Returns the values of :data:`~netvm.trace.tracepoints.COUNTERS`, in their order."""
-        self.owners: Callable[[], Sequence[tuple[str, int]]] | None = None
-        """Returns who holds how many pages of the reserve; sampled with the counters."""
+        self.owners: Callable[[], tuple[Sequence[str], list[int]]] | None = None
+        """Returns names, and how many pages of the reserve each holds; sampled with the counters."""
         self.pools: list[tuple[str, Sized]] = []
         """Mempools by name, and the elements each has left; sampled with the counters."""
         self._pool_levels: dict[str, int] = {}
@@ -80,7 +80,7 @@ class Recorder:
         self._masks: dict[int, int] = {}
         self._sampled_ns = -SAMPLE_NS
         self._values: list[int | None] = [None] * len(COUNTERS)
-        self._owner_pages: dict[str, int] = {}
+        self._owner_pages: list[int] = []
         self._counter_names = [self.recorded.names.intern(name) for name in COUNTERS]
         self.recorded.names.intern("")
         self._idle = self.recorded.tasks.intern("<idle>", 0)
@@ -213,10 +213,14 @@ class Recorder:
                 self._pool_levels[name] = left
                 self.emit(_COUNTER, None, self.name(name), left)
         if self.owners is not None:
-            for owner, pages in self.owners():
-                if pages != self._owner_pages.get(owner, 0):
-                    self._owner_pages[owner] = pages
-                    self.emit(_RESERVE_OWNER, None, self.name(owner), pages)
+            names, held = self.owners()
+            before = self._owner_pages
+            if held != before:
+                before += [0] * (len(held) - len(before))
+                for number, pages in enumerate(held):
+                    if pages != before[number]:
+                        before[number] = pages
+                        self.emit(_RESERVE_OWNER, None, self.name(names[number]), pages)
 
     def _rotate(self) -> None:
         chunk = self._chunk[: self._next]
