@@ -12,6 +12,8 @@ _QUICK: Final = (
     "A13/nbd-fixed",
     "A2/nbd-broken",
     "A4/nbd-broken",
+    "B5/nfsd-broken",
+    "B6/release-broken",
     "C1/loop-broken",
     "F1/lock-fixed",
     "R2/nbd-broken",

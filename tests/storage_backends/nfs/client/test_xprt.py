@@ -1,7 +1,10 @@
 """The transport: writing under its lock, and connecting again."""
 
+from netvm.mm.gfp import PF_MEMALLOC
 from storage_backends.nfs.client.xprt import XS_TCP_INIT_REEST_TO_NS
 from storage_backends.nfs.connection.procedures import NULL
+
+_BOTH = ("rpc_swap_memalloc", "nfs_swap_memalloc")
 
 
 async def _null(host, task) -> None:
@@ -75,3 +78,23 @@ def test_a_full_send_buffer_is_waited_for_without_the_lock(mounted) -> None:
     assert host.backend.stored()[1 : 1 + 32 * 30 : 32].tolist() == list(range(1, 31))
     assert len(host.xprt.xmit) == 0
     assert host.xprt.locked_by is None
+
+
+def test_connecting_for_swap_may_use_the_reserve(mounted) -> None:
+    """The worker that makes a new socket runs with PF_MEMALLOC since either fix; without both it does not."""
+    for fixes, flags in (((), PF_MEMALLOC), (("rpc_swap_memalloc",), PF_MEMALLOC), (_BOTH, 0)):
+        host = mounted(fixes=fixes)
+        seen = []
+        alloc = host.xprt._sock_alloc
+
+        async def spy(task, alloc=alloc, seen=seen) -> bool:
+            seen.append(task.flags & PF_MEMALLOC)
+            return await alloc(task)
+
+        async def script(task, host=host, spy=spy) -> None:
+            host.xprt._sock_alloc = spy
+            host.backend.reset_connection()
+            await _null(host, task)
+
+        host.run(script)
+        assert seen == [flags]
