@@ -1,10 +1,10 @@
 """What a single switch of preset 6.18 does: the second table of ``docs/finding-power.md``.
 
 Each fix of the newest kernel is switched off by itself in its *carriers*, scenarios that pass with all of them on, and
-each is searched: the calm schedule, then random ones. Of a switch that nothing is found for the table says which of two
-things was seen: with the switch off not a byte of the carriers' results changes, so nothing in them reaches it; or runs
-change and still pass. ``--everywhere`` tries every switch in every carrier. Every result is a line of ``--cells``, so
-the table can be interrupted and gone on with.
+each is searched: the calm schedule, then ``--random`` random ones, which the carrier passes with all switches on. Of a
+switch that nothing is found for the table says which of two things was seen: with it off not a byte of the carriers'
+results changes, so nothing in them reaches it; or runs change and still pass. ``--everywhere`` tries every switch in
+every carrier. Every result is a line of ``--cells``, so the table can be interrupted and gone on with.
 """
 
 import argparse
@@ -24,8 +24,6 @@ from netvm.fixes import FIXES, preset
 
 __all__ = ["CARRIERS", "NOTES", "Carrier", "table"]
 
-NR_RANDOM = 1
-"""Random schedules of the carriers that a switch is expected to matter in, beside the calm one."""
 _MADE_BY = "benchmarks/switches.py --update docs/finding-power.md"
 _KERNEL = ("kernel.fixes={}", 'kernel.preset="6.18"', "kernel.fixes.rx_head_memalloc=true")
 """6.18 as it is hangs by mechanism R3, whose cure nobody has merged: with it nothing is left to be found."""
@@ -65,7 +63,8 @@ class Cell(NamedTuple):
 
     switch: str
     carrier: str
-    digest: str
+    changed: bool
+    """The calm schedule's result differs from the base's."""
     schedule: int | None
     """The first that fails, counted from 1; the first is the calm one."""
     what: str
@@ -85,20 +84,22 @@ def subject_with(carrier: Carrier, switch: str) -> Subject:
     return subject_of(carrier.name, *_KERNEL, *carrier.overrides, *off)
 
 
-def search(carrier: Carrier, switch: str, nr_random: int) -> Cell:
-    """Run the calm schedule and some random ones."""
+def search(carrier: Carrier, switch: str, nr_random: int, base: str) -> tuple[Cell, str]:
+    """Run the calm schedule and some random ones; return also the digest of the calm result."""
     subject = subject_with(carrier, switch)
     calm = subject.run(SteeredOracle(()))
     outcome = calm.experiment.outcome()
     # the options name the switch itself
     digest = digest_of(type(outcome)(**{**_fields(outcome), "options": {}, "kernel": ""}))
-    if calm.broken is not None:
-        return Cell(switch, carrier.title, digest, 1, _told(calm.broken))
+    broken, schedule = calm.broken, 1
     for number in range(nr_random):
-        broken = subject.run(oracle_of(subject, "random", 0, number, (1, 1))).broken
-        if broken is not None:
-            return Cell(switch, carrier.title, digest, number + 2, _told(broken))
-    return Cell(switch, carrier.title, digest, None, "")
+        if broken is None:
+            broken = subject.run(oracle_of(subject, "random", 0, number, (1, 1))).broken
+            schedule = number + 2
+    changed = bool(switch) and digest != base
+    if broken is None:
+        return Cell(switch, carrier.title, changed, None, ""), digest
+    return Cell(switch, carrier.title, changed, schedule, _told(broken)), digest
 
 
 def _fields(outcome: object) -> dict[str, object]:
@@ -111,28 +112,35 @@ def _told(broken: tuple[str, str]) -> str:
     return first if first.isupper() else f"{prop}: {first}"
 
 
-def measure(path: Path, *, everywhere: bool) -> None:
-    """Measure what is missing: the bases, then each switch until it is found."""
+def measure(path: Path, nr_random: int, *, everywhere: bool) -> None:
+    """Measure what is missing, each switch until it is found; the bases are run once a session."""
     cells = cells_of(path)
     done = {(cell.switch, cell.carrier) for cell in cells}
-    base = {cell.carrier: cell for cell in cells if not cell.switch}
     found = {cell.switch for cell in cells if cell.switch and cell.schedule is not None}
-    for switch in ("", *switches()):
-        if switch in found:
-            continue
+    bases: dict[str, tuple[Cell, str]] = {}
+
+    def keep(cell: Cell) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(cell._asdict()) + "\n")
+
+    for switch in switches():
         expected = NOTES.get(switch, (_USUAL, ""))[0]
-        for carrier in sorted(CARRIERS, key=lambda carrier: carrier.title not in expected):
-            if (switch, carrier.title) in done or (switch and base[carrier.title].schedule is not None):
+        carriers = [carrier for carrier in CARRIERS if carrier.title in expected]
+        if everywhere:
+            carriers += [carrier for carrier in CARRIERS if carrier.title not in expected]
+        for carrier in carriers:
+            if switch in found or (switch, carrier.title) in done:
                 continue
-            if switch and not everywhere and carrier.title not in expected:
-                continue
-            cell = search(carrier, switch, NR_RANDOM if carrier.title in expected else 0)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(cell._asdict()) + "\n")
-            if not switch:
-                base[carrier.title] = cell
-            elif cell.schedule is not None:
-                break
+            if carrier.title not in bases:
+                bases[carrier.title] = search(carrier, "", nr_random, "")
+                if ("", carrier.title) not in done:
+                    keep(bases[carrier.title][0])
+            base, digest = bases[carrier.title]
+            if base.schedule is None:
+                cell, _ = search(carrier, switch, nr_random, digest)
+                keep(cell)
+                if cell.schedule is not None:
+                    found.add(switch)
 
 
 def switches() -> list[str]:
@@ -174,8 +182,7 @@ NOTES: dict[str, tuple[tuple[str, ...], str]] = {
 
 def table(cells: Sequence[Cell]) -> list[str]:
     """Return the lines of the table."""
-    base = {cell.carrier: cell for cell in cells if not cell.switch}
-    passing = [title for title, cell in base.items() if cell.schedule is None]
+    passing = [cell.carrier for cell in cells if not cell.switch and cell.schedule is None]
     lines = [
         f"Carriers that pass with everything on: {', '.join(passing)}.",
         "",
@@ -189,7 +196,7 @@ def table(cells: Sequence[Cell]) -> list[str]:
         if found is not None:
             lines.append(f"| `{switch}` | at schedule {found.schedule} | {found.carrier} | {found.what} |")
             continue
-        changed = [cell.carrier for cell in mine if cell.digest != base[cell.carrier].digest]
+        changed = [cell.carrier for cell in mine if cell.changed]
         tried = ", ".join(cell.carrier for cell in mine) if len(mine) < 5 else f"{len(mine)} carriers"
         seen = f"other runs in {', '.join(changed)}; all pass" if changed else f"not a byte changes in {tried}"
         lines.append(f"| `{switch}` | no | | {seen}{'; ' + note if note else ''} |")
@@ -202,10 +209,11 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=Path("switches.jsonl"), help="what has been measured so far")
     parser.add_argument("--update", metavar="PAGE", type=Path, help="renew the table in this page")
     parser.add_argument("--only-print", action="store_true", help="measure nothing")
+    parser.add_argument("--random", type=int, default=0, help="random schedules of each, beside the calm one")
     parser.add_argument("--everywhere", action="store_true", help="try every switch in every carrier")
     arguments = parser.parse_args()
     if not arguments.only_print:
-        measure(arguments.cells, everywhere=arguments.everywhere)
+        measure(arguments.cells, arguments.random, everywhere=arguments.everywhere)
     lines = table(cells_of(arguments.cells))
     if arguments.update is None:
         print("\n".join(lines))

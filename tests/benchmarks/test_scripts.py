@@ -69,3 +69,25 @@ def test_a_file_over_nfs_loads_its_link(monkeypatch) -> None:
     pages_per_s, load = _names(monkeypatch, "bench_nfs.py")["rate"](24)
     assert pages_per_s > 0
     assert 0.5 < load <= 1
+
+
+def test_the_finding_power_table_is_told_honestly(monkeypatch) -> None:
+    """A median beyond the cap is `> cap`, seeds that are missing are counted, and the page's part is renewed."""
+    script = _names(monkeypatch, "finding_power.py")
+    exhibit, cell = script["EXHIBITS"][0], script["Cell"]
+    cells = [cell(exhibit.title, "random", seed, at, at or exhibit.cap) for seed, at in enumerate((3, None, None))]
+    row = next(line for line in script["table"](cells) if line.startswith(f"| {exhibit.title} |"))
+    assert row.split(" | ")[1] == f"> {exhibit.cap} (3 to cap); 1 of 3 found it [3 seeds]"
+    marks = [script[name].format("x") for name in ("_BEGIN", "_END")]
+    page = "\n".join(["before", marks[0], "old", marks[1], "after"])
+    assert script["part_replaced"](page, ["new"], "x") == page.replace("old", "new")
+
+
+def test_a_switch_is_found_in_its_carrier(monkeypatch) -> None:
+    """Without memory for the receive side the small form of A2 hangs in its calm schedule; the base has its digest."""
+    script = _names(monkeypatch, "switches.py")
+    carrier = script["CARRIERS"][0]
+    cell, _ = script["search"](carrier, "rx_memalloc", 0, "")
+    assert (cell.schedule, cell.what, cell.changed) == (1, "HANG", True)
+    lines = script["table"]([cell])
+    assert f"| `rx_memalloc` | at schedule 1 | {carrier.title} | HANG |" in lines
