@@ -198,7 +198,11 @@ def table(cells: Sequence[Cell]) -> list[str]:
             continue
         changed = [cell.carrier for cell in mine if cell.changed]
         tried = ", ".join(cell.carrier for cell in mine) if len(mine) < 5 else f"{len(mine)} carriers"
-        seen = f"other runs in {', '.join(changed)}; all pass" if changed else f"not a byte changes in {tried}"
+        seen = f"not a byte changes in {tried}"
+        if changed:
+            seen = f"other runs in {', '.join(changed)}; all pass"
+        elif not mine:
+            seen = "not tried: its carrier fails with everything on"
         lines.append(f"| `{switch}` | no | | {seen}{'; ' + note if note else ''} |")
     return lines
 

@@ -33,8 +33,8 @@ class ReceiveQueue:
         self._allocator = allocator
         self._rmem_max = rmem_max
         self._locked = locked
-        self._skbs: deque[tuple[int, Skb]] = deque()
-        """By the end of their data."""
+        self._skbs: deque[tuple[int, Skb, int]] = deque()
+        """By the end of their data; and what each was charged: over loopback the sender's packet goes on growing."""
         self._space_bytes = mem.rcvbuf // 2
         self._copied_bytes = 0
         self._since_ns = 0
@@ -59,7 +59,7 @@ class ReceiveQueue:
 
     def push(self, skb: Skb, end_seq: int) -> None:
         """Keep a packet that was charged until its data is read."""
-        self._skbs.append((end_seq, skb))
+        self._skbs.append((end_seq, skb, skb.truesize))
 
     def free(self, skb: Skb) -> None:
         """Free a packet that was charged."""
@@ -69,12 +69,17 @@ class ReceiveQueue:
     def free_read(self, read_seq: int) -> None:
         """Free the packets whose data has been read."""
         while self._skbs and self._skbs[0][0] <= read_seq:
-            self.free(self._skbs.popleft()[1])
+            self._free_first()
 
     def purge(self) -> None:
         """Free every packet."""
         while self._skbs:
-            self.free(self._skbs.popleft()[1])
+            self._free_first()
+
+    def _free_first(self) -> None:
+        _, skb, charged_bytes = self._skbs.popleft()
+        self._mem.uncharge_receive(charged_bytes)
+        self._allocator.kfree_skb(skb)
 
     def space_bytes(self) -> int:
         """Free receive space as the window sees it: half of the buffer is overhead (tcp_win_from_space)."""

@@ -72,6 +72,19 @@ def test_packets_go_when_all_their_data_is_read(net_host: Callable[..., Host]) -
     assert (mem.rmem_alloc, host.skbs.nr_skbs, host.stack.tcp_memory.allocated) == (0, 0, 0)
 
 
+def test_a_packet_that_grows_gives_back_what_it_was_charged(net_host: Callable[..., Host]) -> None:
+    """Over loopback the sender adds to a packet that lies in the receive queue: the books balance nevertheless."""
+    host = net_host()
+    queue, mem = queue_of(host)
+    skb = host.skbs.napi_alloc_skb(host.softirq)
+    assert skb is not None
+    assert queue.try_rmem_schedule(skb, exempt=False)
+    queue.push(skb, 100)
+    skb.truesize += 48
+    queue.purge()
+    assert mem.rmem_alloc == 0
+
+
 def test_window_is_half_of_what_is_free(net_host: Callable[..., Host]) -> None:
     """tcp_win_from_space with the default scale; never negative."""
     host = net_host()
