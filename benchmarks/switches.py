@@ -182,6 +182,7 @@ NOTES: dict[str, tuple[tuple[str, ...], str]] = {
 
 def table(cells: Sequence[Cell]) -> list[str]:
     """Return the lines of the table."""
+    failing = [cell.carrier for cell in cells if not cell.switch and cell.schedule is not None]
     passing = [cell.carrier for cell in cells if not cell.switch and cell.schedule is None]
     lines = [
         f"Carriers that pass with everything on: {', '.join(passing)}.",
@@ -202,7 +203,8 @@ def table(cells: Sequence[Cell]) -> list[str]:
         if changed:
             seen = f"other runs in {', '.join(changed)}; all pass"
         elif not mine:
-            seen = "not tried: its carrier fails with everything on"
+            fails = [title for title in NOTES.get(switch, (_USUAL, ""))[0] if title in failing]
+            seen = f"not tried: {', '.join(fails)} fails with everything on" if fails else "not tried yet"
         lines.append(f"| `{switch}` | no | | {seen}{'; ' + note if note else ''} |")
     return lines
 
