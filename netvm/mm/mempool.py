@@ -4,7 +4,7 @@ Mirrors mm/mempool.c. ``mempool_alloc`` tries in an exact order: the underlying 
 element of the pool; the underlying allocator with the full mask (only if the masks differ); then, if it may sleep, it
 waits uninterruptibly for an element, looking again every five seconds, and starts over *with the full mask*. The mask
 always carries ``__GFP_NOMEMALLOC``: the pool *is* the caller's reserve, the page reserve is not. ``mempool_free``
-refills the pool before it gives anything back, and wakes one waiter.
+refills the pool before it gives anything back, and wakes every waiter: none waits exclusively.
 
 Without the fix ``mempool_nomemalloc`` the page reserve is open to pool users whose pool has run dry, as in 4.6 and 4.7.
 """
@@ -165,11 +165,11 @@ class Mempool(Generic[T]):
                 tracer.emit(_MEMPOOL_WAIT_END, task, tracer.name(self.name), 1)
 
     def free(self, element: T) -> None:
-        """Refill the pool first and wake one waiter; else give the element back (mempool_free)."""
+        """Refill the pool first and wake the waiters; else give the element back (mempool_free)."""
         self.nr_out -= 1
         assert self.nr_out >= 0
         if len(self.elements) < self.min_nr:
             self.elements.append(element)
-            self._queue.wake_one()
+            self._queue.wake_all()
         else:
             self._allocator.free(element)

@@ -161,7 +161,7 @@ def test_freeing_refills_before_it_releases(host) -> None:
 
 
 def test_each_element_that_comes_back_serves_one_waiter(host) -> None:
-    """Who waited longest gets it; the others wait on."""
+    """All are woken, who waited longest runs first and gets it; the others look again and sleep anew."""
     pool, source = _pool(host)
     got = []
 
@@ -185,7 +185,7 @@ def test_each_element_that_comes_back_serves_one_waiter(host) -> None:
     assert got == [
         ("waiter0", "spare1", NS_PER_MS),
         ("waiter1", "spare0", 2 * NS_PER_MS),
-        ("waiter2", "fresh", 5 * NS_PER_S),
+        ("waiter2", "fresh", 2 * NS_PER_MS + 5 * NS_PER_S),
     ]
 
 
@@ -304,3 +304,24 @@ def test_a_slab_cache_is_an_underlying_allocator(host) -> None:
     while found is not None:
         found = elements.try_alloc(host.softirq, GFP_NOWAIT | GFP_NOWARN)
     assert cache.nr_active == cache.nr_slabs * cache.spec.nr_objects
+
+
+def test_what_one_waiter_leaves_is_for_the_next(host) -> None:
+    """A waiter that finds memory elsewhere leaves the element, and nobody sleeps beside a full pool."""
+    pool, source = _pool(host, min_nr=1)
+    got = []
+
+    async def waiter(task):
+        got.append((task.comm, await pool.mempool_alloc(task, GFP_NOIO)))
+
+    async def body(task):
+        mine = await pool.mempool_alloc(task, GFP_NOIO)
+        for i in range(2):
+            host.world.spawn(f"waiter{i}", waiter)
+        await host.pause(task, NS_PER_MS)
+        source.gives.append("fresh")
+        pool.free(mine)
+        await host.pause(task, NS_PER_MS)
+        assert got == [("waiter0", "fresh"), ("waiter1", mine)]
+
+    host.run(body)
