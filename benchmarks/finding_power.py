@@ -18,7 +18,7 @@ from netvm.explore.sampling import SAMPLED, measure, sample
 from netvm.explore.search import Budget, check
 from netvm.explore.subject import Subject
 
-__all__ = ["EXHIBITS", "Exhibit", "part_replaced", "table"]
+__all__ = ["EXHIBITS", "Exhibit", "part_replaced", "show", "table"]
 
 NR_SEEDS = 20
 _ENUMERATED = ("delay", "exhaustive")
@@ -160,6 +160,14 @@ def part_replaced(page: str, lines: Sequence[str], made_by: str) -> str:
     return "\n".join([before + begin, *lines, end]) + after
 
 
+def show(lines: Sequence[str], page: Path | None, made_by: str) -> None:
+    """Print a table, or renew it in the page where it stands."""
+    if page is None:
+        print("\n".join(lines))
+        return
+    page.write_text(part_replaced(page.read_text(encoding="utf-8"), lines, made_by), encoding="utf-8")
+
+
 def main() -> None:
     """Measure what is missing and print or renew the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -172,12 +180,7 @@ def main() -> None:
         cell = search(exhibit, strategy, seed, sizes)
         with arguments.cells.open("a", encoding="utf-8") as file:
             file.write(json.dumps(cell._asdict()) + "\n")
-    lines = table(cells_of(arguments.cells))
-    if arguments.update is None:
-        print("\n".join(lines))
-        return
-    page = arguments.update.read_text(encoding="utf-8")
-    arguments.update.write_text(part_replaced(page, lines, _MADE_BY), encoding="utf-8")
+    show(table(cells_of(arguments.cells)), arguments.update, _MADE_BY)
 
 
 if __name__ == "__main__":

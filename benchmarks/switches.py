@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench_explore import SMALL_A2, subject_of
-from finding_power import part_replaced
+from finding_power import show
 
 from netvm.explore.oracles import SteeredOracle
 from netvm.explore.reproducer import digest_of
@@ -220,12 +220,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.only_print:
         measure(arguments.cells, arguments.random, everywhere=arguments.everywhere)
-    lines = table(cells_of(arguments.cells))
-    if arguments.update is None:
-        print("\n".join(lines))
-        return
-    page = arguments.update.read_text(encoding="utf-8")
-    arguments.update.write_text(part_replaced(page, lines, _MADE_BY), encoding="utf-8")
+    show(table(cells_of(arguments.cells)), arguments.update, _MADE_BY)
 
 
 if __name__ == "__main__":

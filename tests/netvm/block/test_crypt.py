@@ -1,80 +1,58 @@
 """dm-crypt: content passes, every page written holds a second one until it is stored, and the limit bounds how many."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import pytest
 
-from netvm.block.blk_mq import RequestQueue
 from netvm.block.crypt import CRYPT_PAGE_POOL, SWAP_BIOS_LIMIT, CryptDevice
 from netvm.mm.gfp import PF_KTHREAD
 from netvm.runtime.task import Task
 from netvm.runtime.workqueue import WorkerPool, Workqueue
 
+PutAbove: TypeAlias = Callable[..., None]
+Submit: TypeAlias = Callable[..., Any]
 
-def _stack(host: Any, *, nr_workers: int = 1, workqueue: Workqueue | None = None) -> CryptDevice:
+
+def _stack(put_above: PutAbove, host: Any, *, nr_workers: int = 1, workqueue: Workqueue | None = None) -> CryptDevice:
     """Put dm-crypt on the small host's device."""
     device = CryptDevice(
         host.pages, host.queue, workqueue=workqueue or host.kblockd, costs=host.costs, nr_workers=nr_workers
     )
     device.fill(host.softirq)
-    device.queue = RequestQueue(
-        host.world,
-        device.name,
-        device,
-        kblockd=host.kblockd,
-        costs=host.costs,
-        max_pages=host.queue.max_pages,
-        nr_requests=256,
-        queue_depth=256,
-    )
+    put_above(host, device)
     return device
 
 
-async def _submit(host: Any, device: CryptDevice, task: Task, *, write: bool, slot: int, nr: int) -> list[Any]:
-    """Send pages down; return the list that the ended requests go to."""
-    ended: list[Any] = []
-    plug = device.queue.start_plug(task)
-    await device.queue.submit_pages(
-        task,
-        plug,
-        write=write,
-        slot=slot,
-        pfns=list(range(slot, slot + nr)),
-        bios=[],
-        versions=list(range(1000 + slot, 1000 + slot + nr)) if write else [0] * nr,
-        end_io=lambda rq, error, task: ended.append((rq.slot, rq.nr_pages, rq.versions, error)),
-    )
-    plug.finish()
-    return ended
-
-
-def test_content_goes_down_and_comes_back(make_host: Any) -> None:
+def test_content_goes_down_and_comes_back(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
     """What was written through it is read through it, and the device below has the same versions."""
     host = make_host(zones=(("DMA32", 4096),))
-    device = _stack(host)
+    device = _stack(put_above, host)
 
     async def body(task: Task) -> None:
-        ended = await _submit(host, device, task, write=True, slot=8, nr=50)
+        ended = await submit(device, task, write=True, slot=8, nr=50)
         await host.pause(task, 10_000_000)
         assert sum(nr for _slot, nr, _versions, error in ended if not error) == 50
         assert [host.device.store[slot] for slot in range(8, 58)] == list(range(1008, 1058))
-        ended = await _submit(host, device, task, write=False, slot=10, nr=20)
+        ended = await submit(device, task, write=False, slot=10, nr=20)
         await host.pause(task, 10_000_000)
         assert ended == [(10, 20, list(range(1010, 1030)), 0)]
 
     host.run(body)
 
 
-def test_copies_come_back_when_the_device_below_has_written(make_host: Any) -> None:
+def test_copies_come_back_when_the_device_below_has_written(
+    put_above: PutAbove, submit: Submit, make_host: Any
+) -> None:
     """Every page under way holds one of dm-crypt's, and none afterwards but the pool's."""
     host = make_host(zones=(("DMA32", 4096),))
-    device = _stack(host)
+    device = _stack(put_above, host)
     owner = host.ledger.owner("dm-crypt")
     host.device.held = True
 
     async def body(task: Task) -> None:
         assert host.ledger.counts[owner] == CRYPT_PAGE_POOL
-        await _submit(host, device, task, write=True, slot=0, nr=96)
+        await submit(device, task, write=True, slot=0, nr=96)
         await host.pause(task, 1_000_000)
         assert host.ledger.counts[owner] == CRYPT_PAGE_POOL + 96
         assert device.nr_in_flight == 96
@@ -86,13 +64,15 @@ def test_copies_come_back_when_the_device_below_has_written(make_host: Any) -> N
 
 
 @pytest.mark.parametrize(("limited", "most"), [(True, SWAP_BIOS_LIMIT), (False, 3200)])
-def test_the_limit_bounds_what_is_in_flight(make_host: Any, limited: bool, most: int) -> None:
+def test_the_limit_bounds_what_is_in_flight(
+    put_above: PutAbove, submit: Submit, make_host: Any, limited: bool, most: int
+) -> None:
     """With the semaphore no more than 2,048 pages have copies; without it all that are submitted."""
     host = make_host(zones=(("DMA32", 8192),), switches={"swap_bios_limit": limited})
-    device = _stack(host)
+    device = _stack(put_above, host)
 
     async def body(task: Task) -> None:
-        await _submit(host, device, task, write=True, slot=0, nr=3200)
+        await submit(device, task, write=True, slot=0, nr=3200)
         await host.pause(task, 3_000_000_000)
 
     host.device.delay_ns = lambda rq: 500_000_000
@@ -101,10 +81,10 @@ def test_the_limit_bounds_what_is_in_flight(make_host: Any, limited: bool, most:
     assert device.nr_in_flight == 0
 
 
-def test_one_worker_at_a_time_sleeps_for_pages(make_host: Any) -> None:
+def test_one_worker_at_a_time_sleeps_for_pages(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
     """With the pool empty and no other memory two workers get their pages one after the other, so neither starves."""
     host = make_host(zones=(("DMA32", 4096),), max_pages=200)
-    device = _stack(host, nr_workers=2)
+    device = _stack(put_above, host, nr_workers=2)
     host.device.delay_ns = lambda rq: 100_000_000 * (1 + rq.slot // 1000)
     ended: list[Any] = []
 
@@ -113,7 +93,7 @@ def test_one_worker_at_a_time_sleeps_for_pages(make_host: Any) -> None:
             pass
         for number in range(10):
             nr = 32 if number < 8 else 200
-            requests = await _submit(host, device, task, write=True, slot=1000 * number, nr=nr)
+            requests = await submit(device, task, write=True, slot=1000 * number, nr=nr)
             ended.append(requests)
             await host.pause(task, 1_000_000)
         assert len(device._alloc_lock.holders) == 1
@@ -123,10 +103,10 @@ def test_one_worker_at_a_time_sleeps_for_pages(make_host: Any) -> None:
     assert sum(len(requests) for requests in ended) == 10
 
 
-def test_a_read_that_ends_while_it_is_handed_down_is_known(make_host: Any) -> None:
+def test_a_read_that_ends_while_it_is_handed_down_is_known(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
     """A device below that answers before its submitter goes on finds the request above."""
     host = make_host(zones=(("DMA32", 4096),))
-    device = _stack(host)
+    device = _stack(put_above, host)
     take = host.device.queue_rq_nowait
 
     def at_once(rq: Any) -> int:
@@ -138,7 +118,7 @@ def test_a_read_that_ends_while_it_is_handed_down_is_known(make_host: Any) -> No
         host.device.held = True
         host.device.error = lambda rq: 5
         host.device.queue_rq_nowait = at_once
-        ended = await _submit(host, device, task, write=False, slot=10, nr=20)
+        ended = await submit(device, task, write=False, slot=10, nr=20)
         await host.pause(task, 10_000_000)
         assert [(slot, nr) for slot, nr, _versions, error in ended if error] == [(10, 20)]
 
@@ -149,7 +129,7 @@ def test_a_read_that_ends_while_it_is_handed_down_is_known(make_host: Any) -> No
 @pytest.mark.parametrize("nr_workers", [1, 2, 3])
 @pytest.mark.parametrize("nr_pages", [64, 96, 160, 256])
 def test_without_the_mutex_it_hangs_where_workers_want_more_than_the_pool(
-    make_host: Any, alone: bool, nr_workers: int, nr_pages: int
+    put_above: PutAbove, submit: Submit, make_host: Any, alone: bool, nr_workers: int, nr_pages: int
 ) -> None:
     """Requests come at once and no other page is free: pages times workers above the pool is a hang, else is none.
 
@@ -161,7 +141,7 @@ def test_without_the_mutex_it_hangs_where_workers_want_more_than_the_pool(
         host.world, "u2", host.creator, cpus=host.cpus, bound=False, nr_workers=nr_workers, nice=0, flags=PF_KTHREAD
     )
     kcryptd = Workqueue("kcryptd", pool, mem_reclaim=False)
-    device = _stack(host, nr_workers=nr_workers, workqueue=kcryptd)
+    device = _stack(put_above, host, nr_workers=nr_workers, workqueue=kcryptd)
     ended: list[list[Any]] = []
 
     async def body(task: Task) -> None:
@@ -169,10 +149,7 @@ def test_without_the_mutex_it_hangs_where_workers_want_more_than_the_pool(
         while host.alloc() >= 0:
             pass
         ended.extend(
-            [
-                await _submit(host, device, task, write=True, slot=1000 * number, nr=nr_pages)
-                for number in range(nr_workers)
-            ]
+            [await submit(device, task, write=True, slot=1000 * number, nr=nr_pages) for number in range(nr_workers)]
         )
         await host.pause(task, 60_000_000_000)
 

@@ -1,10 +1,10 @@
 """A driver that cuts requests: content passes, and its bios never wait for themselves where there is a rescuer."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import pytest
 
-from netvm.block.blk_mq import RequestQueue
 from netvm.block.split import SPLIT_POOL_SIZE, SplitDevice
 from netvm.mm.gfp import GFP_NOWAIT
 from netvm.runtime.hang import find_knot
@@ -13,39 +13,16 @@ from netvm.runtime.task import Task
 CHUNK = 4
 
 
-def _stack(host: Any) -> SplitDevice:
+PutAbove: TypeAlias = Callable[..., None]
+Submit: TypeAlias = Callable[..., Any]
+
+
+def _stack(put_above: PutAbove, host: Any) -> SplitDevice:
     """Put a driver that cuts at every fourth page on the small host's device."""
     device = SplitDevice(host.queue, host.slabs["bio-160"], chunk_pages=CHUNK, rescuer=host.kblockd)
     device.fill(host.softirq)
-    device.queue = RequestQueue(
-        host.world,
-        device.name,
-        device,
-        kblockd=host.kblockd,
-        costs=host.costs,
-        max_pages=host.queue.max_pages,
-        nr_requests=256,
-        queue_depth=256,
-    )
+    put_above(host, device)
     return device
-
-
-async def _submit(device: SplitDevice, task: Task, *, write: bool, slot: int, nr: int) -> list[Any]:
-    """Send pages down; return the list that the ended requests go to."""
-    ended: list[Any] = []
-    plug = device.queue.start_plug(task)
-    await device.queue.submit_pages(
-        task,
-        plug,
-        write=write,
-        slot=slot,
-        pfns=list(range(slot, slot + nr)),
-        bios=[],
-        versions=list(range(1000 + slot, 1000 + slot + nr)) if write else [0] * nr,
-        end_io=lambda rq, error, task: ended.append((rq.slot, rq.nr_pages, rq.versions, error)),
-    )
-    plug.finish()
-    return ended
 
 
 def _no_memory(host: Any, device: SplitDevice) -> None:
@@ -56,17 +33,17 @@ def _no_memory(host: Any, device: SplitDevice) -> None:
         pass
 
 
-def test_content_goes_down_in_parts_and_comes_back(make_host: Any) -> None:
+def test_content_goes_down_in_parts_and_comes_back(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
     """What was written is read, however the boundaries lie; every bio is back afterwards."""
     host = make_host(zones=(("DMA32", 4096),))
-    device = _stack(host)
+    device = _stack(put_above, host)
 
     async def body(task: Task) -> None:
-        ended = await _submit(device, task, write=True, slot=6, nr=21)
+        ended = await submit(device, task, write=True, slot=6, nr=21)
         await host.pause(task, 10_000_000)
         assert [(slot, nr, error) for slot, nr, _versions, error in ended] == [(6, 21, 0)]
         assert [host.device.store[slot] for slot in range(6, 27)] == list(range(1006, 1027))
-        ended = await _submit(device, task, write=False, slot=7, nr=10)
+        ended = await submit(device, task, write=False, slot=7, nr=10)
         await host.pause(task, 10_000_000)
         assert ended == [(7, 10, list(range(1007, 1017)), 0)]
         assert device.pool.nr_out == 0
@@ -76,16 +53,18 @@ def test_content_goes_down_in_parts_and_comes_back(make_host: Any) -> None:
 
 @pytest.mark.parametrize("rescuer", [True, False])
 @pytest.mark.parametrize("nr_parts", [1, SPLIT_POOL_SIZE, SPLIT_POOL_SIZE + 1, 3 * SPLIT_POOL_SIZE])
-def test_more_parts_than_bios_hang_without_a_rescuer(make_host: Any, rescuer: bool, nr_parts: int) -> None:
+def test_more_parts_than_bios_hang_without_a_rescuer(
+    put_above: PutAbove, submit: Submit, make_host: Any, rescuer: bool, nr_parts: int
+) -> None:
     """No page is free: the pool's bios are all there is, and those on the list are not sent until the last is taken."""
     host = make_host(zones=(("DMA32", 4096),), max_pages=256, switches={"bio_rescuer": rescuer})
-    device = _stack(host)
+    device = _stack(put_above, host)
     ended: list[Any] = []
     knots: list[list[str]] = []
 
     async def body(task: Task) -> None:
         _no_memory(host, device)
-        ended.extend(await _submit(device, task, write=True, slot=0, nr=nr_parts * CHUNK))
+        ended.extend(await submit(device, task, write=True, slot=0, nr=nr_parts * CHUNK))
         await host.pause(task, 60_000_000_000)
         knots.append([stuck.comm for stuck in find_knot(host.world.tasks.values()).tasks])
 
@@ -96,14 +75,14 @@ def test_more_parts_than_bios_hang_without_a_rescuer(make_host: Any, rescuer: bo
     assert bool(knots[0]) is hangs
 
 
-def test_who_waits_is_told_whose_list_it_waits_for(make_host: Any) -> None:
+def test_who_waits_is_told_whose_list_it_waits_for(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
     """The request that is being cut waits for the task that cuts, which waits for bios that are on its own list."""
     host = make_host(zones=(("DMA32", 4096),), max_pages=256, switches={"bio_rescuer": False})
-    device = _stack(host)
+    device = _stack(put_above, host)
 
     async def body(task: Task) -> None:
         _no_memory(host, device)
-        await _submit(device, task, write=True, slot=0, nr=(SPLIT_POOL_SIZE + 1) * CHUNK)
+        await submit(device, task, write=True, slot=0, nr=(SPLIT_POOL_SIZE + 1) * CHUNK)
         await host.pause(task, 1_000_000)
         (rq,) = device.queue.outstanding.values()
         (cutter,) = device.needs(rq).needs
