@@ -232,8 +232,6 @@ class Nic(_Table, frozen=True, kw_only=True):
     """What retries an RX refill that failed; ``driver`` is what the real driver of that kind does."""
     recycle: bool = False
     """RX pages are recycled into the ring when the stack has let go of them."""
-    mtu: Annotated[int, Meta(ge=576, le=9000)] = 1500
-    """Largest IP packet on the wire in bytes."""
 
 
 class Link(_Table, frozen=True, kw_only=True):

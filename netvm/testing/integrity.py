@@ -102,7 +102,6 @@ def draw_scenario(seed: int) -> dict[str, Any]:
             "ring": draw.of(8, 16, 64),
             "refill_retry": draw.of("driver", "driver", "none", "timer", "worker"),
             "recycle": draw.chance(30),
-            "mtu": draw.of(1500, 1500, 576, 9000),
         },
         "link": {
             "bandwidth_bytes_per_s": draw.of(0, 1_000_000, 4_000_000, 10_000_000, 125_000_000),
