@@ -32,7 +32,7 @@ def call(arguments: argparse.Namespace) -> int:
     codes = []
     for named in broken_arms(find(arguments.name)):
         scenario = load_scenario(named.path)
-        outcome = execute(scenario, arguments, name=named.name, replay=f"netvm run {named.name}")
+        outcome = execute(scenario, arguments, name=named.name, replay=f"netvm run {named.name}", with_options=False)
         if arguments.json:
             emit(outcome_json(outcome, exhibit=scenario.exhibit))
         else:

@@ -105,12 +105,14 @@ def runner() -> RunScenario:
     return run_scenario
 
 
-def execute(scenario: "Scenario", arguments: argparse.Namespace, *, name: str, replay: str) -> "Outcome":
+def execute(
+    scenario: "Scenario", arguments: argparse.Namespace, *, name: str, replay: str, with_options: bool = True
+) -> "Outcome":
     """Run ``scenario``, telling its options and progress as asked, and return its outcome with the wall time."""
     import msgspec
 
     told = not (arguments.json or arguments.quiet)
-    if told:
+    if told and with_options:
         from netvm.cli.report import options_text
 
         emit(options_text(name, scenario))

@@ -62,6 +62,7 @@ MAX_KSWAPD_FAILURES: Final = 16
 _DIRECT_RECLAIM_BEGIN: Final = number_of("mm_vmscan_direct_reclaim_begin")
 _DIRECT_RECLAIM_END: Final = number_of("mm_vmscan_direct_reclaim_end")
 _WAKEUP_KSWAPD: Final = number_of("mm_vmscan_wakeup_kswapd")
+_CONGESTION_WAIT: Final = number_of("writeback_congestion_wait")
 _THROTTLED: Final = number_of("mm_vmscan_throttled")
 _PFMEMALLOC_WAIT_BEGIN: Final = number_of("pfmemalloc_wait_begin")
 _PFMEMALLOC_WAIT_END: Final = number_of("pfmemalloc_wait_end")
@@ -423,7 +424,11 @@ class Vmscan:
             await self._cond_resched(task)
             return
         if not self.fixes.reclaim_throttle:
+            begun_ns = self.world.now_ns
             await self.world.sleep_on(task, self.throttles.queues[reason].resource, timeout_ns=CONGESTION_WAIT_NS)
+            if self.tracer is not None:
+                slept_us = (self.world.now_ns - begun_ns) // 1000
+                self.tracer.emit(_CONGESTION_WAIT, task, CONGESTION_WAIT_NS // 1000, slept_us)
             return
         if reason in ("VMSCAN_THROTTLE_NOPROGRESS", "VMSCAN_THROTTLE_CONGESTED") and self._skip_throttle():
             await self._cond_resched(task)

@@ -243,7 +243,9 @@ class SpanBuilder:
                 span.end_ns = time_ns + arg[11] * 1_000_000
                 self._sink(span)
         elif event == _CONGESTION:
-            self._slept("dirty_throttle", "congestion_wait", time_ns, task, cpu, arg[1] * 1000)
+            reclaims = self._reclaim_of(task) is not None or ("kswapd", task) in self._open
+            kind = "throttle" if reclaims else "dirty_throttle"
+            self._slept(kind, "congestion_wait", time_ns, task, cpu, arg[1] * 1000)
         elif event in (_ISSUE, _RQ_ISSUE):
             key = (0, arg[0]) if event == _ISSUE else (arg[0] + 1, arg[3])
             lane = next(lane for lane in range(len(self._lanes) + 1) if lane not in self._lanes)

@@ -118,3 +118,18 @@ def test_throttles_come_at_their_end() -> None:
         ("throttle", 2_000_000, 5_000_000),
         ("dirty_throttle", 6_000_000, 26_000_000),
     ]
+
+
+def test_a_nap_before_5_16_is_reclaim_s_or_the_writer_s() -> None:
+    """congestion_wait is told in one way: inside a reclaim it throttles the reclaimer, outside the writer."""
+    rec = _Recording()
+    rec.add(0, "mm_vmscan_direct_reclaim_begin", 0, "GFP_KERNEL")
+    rec.add(100_000, "writeback_congestion_wait", 100_000, 100_000)
+    rec.add(100_010, "mm_vmscan_direct_reclaim_end", 5)
+    rec.add(300_000, "writeback_congestion_wait", 100_000, 100_000)
+    spans, _builder = rec.spans()
+    assert [(span.kind, span.duration_ns // 1000) for span in spans] == [
+        ("throttle", 100_000),
+        ("direct_reclaim", 100_010),
+        ("dirty_throttle", 100_000),
+    ]
