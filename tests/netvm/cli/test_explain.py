@@ -8,7 +8,7 @@ from typing import Any
 def test_an_exhibit_is_told_with_its_broken_run(netvm: Callable[..., Any], model: Any) -> None:
     """Any arm names the pair; it is the broken arm that runs, and its verdict makes the exit code."""
     model.changes = {"verdict": "HANG", "explanation": ["the knot: a -> [b] -> a"]}
-    called = netvm("explain", "R2/nbd-fixed", "--quiet")
+    called = netvm("explain", "R2/nbd-fixed")
     assert called.code == 0
     assert called.out.startswith("R2/nbd-broken: NBD over virtio-net")
     assert "\n  highatomic_exact_cap (2023, Linux 6.8): " in called.out
