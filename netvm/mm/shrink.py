@@ -82,7 +82,7 @@ class Shrinker:
         self.nr_orphans = 0
         """Isolated pages whose process has unmapped them meanwhile."""
         self.nr_frozen = 0
-        """Isolated pages out of the swap cache, which are freed when their batch ends."""
+        """Pages counted as isolated that are out of the swap cache: they are free when their batch ends, or already."""
 
     # -- the inactive list ----------------------------------------------------------------------------------------
 
@@ -217,10 +217,11 @@ class Shrinker:
                 at += 1
         nr_reclaimed = len(freed)
         if freed:
-            self.nr_frozen -= nr_reclaimed
             self.free_anon(np.array(freed, dtype=np.intp))
         if nr_pageout:
             await self.swap.swap_write_unplug(task, plug)
+        # the caller counts them as isolated until now
+        self.nr_frozen -= nr_reclaimed
         return nr_reclaimed, nr_pageout, np.array(kept, dtype=np.intp) if freed else taken
 
     def _fates(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int, int]]:
