@@ -6,8 +6,8 @@ reserve too. Whose packet it is becomes known only here, after it has its memory
 was sent to the receiver, in softirq.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from netvm.mm.gfp import PF_MEMALLOC
 from netvm.mm.page_alloc import PageAllocator
@@ -20,8 +20,13 @@ from netvm.net.wire import Endpoint, Packet
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.seeds import Stream
 from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import World
 from netvm.trace.vmstat import NetStat
+from netvm.units import JIFFY_NS
+
+if TYPE_CHECKING:
+    from netvm.net.sock import TcpSock
 
 __all__ = ["NetStack", "TaskFrag"]
 
@@ -119,6 +124,19 @@ class NetStack:
         if self.softirq.cpus is not None:
             self.softirq.cpus.steal(self.costs.rx_loopback)
         packet.to.take(packet, skb)
+
+    def close(self, sock: "TcpSock", site: str, is_kept: "Callable[[TcpSock], bool]") -> None:
+        """Close a connection of a server here, and forget its socket unless it is to be kept.
+
+        That takes the socket's lock, which a sender keeps while it allocates: until it is free ``site`` tries again.
+        """
+        if sock.owner is not None:
+            self.world.call_after(JIFFY_NS, self.close, sock, site, is_kept, kind=TimerKind.RETRY, site=site)
+            return
+        sock.abort()
+        if not is_kept(sock) and sock in self.sockets:
+            self.sockets.remove(sock)
+            sock.mem.proto.nr_sockets -= 1
 
     def task_frag(self, task: Task) -> TaskFrag:
         """Return a task's own block to cut payload from; it goes when the task exits."""

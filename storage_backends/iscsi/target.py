@@ -28,7 +28,7 @@ from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
-from netvm.units import JIFFY_NS, PAGE_SIZE, pages_of
+from netvm.units import PAGE_SIZE, pages_of
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
 from storage_backends.iscsi.connection.facts import Command, LoggedIn, LoggedOut, TargetEvent, TaskManagement
@@ -283,15 +283,7 @@ class LocalIscsiTarget:
         self._np.wake_all()
 
     def _close(self, sock: TcpSock) -> None:
-        """Close a connection; that takes its lock, which a sender keeps while it allocates."""
-        if sock.owner is not None:
-            site = "iscsi target: lock_sock"
-            self.world.call_after(JIFFY_NS, self._close, sock, kind=TimerKind.RETRY, site=site)
-            return
-        sock.abort()
-        if sock is not self.sock and sock in self.stack.sockets:
-            self.stack.sockets.remove(sock)
-            sock.mem.proto.nr_sockets -= 1
+        self.stack.close(sock, "iscsi target: lock_sock", lambda closed: closed is self.sock)
 
     def reset(self) -> None:
         """Close the connection there is."""

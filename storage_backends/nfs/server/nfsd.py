@@ -36,7 +36,7 @@ from netvm.pagecache.readahead import FileReader, ReadAhead
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.wait import Semaphore, WaitQueue
-from netvm.units import JIFFY_NS, NS_PER_MS, PAGE_SIZE
+from netvm.units import NS_PER_MS, PAGE_SIZE
 from storage_backends.nfs.connection.procedures import COMMIT, READ, SETATTR, WRITE
 from storage_backends.nfs.connection.server import NfsServerConnection, Request
 from storage_backends.nfs.messages import data, files
@@ -154,15 +154,7 @@ class LocalNfsServer:
         self._idle.wake_all()
 
     def _close(self, sock: TcpSock) -> None:
-        """Close a connection; that takes its lock, which a sender keeps while it allocates."""
-        if sock.owner is not None:
-            site = "nfsd: lock_sock"
-            self.world.call_after(JIFFY_NS, self._close, sock, kind=TimerKind.RETRY, site=site)
-            return
-        sock.abort()
-        if sock is not self.sock and sock in self.stack.sockets:
-            self.stack.sockets.remove(sock)
-            sock.mem.proto.nr_sockets -= 1
+        self.stack.close(sock, "nfsd: lock_sock", lambda closed: closed is self.sock)
 
     def reset(self) -> None:
         """Close the connection there is."""

@@ -129,3 +129,35 @@ def test_digest_tells_states_apart(net_host: Callable[..., Host]) -> None:
     assert host.stack.digest() != before
     sock.read_one()
     assert host.stack.digest() == before
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_connection_is_closed_when_its_lock_is_free(net_host: Callable[..., Host], kept: bool) -> None:
+    """While a sender holds the lock it stays open; then it is aborted once, and forgotten unless it is to be kept."""
+    host = net_host()
+
+    class Connection:
+        """A socket somebody sends on."""
+
+        owner: object = "a sender"
+        nr_aborts = 0
+
+        def abort(self) -> None:
+            self.nr_aborts += 1
+
+    sock: Any = Connection()
+    proto = type("Proto", (), {"nr_sockets": 2})()
+    sock.mem = type("Memory", (), {"proto": proto})()
+    host.stack.sockets.append(sock)
+
+    async def body(task: Any) -> None:
+        host.stack.close(sock, "server: lock_sock", lambda _closed: kept)
+        await host.pause(task, 20 * NS_PER_MS)
+        assert (sock.nr_aborts, sock in host.stack.sockets) == (0, True)
+        sock.owner = None
+        await host.pause(task, 20 * NS_PER_MS)
+
+    host.run(body)
+    assert sock.nr_aborts == 1
+    assert (sock in host.stack.sockets) is kept
+    assert proto.nr_sockets == (2 if kept else 1)

@@ -22,7 +22,6 @@ from netvm.runtime.world import World
 Run: TypeAlias = Callable[..., list[Task]]
 Play: TypeAlias = Callable[[Oracle], tuple[list[object], list[int]]]
 PAUSE = Resource("timer", "a pause", external=True)
-NEWS = Resource("reply", "news that never come")
 INSTANTS = st.integers(0, 6)
 
 

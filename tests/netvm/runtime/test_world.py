@@ -5,7 +5,6 @@ from typing import Any, TypeAlias
 
 import pytest
 import trio
-from hypothesis import strategies as st
 
 from netvm.runtime.clock import run_virtual
 from netvm.runtime.cpu import Cpus
@@ -19,7 +18,6 @@ Run: TypeAlias = Callable[..., list[Task]]
 Play: TypeAlias = Callable[[Oracle], tuple[list[object], list[int]]]
 PAUSE = Resource("timer", "a pause", external=True)
 NEWS = Resource("reply", "news that never come")
-INSTANTS = st.integers(0, 6)
 
 
 def run_events(world: World, prepare: Callable[[], object]) -> None:
