@@ -71,13 +71,10 @@ class Fixes:
     rpc_alloc_nowait: bool = True
     nfs_swap_stable: bool = True
     swap_file_batches: bool = True
-    nfs_commit_after_writeback: bool = True
-    unstable_is_writeback: bool = True
-    vm_writeout_not_unstable: bool = False
-    no_vm_writeout_throttle: bool = True
-    ipfrag_4mib: bool = True
-    ipfrag_no_evictor: bool = True
-    reserve_counts_fragments: bool = False
+    no_throttle_vm_writeout: bool = True
+    fuse_temp_pages: bool = True
+    fuse_strictlimit: bool = True
+    fuse_writeback_indeterminate: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""

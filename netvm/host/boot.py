@@ -110,7 +110,7 @@ class _Boot:
         bio_cache = self._bio_cache(slabs)
         self._boot_slabs(slabs, bio_cache.name)
         skbs = SkbAllocator(pages, slabs)
-        stack = make_stack(self.options, pages, skbs, slabs, self.netstat)
+        stack = make_stack(self.options, pages, skbs, self.netstat)
         nic, link = connect_nic(self.options, stack, self.memory_map, workers.events)
         backend = self._backend(stack, link, workers.unbound, slabs)
         io, bios = self._swap_io(backend, workers.kblockd, workers.pools[2], bio_cache, slabs)
@@ -409,6 +409,7 @@ def _set_memory_providers(host: Host) -> None:
         return found
 
     object.__setattr__(host.pages.memory, "providers", providers)
+    host.files.throttle.swap_writes = host.swap.io.providers
 
 
 def start_threads(host: Host) -> None:
@@ -429,3 +430,5 @@ def start_threads(host: Host) -> None:
         if queue is not None:
             queue.start()
     host.kswapd.start(host.cpus)
+    if files.fuse_server is not None:
+        host.world.spawn("fuse", files.fuse_server.serve, host.memory, cpus=host.cpus)

@@ -24,6 +24,8 @@ from netvm.pagecache.block_fs import BlockFileSystem
 from netvm.pagecache.dcache import DentryCache
 from netvm.pagecache.filemap import PageCache
 from netvm.pagecache.flusher import Flusher
+from netvm.pagecache.fuse import FuseConnection, FuseFileSystem
+from netvm.pagecache.fuse_server import FuseServer
 from netvm.pagecache.loop import LoopDevice
 from netvm.pagecache.ports import FileSystem
 from netvm.pagecache.readahead import FileReader
@@ -48,6 +50,8 @@ class Files:
     loop_queue: Workqueue | None = None
     fs: FileSystem | None = None
     """The mounted file system; None if the storage is swap alone."""
+    fuse_server: FuseServer | None = None
+    """The process behind a FUSE mount."""
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
@@ -129,6 +133,8 @@ def make_files(
             files.fs = _on_device(options, files, slabs, io.queue, bios, backend.stored)
         if options.storage.loop_mib:
             files.fs = _on_loop(options, files, slabs, bios, kblockd, unbound)
+        if options.storage.fuse is not None:
+            files.fs = _on_fuse(options.storage.fuse, files, slabs)
     return files
 
 
@@ -189,6 +195,28 @@ def _on_loop(
     return _block_fs(
         files, slabs, queue, bios, nr_blocks=nr_pages, first_block=1, stored=lambda: device.backing.version
     )
+
+
+def _on_fuse(fuse: Any, files: Files, slabs: SlabCaches) -> FuseFileSystem:
+    """Mount a FUSE file system whose server keeps its files in the one below."""
+    assert files.fs is not None
+    cache, reader = files.cache, files.reader
+    connection = FuseConnection(
+        cache, "fuse", max_background=fuse.max_background, congestion_threshold=fuse.congestion_threshold
+    )
+    files.fuse_server = FuseServer(
+        cache,
+        reader,
+        connection,
+        files.fs,
+        buffer_pages=fuse.max_pages + 1,
+        oom_score_adj=fuse.oom_score_adj,
+    )
+    bdi = files.throttle.add_device(
+        connection.name, max_ratio=fuse.max_ratio, strictlimit=cache.pages.fixes.fuse_strictlimit
+    )
+    files.flusher.add_device(bdi)
+    return FuseFileSystem(cache, reader, connection, bdi=bdi, requests=slabs["kmalloc-1k"], max_pages=fuse.max_pages)
 
 
 def _mount_context(

@@ -65,6 +65,10 @@ class FilePort(Protocol):
         """Have the flushers write what is dirty."""
         ...
 
+    async def throttle_vm_writeout(self, task: Task, gfp: int) -> None:
+        """Hold a reclaimer back while too many pages are under writeback (kernels before 4.9)."""
+        ...
+
 
 class SwapPort(Protocol):
     """The swap area as reclaim and faults see it."""

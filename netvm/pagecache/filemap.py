@@ -342,8 +342,13 @@ class PageCache:
             self.tracer.started(mapping, index, nr_pages)
         return pfns.tolist(), mapping.version[here].tolist()
 
-    def end_writeback(self, mapping: Mapping, indices: npt.NDArray[np.intp], *, error: int, task: Task) -> None:
-        """End the writeback of pages; those marked by reclaim rotate to the tail (folio_end_writeback)."""
+    def end_writeback(
+        self, mapping: Mapping, indices: npt.NDArray[np.intp], *, error: int, task: Task, copied: bool = False
+    ) -> None:
+        """End the writeback of pages; those marked by reclaim rotate to the tail (folio_end_writeback).
+
+        Pages that were ``copied`` are clean, and are written when :meth:`writeout_ended` is told so.
+        """
         nr = len(indices)
         task.charge_ns += nr * self.costs.end_writeback_page
         pfns = (mapping.pfn[indices] - 1).astype(np.intp)
@@ -351,21 +356,14 @@ class PageCache:
         mapping.tags[indices] &= _U8(0xFF & ~TAG_WRITEBACK)
         state = self.frames.flags[pfns]
         self.frames.flags[pfns] = state & _U16(0xFFFF & ~(PG_WRITEBACK | PG_RECLAIM))
-        wb = mapping.fs.bdi
         mapping.nr_writeback -= nr
-        wb.nr_writeback -= nr
-        wb.writeout_add(nr)
         self.vmstat.nr_writeback -= nr
         self.vmstat.nr_written += nr
         self._account_pending(pfns, -1)
         if self.tracer is not None:
             self.tracer.ended(task, mapping, indices, error)
-        if error:
-            # what was dirtied again meanwhile will be written again
-            mapping.wb_errno = error if error == -Errno.ENOSPC else -int(Errno.EIO)
-            self._note_write_error(mapping, indices[mapping.tags[indices] & _U8(TAG_DIRTY) == 0], nr)
-        else:
-            self.nr_cleaned += nr
+        if not copied:
+            self.writeout_ended(mapping, indices, error=error)
         rotate = pfns[state & _U16(PG_RECLAIM) != 0]
         if len(rotate):
             self.lruvec.folio_rotate_reclaimable(rotate.tolist())
@@ -374,6 +372,19 @@ class PageCache:
         queue = self._writeback_waits.get(mapping.id)
         if queue is not None:
             queue.wake_all()
+
+    def writeout_ended(self, mapping: Mapping, indices: npt.NDArray[np.intp], *, error: int) -> None:
+        """The device has written pages, or failed to."""
+        nr = len(indices)
+        wb = mapping.fs.bdi
+        wb.nr_writeback -= nr
+        wb.writeout_add(nr)
+        if error:
+            # what was dirtied again meanwhile will be written again
+            mapping.wb_errno = error if error == -Errno.ENOSPC else -int(Errno.EIO)
+            self._note_write_error(mapping, indices[mapping.tags[indices] & _U8(TAG_DIRTY) == 0], nr)
+        else:
+            self.nr_cleaned += nr
 
     def _note_write_error(self, mapping: Mapping, settled: npt.NDArray[np.intp], nr: int) -> None:
         """Remember an error for fsync; what is not dirty again is lost (mapping_set_error)."""

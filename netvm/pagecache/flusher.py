@@ -297,8 +297,13 @@ class Flusher:
             found += self._states[wb.name].workers()
             if wb.nr_reclaimable and not wb.in_progress:
                 found.append(Provider(name=f"flush-{wb.name}"))
+        return found + self.writers(devices)
+
+    def writers(self, devices: list[BackingDevice] | None = None) -> list[Provider | Task]:
+        """Say who could end the writes that are under way, of these devices or of all."""
+        found: list[Provider | Task] = []
         for mapping in self.mappings.values():
-            if mapping.nr_writeback and mapping.fs.bdi in devices:
+            if mapping.nr_writeback and (devices is None or mapping.fs.bdi in devices):
                 index, _nr = mapping.first_tagged(TAG_WRITEBACK, 0, LONG_MAX, 1)
                 found += mapping.fs.needs_page(mapping, index)
         return found

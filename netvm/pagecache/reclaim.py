@@ -113,6 +113,10 @@ class FileReclaim:
         """Have the flushers write what is dirty."""
         self.cache.flusher.wakeup_flusher_threads(reason)
 
+    async def throttle_vm_writeout(self, task: Task, gfp: int) -> None:
+        """Hold a reclaimer back while too many pages are under writeback."""
+        await self.cache.throttle.throttle_vm_writeout(task, gfp)
+
 
 def invalidate_mapping_pages(cache: PageCache, mapping: Mapping) -> int:
     """Drop a file's clean, unmapped pages (POSIX_FADV_DONTNEED); return how many."""

@@ -15,6 +15,9 @@ the same: once the others' dirt is past that too, it waits for them. A quarter i
 the others may is of the hard limit, which follows it slowly: the quarter was not always more, until a part of the hard
 limit was added to it (``less_throttle_margin``, 4.7). Before all of them it was a writer like any other.
 
+Until 4.9 (``no_throttle_vm_writeout``) reclaim is held back, too: while more pages are under writeback than the limit
+and a tenth of it, whoever reclaims with a full mask waits in congestion_wait, kswapd like any other.
+
 Before 3.2 (``io_less_throttle``) a writer over the limit wrote pages of its own device itself and waited in
 congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``) for everybody's rest.
 
@@ -22,11 +25,12 @@ congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``
 # decisions use them (wb_stat_error); no memory groups. Of the old kernels the wait is modelled, not each of its limits.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
-from netvm.mm.gfp import PF_LOCAL_THROTTLE
+from netvm.mm.gfp import GFP_FS, GFP_IO, PF_LOCAL_THROTTLE
 from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE, Lruvec
 from netvm.mm.zone import Node
 from netvm.pagecache.bdi import (
@@ -45,7 +49,7 @@ from netvm.pagecache.position import (
 )
 from netvm.pagecache.writeback_trace import WritebackTrace
 from netvm.runtime.costs import CpuCosts
-from netvm.runtime.task import Resource, Task
+from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
 from netvm.units import HZ, JIFFY_NS, PAGE_SHIFT, PAGE_SIZE
@@ -133,6 +137,10 @@ class DirtyThrottle:
         self.setpoint_seen = 0
         """Setpoint and dirty pages at the last look: what a reader of the tracepoint sees."""
         self.dirty_seen = 0
+        name = "throttle_vm_writeout: pages under writeback over the dirty limit"
+        self._writeback_over_limit = Resource("memory", name, self._writes_under_way)
+        self.swap_writes: Callable[[], Sequence[Provider | Task]] = list
+        """Who is to complete what is on its way to swap."""
 
     def _set_ratelimit(self) -> None:
         """Take the hard limit from the memory of the moment: at boot, or when dirty_ratio is set since.
@@ -439,6 +447,25 @@ class DirtyThrottle:
             pause = max_pause
         dirtier.dirty_paused_when = now + pause
         return pause, pause_pages
+
+    async def throttle_vm_writeout(self, task: Task, gfp: int) -> None:
+        """Hold a reclaimer back while too many pages are under writeback (throttle_vm_writeout, 2.6.11 to 4.8).
+
+        # MODEL: whoever may not do I/O waits once, as since 2.6.21; before, as long as the others.
+        """
+        while True:
+            thresh = self.limits().thresh
+            if self.fixes.io_less_throttle:
+                thresh = max(thresh, self.dirty_limit)
+            if self.vmstat.nr_writeback <= thresh + thresh // 10:
+                return
+            await self.world.sleep_on(task, self._writeback_over_limit, timeout_ns=HZ // 10 * JIFFY_NS)
+            if gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO:
+                return
+
+    def _writes_under_way(self) -> list[Provider | Task]:
+        """Say who could bring the pages under writeback down."""
+        return [*self.flusher.writers(), *self.swap_writes()]
 
     async def _sleep(self, task: Task, wb: BackingDevice, pause: int, *, everybody: bool = False) -> None:
         """Sleep killably (io_schedule_timeout)."""

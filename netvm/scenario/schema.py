@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
+from netvm.scenario.schema_stacked import Fuse
 from netvm.scenario.schema_workload import (
     AnonHog,
     AnonPulse,
@@ -36,6 +37,7 @@ __all__ = [
     "FileReader",
     "FileWriter",
     "Flood",
+    "Fuse",
     "Kernel",
     "Link",
     "Machine",
@@ -198,12 +200,6 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
     """net.ipv4.tcp_mem in pages (low, pressure, high); default: the kernel's formula."""
     udp_mem: Triple = []
     """net.ipv4.udp_mem in pages (low, pressure, high); default: the kernel's formula."""
-    ipfrag_high_thresh: Natural = 0
-    """net.ipv4.ipfrag_high_thresh in bytes: most that fragments of datagrams may take; 0: the kernel's."""
-    ipfrag_low_thresh: Natural = 0
-    """net.ipv4.ipfrag_low_thresh in bytes: down to this the evictor goes; 0: three quarters of the other."""
-    ipfrag_time: Positive = 30
-    """net.ipv4.ipfrag_time in seconds: when a datagram that is not whole is given up."""
     tcp_wmem: Triple = []
     """net.ipv4.tcp_wmem in bytes (min, default, max); default: the kernel's formula."""
     tcp_rmem: Triple = []
@@ -229,9 +225,9 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
 class Nic(_Table, frozen=True, kw_only=True):
     """``[nic]``: the network card the storage is reached through."""
 
-    kind: Literal["e1000", "virtio-net", "igb", "loopback"] = "e1000"
-    """``e1000`` fills its ring with order-0 buffers, ``virtio-net`` with high-order atomic ones, ``igb`` with pages
-    that may come from the reserve; ``loopback``: the machine has no card."""
+    kind: Literal["e1000", "virtio-net", "loopback"] = "e1000"
+    """``e1000`` fills its ring with order-0 buffers, ``virtio-net`` with high-order atomic ones; ``loopback``: the
+    machine has no card."""
     ring: Annotated[int, Meta(ge=8, le=4096)] = 256
     """RX descriptors."""
     refill_retry: Literal["none", "timer", "worker", "driver"] = "driver"
@@ -290,6 +286,8 @@ class Storage(_Table, frozen=True, kw_only=True):
     loop_mib: Natural = 0
     """Programs use a file system on a loop device of this size, whose blocks are a file of the one on the storage; 0:
     they use that one itself."""
+    fuse: Fuse | None = None
+    """Programs use a FUSE mount over the file system on the storage (or over the loop device's)."""
     place: Literal["remote", "local"] = "remote"
     """``remote``: a server outside the host. ``local``: a server process on this host, over loopback. A ``disk`` is
     always local hardware."""
@@ -309,13 +307,6 @@ class Storage(_Table, frozen=True, kw_only=True):
     """NFS: most data in one WRITE."""
     rsize_bytes: Annotated[int, Meta(ge=4096, le=1_048_576, multiple_of=4096)] = 1_048_576
     """NFS: most data in one READ."""
-    transport: Literal["tcp", "udp"] = "tcp"
-    """NFS: what carries the calls. Over ``udp`` a call or reply is one datagram, sent in fragments, and wsize and rsize
-    are 32 KiB at most."""
-    timeo_ds: Annotated[int, Meta(ge=0, le=6000)] = 0
-    """NFS: timeo, tenths of a second until a call is sent again; 0: the default of the transport, 600 or 11."""
-    udp_slot_table_entries: Annotated[int, Meta(ge=2, le=128)] = 16
-    """NFS: calls that may be out at once over UDP (sunrpc.udp_slot_table_entries)."""
     tcp_max_slot_table_entries: Annotated[int, Meta(ge=2, le=65536)] = 65536
     """NFS: calls that may be out at once (sunrpc.tcp_max_slot_table_entries)."""
     proxy_bandwidth_bytes_per_s: Natural = 0

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from netvm.mm.gfp import PF_LOCAL_THROTTLE
+from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO, PF_LOCAL_THROTTLE
 from netvm.pagecache.position import MAX_PAUSE
 from netvm.pagecache.throttle import DirtySysctls
 from netvm.runtime.task import Task
-from netvm.units import JIFFY_NS, NS_PER_S
+from netvm.units import HZ, JIFFY_NS, NS_PER_S
 
 _BIG = (("DMA32", 8192),)
 
@@ -167,3 +167,41 @@ def test_before_3_2_a_writer_over_the_limit_writes_itself(make_host: Any, per_de
     dirty = host.run(body)
     assert fs.bdi.nr_written > 1500
     assert dirty <= host.throttle.limits().thresh + 4096 // 32
+
+
+@pytest.mark.parametrize(
+    ("kernel", "gfp", "nr_waits"), [("2.6.11", GFP_KERNEL, 3), ("2.6.11", GFP_NOIO, 1), ("3.6", GFP_KERNEL, 3)]
+)
+def test_reclaim_waits_while_too_much_is_under_writeback(make_host: Any, kernel: str, gfp: int, nr_waits: int) -> None:
+    """A full mask waits until what is under writeback is no tenth over the limit, any other mask once."""
+    host = make_host(zones=_BIG, kernel=kernel)
+    limit = host.throttle.limits().thresh
+    host.throttle.dirty_limit = limit
+
+    async def body(task: Task) -> int:
+        host.vmstat.nr_writeback = limit + limit // 5
+        host.world.call_after(2_500 * HZ // 10 * JIFFY_NS // 1000, setattr, host.vmstat, "nr_writeback", limit)
+        await host.throttle.throttle_vm_writeout(task, gfp)
+        host.vmstat.nr_writeback = 0
+        waited: int = host.world.now_ns // (HZ // 10 * JIFFY_NS)
+        return waited
+
+    assert host.run(body) == nr_waits
+
+
+@pytest.mark.parametrize(("kernel", "held_back"), [("2.6.11", True), ("3.6", True), ("6.1", False)])
+def test_reclaim_is_held_back_until_4_9(make_host: Any, kernel: str, held_back: bool) -> None:
+    """Direct reclaim comes by there after each pass over the lists, unless its kernel has done away with it."""
+    host = make_host(kernel=kernel)
+    came: list[int] = []
+
+    async def note(_task: Task, gfp: int) -> None:
+        came.append(gfp)
+
+    host.throttle.throttle_vm_writeout = note
+
+    async def body(task: Task) -> None:
+        await host.vmscan.try_to_free_pages(task, 0, GFP_KERNEL)
+
+    host.run(body)
+    assert bool(came) is held_back
