@@ -378,12 +378,58 @@ TABLE: Final = (
         "reclaims wrote one page at a time and waited until it was written",
     ),
     Fix(
-        name="no_throttle_vm_writeout",
+        name="nfs_commit_after_writeback",
+        year=2017,
+        version="4.13",
+        source='919e3bd9a875 "NFS: Ensure we commit after writeback is complete", Trond Myklebust',
+        summary="a COMMIT follows the WRITEs of one writepages by itself; before, whoever wrote next sent it for what "
+        "had been answered by then",
+    ),
+    Fix(
+        name="unstable_is_writeback",
+        year=2020,
+        version="5.8",
+        source='8d92890bd6b8 "mm/writeback: discard NR_UNSTABLE_NFS, use NR_WRITEBACK instead", NeilBrown',
+        summary="NFS pages that wait for a COMMIT count as under writeback; before, apart, and writers and flusher "
+        "took them for dirt that they could write",
+    ),
+    Fix(
+        name="vm_writeout_not_unstable",
+        year=2007,
+        version=None,
+        source='Peter Zijlstra, "[PATCH 29/29] balance_dirty_pages() vs throttle_vm_writeout() deadlock", 21 Feb 2007',
+        summary="reclaimers do not wait in throttle_vm_writeout for pages that wait for a COMMIT",
+    ),
+    Fix(
+        name="no_vm_writeout_throttle",
         year=2016,
         version="4.9",
         source='bf48438354a7 "mm, vmscan: get rid of throttle_vm_writeout", Michal Hocko',
-        summary="reclaim goes on however many pages are under writeback; before, it waited while they were a tenth "
-        "over the dirty limit",
+        summary="reclaimers are not held back for writeback as such; before, until no more than 1.1 of the dirty limit "
+        "was under writeback or waited for a COMMIT",
+    ),
+    Fix(
+        name="ipfrag_4mib",
+        year=2013,
+        version="3.9",
+        source='c2a936600f78 "net: increase fragment memory usage limits", Jesper Dangaard Brouer',
+        summary="fragments of datagrams may take 4 MiB until they are put together; before, 256 KiB",
+    ),
+    Fix(
+        name="ipfrag_no_evictor",
+        year=2018,
+        version="4.17",
+        source='648700f76b03 "inet: frags: use rhashtables for reassembly units", Eric Dumazet',
+        summary="a fragment too many is refused; before, the datagrams that wait longest were given up for it",
+    ),
+    Fix(
+        name="reserve_counts_fragments",
+        year=2007,
+        version=None,
+        source='Peter Zijlstra, "Swap over NFS", -v10 to -v16 (2007-08): the reserve as a tree of declared maxima; '
+        "NeilBrown's letter of 7 Mar 2008 in that thread",
+        summary="swap over a socket raises the min mark by what the fragments of datagrams may take "
+        "(ipfrag_high_thresh)",
     ),
     Fix(
         name="fuse_temp_pages",

@@ -71,7 +71,13 @@ class Fixes:
     rpc_alloc_nowait: bool = True
     nfs_swap_stable: bool = True
     swap_file_batches: bool = True
-    no_throttle_vm_writeout: bool = True
+    nfs_commit_after_writeback: bool = True
+    unstable_is_writeback: bool = True
+    vm_writeout_not_unstable: bool = False
+    no_vm_writeout_throttle: bool = True
+    ipfrag_4mib: bool = True
+    ipfrag_no_evictor: bool = True
+    reserve_counts_fragments: bool = False
     fuse_temp_pages: bool = True
     fuse_strictlimit: bool = True
     fuse_writeback_indeterminate: bool = True

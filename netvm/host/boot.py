@@ -110,7 +110,7 @@ class _Boot:
         bio_cache = self._bio_cache(slabs)
         self._boot_slabs(slabs, bio_cache.name)
         skbs = SkbAllocator(pages, slabs)
-        stack = make_stack(self.options, pages, skbs, self.netstat)
+        stack = make_stack(self.options, pages, skbs, slabs, self.netstat)
         nic, link = connect_nic(self.options, stack, self.memory_map, workers.events)
         backend = self._backend(stack, link, workers.unbound, slabs)
         io, bios = self._swap_io(backend, workers.kblockd, workers.pools[2], bio_cache, slabs)

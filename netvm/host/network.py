@@ -13,7 +13,9 @@ from netvm.fixes import Fixes
 from netvm.host.backend import LinkPair
 from netvm.host.memory_map import MemoryMap
 from netvm.mm.page_alloc import PageAllocator
+from netvm.mm.slab import SlabCaches
 from netvm.mm.zone import Zone, calculate_min_free_kbytes, setup_watermarks
+from netvm.net.ip_fragment import FragmentCache, FragmentMemory
 from netvm.net.nic import Nic, NicModel
 from netvm.net.sk_memory import ProtoMemory
 from netvm.net.skb import SkbAllocator
@@ -21,6 +23,7 @@ from netvm.net.stack import NetStack
 from netvm.net.wire import LinkDirection
 from netvm.runtime.workqueue import Workqueue
 from netvm.trace.vmstat import NetStat
+from netvm.units import MIB, NS_PER_S
 
 __all__ = ["connect_nic", "make_stack", "nr_free_buffer_pages"]
 
@@ -44,7 +47,7 @@ def nr_free_buffer_pages(zones: list[Zone], fixes: Fixes) -> int:
     return found
 
 
-def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, netstat: NetStat) -> NetStack:
+def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, slabs: SlabCaches, netstat: NetStat) -> NetStack:
     """Return the sockets' room, its limits from ``[vm]`` or sized by memory."""
     vm = options.vm
     buffer_pages = nr_free_buffer_pages(pages.node.zones, pages.fixes)
@@ -62,7 +65,7 @@ def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, netstat: 
             has_pressure=has_pressure,
         )
 
-    return NetStack(
+    stack = NetStack(
         pages.world,
         pages=pages,
         skbs=skbs,
@@ -74,6 +77,24 @@ def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, netstat: 
         tcp_rmem=tcp_rmem,
         random=pages.world.seeds.stream("sk_stream_wait_memory"),
     )
+    stack.ip_frags = _fragment_cache(vm, pages, skbs, slabs, netstat)
+    return stack
+
+
+def _fragment_cache(
+    vm: Any, pages: PageAllocator, skbs: SkbAllocator, slabs: SlabCaches, netstat: NetStat
+) -> FragmentCache:
+    """Return the cache that fragments are put together in; its bounds are 256 and 192 KiB, later 4 and 3 MiB."""
+    high_bytes = vm.ipfrag_high_thresh or (4 * MIB if pages.fixes.ipfrag_4mib else MIB // 4)
+    memory = FragmentMemory(
+        high_bytes=high_bytes,
+        low_bytes=min(vm.ipfrag_low_thresh or high_bytes // 4 * 3, high_bytes),
+        evicts=not pages.fixes.ipfrag_no_evictor,
+        softirq=pages.softirq,
+        queues=lambda: slabs["kmalloc-256"],
+        free=skbs.kfree_skb,
+    )
+    return FragmentCache(pages.world, netstat=netstat, memory=memory, time_ns=vm.ipfrag_time * NS_PER_S)
 
 
 def connect_nic(

@@ -373,7 +373,7 @@ class Vmscan:
         sc.nr_reclaimed += nr_reclaimed
         if self.swap.nr_total_slots() > 0 and inactive_is_low(self.lruvec, file=False):
             self.shrinker.shrink_active_list(task, SWAP_CLUSTER_MAX)
-        if not self.fixes.no_throttle_vm_writeout and self.file_shrinker is not None:
+        if not self.fixes.no_vm_writeout_throttle and self.file_shrinker is not None:
             await self.file_shrinker.files.throttle_vm_writeout(task, sc.gfp)
 
     async def shrink_list(self, task: Task, lru: int, nr_to_scan: int, sc: ScanControl, plug: PlugPort) -> int:

@@ -14,6 +14,9 @@ packets in software: one linear packet a frame, headroom, payload and shared inf
 kmalloc-4k (the recorded runs' slabinfo shows that cache grow), with GFP_ATOMIC and no reserve. A burst that cannot be
 cut is dropped under the queueing discipline, and TCP believes it was sent.
 
+*igb*: 256 descriptors, buffers of half a page from ``dev_alloc_page``: always order 0, always with
+``__GFP_MEMALLOC``, so its ring may take the last page of the reserve. Copybreak and watchdog are as e1000's.
+
 A buffer is taken before anybody knows whose packet it is. With e1000 a frame whose packet cannot be made stays in the
 ring until the next poll; when all descriptors are taken, frames are lost. virtio-net drops such a frame at once and
 gives its buffers back (``receive_mergeable``).
@@ -29,7 +32,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOWARN
+from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_MEMALLOC, GFP_NOWARN
 from netvm.mm.page_alloc import PageAllocator
 from netvm.net.skb import SK_BUFF_BYTES, PageFrag, Skb, SkbAllocator
 from netvm.net.wire import LinkDirection, Packet
@@ -45,6 +48,7 @@ __all__ = ["Nic", "NicModel"]
 
 E1000_BUFFER_BYTES: Final = 1920
 VIRTIO_BUFFER_BYTES: Final = 1536
+IGB_BUFFER_BYTES: Final = 2048
 COPYBREAK_BYTES: Final = 256
 GOOD_COPY_BYTES: Final = 128
 REFILL_EVERY: Final = 16
@@ -57,16 +61,26 @@ FRAME_OVERHEAD: Final = 66
 class NicModel:
     """What tells the cards apart."""
 
-    __slots__ = ("buffer_bytes", "copybreak", "high_order_atomic", "kind", "retry", "software_gso")
+    __slots__ = ("buffer_bytes", "copybreak", "high_order_atomic", "kind", "retry", "ring_memalloc", "software_gso")
 
     def __init__(
-        self, kind: str, *, buffer_bytes: int, copybreak: int, high_order_atomic: bool, software_gso: bool, retry: str
+        self,
+        kind: str,
+        *,
+        buffer_bytes: int,
+        copybreak: int = COPYBREAK_BYTES,
+        high_order_atomic: bool = False,
+        software_gso: bool = False,
+        ring_memalloc: bool = False,
+        retry: str = "timer",
     ) -> None:
         self.kind = kind
         self.buffer_bytes = buffer_bytes
         self.copybreak = copybreak
         self.high_order_atomic = high_order_atomic
         self.software_gso = software_gso
+        self.ring_memalloc = ring_memalloc
+        """Buffers come page by page and with ``__GFP_MEMALLOC`` (dev_alloc_page)."""
         self.retry = retry
 
     @classmethod
@@ -81,15 +95,10 @@ class NicModel:
                 software_gso=True,
                 retry="worker",
             )
+        if kind == "igb":
+            return cls(kind, buffer_bytes=IGB_BUFFER_BYTES, ring_memalloc=True)
         assert kind == "e1000"
-        return cls(
-            kind,
-            buffer_bytes=E1000_BUFFER_BYTES,
-            copybreak=COPYBREAK_BYTES,
-            high_order_atomic=False,
-            software_gso=False,
-            retry="timer",
-        )
+        return cls(kind, buffer_bytes=E1000_BUFFER_BYTES)
 
 
 class Nic:
@@ -339,6 +348,11 @@ class Nic:
             missing -= self._add_buffers(missing)
 
     def _new_block(self, gfp: int) -> bool:
+        if self.model.ring_memalloc:
+            pfn = self.pages.try_alloc_pages(self.softirq, 0, gfp | GFP_MEMALLOC | GFP_NOWARN, self.owner)
+            if pfn >= 0:
+                self._take_block(PageFrag(self.pages, pfn, 0))
+            return pfn >= 0
         frag = self.skbs.try_page_frag(
             self.softirq, gfp | GFP_NOWARN, self.owner, nomemalloc=not self.model.high_order_atomic
         )

@@ -1,12 +1,14 @@
-"""The other end of a wire: an endpoint on a machine that is never short of anything.
+"""The other end of a wire: endpoints on a machine that is never short of anything.
 
 A storage server outside the emulated host speaks the same TCP (:mod:`netvm.net.tcp`) but has all the memory and CPU it
 wants: no packet of its own is ever counted or refused. Everything it does happens in atomic context when a segment
-arrives, a timer fires or its application writes.
+arrives, a timer fires or its application writes. A datagram socket there puts fragments together in a cache without
+bounds but that of time.
 """
 
 from collections.abc import Callable
 
+from netvm.net.ip_fragment import Datagram, FragmentCache, fragments_of
 from netvm.net.tcp.config import TcpConfig
 from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.receiver import AckDue
@@ -15,8 +17,9 @@ from netvm.net.tcp.state import TcpState
 from netvm.net.tcp_timer import TcpTimer
 from netvm.net.wire import Content, Endpoint, LinkDirection, Packet, StreamLog
 from netvm.runtime.world import World
+from netvm.trace.vmstat import NetStat
 
-__all__ = ["RemoteSocket"]
+__all__ = ["RemoteDatagramSocket", "RemoteSocket"]
 
 RECEIVE_SPACE = 4 << 20
 
@@ -178,3 +181,28 @@ class RemoteSocket:
     def digest(self) -> tuple[object, ...]:
         """Return what of its state could make a retry succeed."""
         return self.core.digest() if self.core is not None else ()
+
+
+class RemoteDatagramSocket:
+    """A UDP socket outside the host."""
+
+    def __init__(self, world: World, name: str, *, link: LinkDirection) -> None:
+        self.name = name
+        self.link = link
+        self.fragments = FragmentCache(world, netstat=NetStat(), memory=None)
+        self.peer: Endpoint
+        self.peer_fragments: FragmentCache
+        self.on_datagram: Callable[[list[Content]], None] | None = None
+        self._ident = 0
+
+    def take(self, packet: Packet, _skb: object) -> None:
+        """Hand a datagram to the application."""
+        if self.on_datagram is not None:
+            self.on_datagram(packet.content)
+
+    def send(self, content: list[Content], size_bytes: int) -> None:
+        """Send a datagram, in fragments if it is too large for the wire."""
+        self._ident += 1
+        datagram = Datagram(self.name, self._ident, self.peer, size_bytes, content)
+        for packet in fragments_of(datagram, self.peer_fragments):
+            self.link.send(packet)

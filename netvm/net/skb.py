@@ -76,6 +76,7 @@ class Skb:
         "data",
         "data_cache",
         "end_seq",
+        "frag_list",
         "frags",
         "head",
         "head_cache",
@@ -91,12 +92,19 @@ class Skb:
         self.data_cache: SlabCache | None = None
         self.data = -1
         self.frags: list[PageFrag] = []
+        self.frag_list: list[Skb] = []
+        """Packets that are fragments of the same datagram."""
         self.pinned: PfnArray | None = None
         """Pages of somebody else that are sent by reference (sendpage)."""
         self.truesize = SK_BUFF_BYTES
         self.pfmemalloc = False
         self.refs = 1
         self.end_seq = 0
+
+    def chain(self, fragment: "Skb") -> None:
+        """Let a further fragment of the datagram travel with this one; its memory goes when this one's does."""
+        self.frag_list.append(fragment)
+        self.truesize += fragment.truesize
 
 
 class SkbAllocator:
@@ -145,6 +153,8 @@ class SkbAllocator:
             frag.put()
         if skb.pinned is not None:
             self.frames.pins[skb.pinned] -= 1
+        for fragment in skb.frag_list:
+            self.kfree_skb(fragment)
 
     def _napi_put(self, head: int) -> None:
         cache = self._napi_cache

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from netvm.mm.gfp import PF_MEMALLOC
 from netvm.mm.page_alloc import PageAllocator
+from netvm.net.ip_fragment import FragmentCache
 from netvm.net.net_trace import NetTrace
 from netvm.net.nic import Nic
 from netvm.net.sk_memory import ProtoMemory
@@ -87,6 +88,8 @@ class NetStack:
         self.random = random
         self.nic: Nic | None = None
         self.tracer: NetTrace | None = None
+        self.ip_frags: FragmentCache | None = None
+        """Where fragments from outside wait for each other."""
         self.sockets: list[Sock] = []
         self._task_frags: dict[int, TaskFrag] = {}
         self._receive_memory = Resource("memory", "eth0 RX: memory to receive with", self._memory_providers)
@@ -118,6 +121,13 @@ class NetStack:
             return 0
         assert self.nic is not None
         return self.nic.transmit(packet)
+
+    def xmit_datagram(self, packet: Packet) -> int:
+        """Hand a datagram or a fragment to the card, whose queue may drop it; return when the wire has taken it."""
+        nic = self.nic
+        assert nic is not None
+        nic.transmit(packet)
+        return max(nic.link.free_at_ns, self.world.now_ns + 1)
 
     def _netif_rx(self, packet: Packet, skb: Skb | None) -> None:
         """Receive a packet over loopback (netif_rx, process_backlog)."""
@@ -161,4 +171,6 @@ class NetStack:
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed; packets are seen in the memory they take."""
         nic = self.nic.digest() if self.nic is not None else ()
+        if self.ip_frags is not None and len(self.ip_frags):
+            nic = (*nic, *self.ip_frags.digest())
         return (nic, tuple(sock.digest() for sock in self.sockets), self.tcp_memory.allocated)

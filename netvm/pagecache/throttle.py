@@ -15,7 +15,7 @@ the same: once the others' dirt is past that too, it waits for them. A quarter i
 the others may is of the hard limit, which follows it slowly: the quarter was not always more, until a part of the hard
 limit was added to it (``less_throttle_margin``, 4.7). Before all of them it was a writer like any other.
 
-Until 4.9 (``no_throttle_vm_writeout``) reclaim is held back, too: while more pages are under writeback than the limit
+Until 4.9 (``no_vm_writeout_throttle``) reclaim is held back, too: while more pages are under writeback than the limit
 and a tenth of it, whoever reclaims with a full mask waits in congestion_wait, kswapd like any other.
 
 Before 3.2 (``io_less_throttle``) a writer over the limit wrote pages of its own device itself and waited in

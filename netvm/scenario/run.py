@@ -48,6 +48,8 @@ __all__ = ["Experiment", "run_scenario"]
 
 PROGRESS_EVERY_NS = 100 * NS_PER_MS
 _DROPS = (
+    "IpReasmFails",
+    "IpReasmTimeout",
     "PFMemallocDrop",
     "TCPBacklogDrop",
     "TCPRcvQDrop",
@@ -248,6 +250,7 @@ class Experiment:
             f"{program.name} was told {Errno(-program.io_errno).name}" for program in self.programs if program.io_errno
         ]
         explanation += [note for fs in host.files.cache.filesystems for note in fs.notes()]
+        explanation += host.stack.ip_frags.notes() if host.stack.ip_frags is not None else []
         if host.files.cache.nr_lost:
             explanation.append(f"{host.files.cache.nr_lost} file pages were lost in writes that failed")
         return Outcome(

@@ -179,18 +179,44 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
             problem = 'reaches no remote server; must be a card, or storage.place "local"'
             yield Blame(path=("nic", "kind"), value=nic.kind, problem=problem)
         for index, traffic in enumerate(scenario.traffic):
-            problem = 'comes from outside, and nic.kind is "loopback"; must be "e1000" or "virtio-net"'
+            problem = 'comes from outside, and nic.kind is "loopback"; must be a card'
             yield Blame(path=("traffic", index, "name"), value=traffic.name, problem=problem)
     if storage.kind == "nfs" and storage.place == "local":
         for key in ("proxy_bandwidth_bytes_per_s", "proxy_latency_us"):
             if getattr(storage, key):
                 problem = 'is of a link to a server outside; must be 0, or storage.place "remote"'
                 yield Blame(path=("storage", key), value=getattr(storage, key), problem=problem)
+    if storage.transport == "udp":
+        yield from _udp(scenario)
     if storage.kind == "disk":
         for index, fault in enumerate(scenario.fault):
             if fault.kind in _NETWORK_FAULTS:
                 problem = 'storage.kind "disk" has neither network nor server; must be "stall"'
                 yield Blame(path=("fault", index, "kind"), value=fault.kind, problem=problem)
+
+
+def _udp(scenario: Scenario) -> Iterator[Blame]:
+    """Generate what cannot go over UDP: anything but NFS, to a server outside, without a connection to close."""
+    storage = scenario.storage
+    problem = ""
+    if storage.kind != "nfs":
+        problem = 'is for storage.kind "nfs" only; must be "tcp"'
+    elif storage.place == "local":
+        problem = 'reaches a server outside only; must be "tcp", or storage.place "remote"'
+    if problem:
+        yield Blame(path=("storage", "transport"), value=storage.transport, problem=problem)
+    for key in ("proxy_bandwidth_bytes_per_s", "proxy_latency_us"):
+        if getattr(storage, key):
+            problem = 'is of a link that ends a connection; must be 0, or storage.transport "tcp"'
+            yield Blame(path=("storage", key), value=getattr(storage, key), problem=problem)
+    for index, fault in enumerate(scenario.fault):
+        if fault.kind == "reset":
+            problem = 'closes a connection, and storage.transport is "udp"; must be another kind'
+            yield Blame(path=("fault", index, "kind"), value=fault.kind, problem=problem)
+    vm = scenario.vm
+    if vm.ipfrag_high_thresh and vm.ipfrag_low_thresh > vm.ipfrag_high_thresh:
+        problem = f"must be at most ipfrag_high_thresh = {vm.ipfrag_high_thresh}"
+        yield Blame(path=("vm", "ipfrag_low_thresh"), value=vm.ipfrag_low_thresh, problem=problem)
 
 
 def _iscsi(storage: Storage) -> Iterator[Blame]:

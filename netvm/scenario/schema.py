@@ -200,6 +200,12 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
     """net.ipv4.tcp_mem in pages (low, pressure, high); default: the kernel's formula."""
     udp_mem: Triple = []
     """net.ipv4.udp_mem in pages (low, pressure, high); default: the kernel's formula."""
+    ipfrag_high_thresh: Natural = 0
+    """net.ipv4.ipfrag_high_thresh in bytes: most that fragments of datagrams may take; 0: the kernel's."""
+    ipfrag_low_thresh: Natural = 0
+    """net.ipv4.ipfrag_low_thresh in bytes: down to this the evictor goes; 0: three quarters of the other."""
+    ipfrag_time: Positive = 30
+    """net.ipv4.ipfrag_time in seconds: when a datagram that is not whole is given up."""
     tcp_wmem: Triple = []
     """net.ipv4.tcp_wmem in bytes (min, default, max); default: the kernel's formula."""
     tcp_rmem: Triple = []
@@ -225,9 +231,9 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
 class Nic(_Table, frozen=True, kw_only=True):
     """``[nic]``: the network card the storage is reached through."""
 
-    kind: Literal["e1000", "virtio-net", "loopback"] = "e1000"
-    """``e1000`` fills its ring with order-0 buffers, ``virtio-net`` with high-order atomic ones; ``loopback``: the
-    machine has no card."""
+    kind: Literal["e1000", "virtio-net", "igb", "loopback"] = "e1000"
+    """``e1000`` fills its ring with order-0 buffers, ``virtio-net`` with high-order atomic ones, ``igb`` with pages
+    that may come from the reserve; ``loopback``: the machine has no card."""
     ring: Annotated[int, Meta(ge=8, le=4096)] = 256
     """RX descriptors."""
     refill_retry: Literal["none", "timer", "worker", "driver"] = "driver"
@@ -307,6 +313,13 @@ class Storage(_Table, frozen=True, kw_only=True):
     """NFS: most data in one WRITE."""
     rsize_bytes: Annotated[int, Meta(ge=4096, le=1_048_576, multiple_of=4096)] = 1_048_576
     """NFS: most data in one READ."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    """NFS: what carries the calls. Over ``udp`` a call or reply is one datagram, sent in fragments, and wsize and rsize
+    are 32 KiB at most."""
+    timeo_ds: Annotated[int, Meta(ge=0, le=6000)] = 0
+    """NFS: timeo, tenths of a second until a call is sent again; 0: the default of the transport, 600 or 11."""
+    udp_slot_table_entries: Annotated[int, Meta(ge=2, le=128)] = 16
+    """NFS: calls that may be out at once over UDP (sunrpc.udp_slot_table_entries)."""
     tcp_max_slot_table_entries: Annotated[int, Meta(ge=2, le=65536)] = 65536
     """NFS: calls that may be out at once (sunrpc.tcp_max_slot_table_entries)."""
     proxy_bandwidth_bytes_per_s: Natural = 0

@@ -9,8 +9,9 @@ from netvm.block.blk_mq import RequestQueue
 from netvm.block.swap_file import FileSwapIo
 from netvm.errors import Errno, UsageError
 from netvm.host.backend import Backend, BackendContext, MountContext
-from netvm.net.remote import RemoteSocket
+from netvm.net.remote import RemoteDatagramSocket, RemoteSocket
 from netvm.net.sock import TcpSock
+from netvm.net.udp import UdpSock
 from netvm.net.wire import connect_streams
 from netvm.pagecache.ports import FileSystem
 from netvm.runtime.task import Resource, Task
@@ -25,8 +26,13 @@ from storage_backends.nfs.client.mount import Mount
 from storage_backends.nfs.client.nfs_trace import NfsTrace
 from storage_backends.nfs.client.pools import NfsPools
 from storage_backends.nfs.client.swap_file import NfsSwapFile
+from storage_backends.nfs.client.transport import Transport
 from storage_backends.nfs.client.xprt import Xprt
+from storage_backends.nfs.client.xprt_udp import UdpXprt
+from storage_backends.nfs.connection.timeouts import TCP_TIMEOUT, UDP_TIMEOUT, RpcTimeout
+from storage_backends.nfs.messages.data import MAX_DATA_BYTES
 from storage_backends.nfs.messages.nfs3 import NfsStat3
+from storage_backends.nfs.server.datagram import DatagramNfsServer
 from storage_backends.nfs.server.nfsd import LocalNfsServer
 from storage_backends.nfs.server.remote import RemoteNfsServer
 from storage_backends.nfs.server.service import EXPORT_PATH, FileStore, NfsService
@@ -34,6 +40,8 @@ from storage_backends.nfs.server.service import EXPORT_PATH, FileStore, NfsServi
 __all__ = ["NfsBackend", "backend"]
 
 SWAP_FILE = "swapfile"
+UDP_MAX_BYTES = 32 << 10
+"""Most data of a READ or WRITE over UDP (NFSSVC_MAXBLKSIZE_V3 of the years when it was used)."""
 
 
 class NfsBackend:
@@ -55,23 +63,49 @@ class NfsBackend:
         )
         self.is_swap = options.role == "swap" or options.swap_mib > 0
         self.swap_bytes = size_bytes if options.role == "swap" else max(options.swap_mib, 1) * MIB
-        self.remote: RemoteNfsServer | None = None
+        self.remote: RemoteNfsServer | DatagramNfsServer | None = None
         self.local: LocalNfsServer | None = None
         self.local_disk: LocalDisk | None = None
         if context.link is not None:
             self._add_swap_file(BlockStore(self.swap_bytes, write_cache=True))
+        self.pools = NfsPools(context.world, context.stack.pages, context.slabs, context.stack.fixes)
+        self.client = RpcClient(context, self.pools, name="nfs", server_needs=self._server_needs)
+        self.client.xprt = self._udp() if options.transport == "udp" else self._tcp()
+        most_bytes = UDP_MAX_BYTES if options.transport == "udp" else MAX_DATA_BYTES
+        wsize_bytes, rsize_bytes = min(options.wsize_bytes, most_bytes), min(options.rsize_bytes, most_bytes)
+        self.server = Mount(self.client, wsize_bytes=wsize_bytes, rsize_bytes=rsize_bytes)
+        self.files: NfsFileSystem | None = None
+        self.driver = NfsSwapFile(self.client, wsize_bytes=wsize_bytes, rsize_bytes=rsize_bytes)
+
+    def _tcp(self) -> Transport:
+        """Make the transport over TCP, and the server's end if that is outside."""
+        context, options = self.context, self.context.options
+        if context.link is not None:
             self.remote = RemoteNfsServer(
                 context.world,
                 self.service,
                 bandwidth_bytes_per_s=options.proxy_bandwidth_bytes_per_s,
                 latency_ns=options.proxy_latency_us * NS_PER_US,
             )
-        self.pools = NfsPools(context.world, context.stack.pages, context.slabs, context.stack.fixes)
-        self.client = RpcClient(context, self.pools, name="nfs", server_needs=self._server_needs)
-        self.client.xprt = Xprt(self.client, self.open_socket, max_slots=options.tcp_max_slot_table_entries)
-        self.server = Mount(self.client, wsize_bytes=options.wsize_bytes, rsize_bytes=options.rsize_bytes)
-        self.files: NfsFileSystem | None = None
-        self.driver = NfsSwapFile(self.client, wsize_bytes=options.wsize_bytes, rsize_bytes=options.rsize_bytes)
+        timeout = RpcTimeout.of_mount(options.timeo_ds, 2, exponential=False) if options.timeo_ds else TCP_TIMEOUT
+        return Xprt(self.client, self.open_socket, max_slots=options.tcp_max_slot_table_entries, timeout=timeout)
+
+    def _udp(self) -> Transport:
+        """Make the transport over UDP, and the server's socket (xs_setup_udp, xs_udp_set_buffer_size)."""
+        context, options = self.context, self.context.options
+        stack = context.stack
+        assert context.link is not None
+        assert stack.ip_frags is not None
+        # room each way for two of the largest calls a slot
+        size_bytes = min(options.wsize_bytes, UDP_MAX_BYTES) + 100 + 1024
+        buffer_bytes = size_bytes * options.udp_slot_table_entries * 2
+        sock = UdpSock(stack, "nfs", rcvbuf=buffer_bytes, sndbuf=buffer_bytes)
+        peer = RemoteDatagramSocket(context.world, "nfsd", link=context.link.down)
+        sock.peer, sock.peer_fragments = peer, peer.fragments
+        peer.peer, peer.peer_fragments = sock, stack.ip_frags
+        self.remote = DatagramNfsServer(context.world, self.service, peer)
+        timeout = RpcTimeout.of_mount(options.timeo_ds, 3, exponential=True) if options.timeo_ds else UDP_TIMEOUT
+        return UdpXprt(self.client, sock, max_slots=options.udp_slot_table_entries, timeout=timeout)
 
     def open_socket(self) -> TcpSock:
         """Make the two ends of a new connection; ours is not connected yet."""
@@ -83,7 +117,7 @@ class NfsBackend:
             self.local.listen(served)
             return sock
         assert context.link is not None
-        assert self.remote is not None
+        assert isinstance(self.remote, RemoteNfsServer)
         sock = TcpSock(context.stack, "nfs")
         peer = RemoteSocket(
             context.world, "nfsd", link=context.link.down, acks_every_frame=context.link.acks_every_frame
@@ -143,7 +177,7 @@ class NfsBackend:
 
     def reset_connection(self) -> None:
         """Close the connection once."""
-        if self.remote is not None:
+        if isinstance(self.remote, RemoteNfsServer):
             self.remote.reset()
         elif self.local is not None:
             self.local.reset()

@@ -19,7 +19,7 @@ from storage_backends.nfs.connection.procedures import Procedure
 from storage_backends.nfs.rpc import AuthSys
 
 if TYPE_CHECKING:
-    from storage_backends.nfs.client.xprt import Xprt
+    from storage_backends.nfs.client.transport import Transport
 
 __all__ = ["RpcClient"]
 
@@ -58,7 +58,7 @@ class RpcClient:
         """cl_swapper: swap files on this mount."""
         self.nr_failed = 0
         """Calls for which there was no memory at all."""
-        self.xprt: Xprt
+        self.xprt: Transport
         self.tracer: NfsTrace | None = None
         self._xid = context.world.seeds.stream("nfs.xid").below(XID_MASK)
 

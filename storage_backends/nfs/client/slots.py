@@ -22,9 +22,9 @@ class SlotTable:
 
     __slots__ = ("backlog", "max_nr", "nr_spare", "nr_taken")
 
-    def __init__(self, max_nr: int = RPC_MAX_SLOT_TABLE_LIMIT) -> None:
+    def __init__(self, max_nr: int = RPC_MAX_SLOT_TABLE_LIMIT, *, nr_spare: int = RPC_MIN_SLOT_TABLE) -> None:
         self.max_nr = max_nr
-        self.nr_spare = RPC_MIN_SLOT_TABLE
+        self.nr_spare = nr_spare
         """Requests that were allocated with the transport and are free."""
         self.nr_taken = 0
         self.backlog: deque[RpcTask] = deque()

@@ -29,7 +29,7 @@ from storage_backends.nfs.client.clnt import RpcClient
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.client.slots import SlotTable
 from storage_backends.nfs.client.xmit_queue import XmitQueue
-from storage_backends.nfs.connection.timeouts import TCP_TIMEOUT, Expiry, RetransmitTimer
+from storage_backends.nfs.connection.timeouts import TCP_TIMEOUT, Expiry, RetransmitTimer, RpcTimeout
 from storage_backends.wire import Chunk, RemoteProtocolError, size_of
 
 __all__ = ["XS_TCP_INIT_REEST_TO_NS", "XS_TCP_MAX_REEST_TO_NS", "Xprt"]
@@ -49,8 +49,16 @@ class Xprt:
     NO_ROOM: Final = -int(Errno.EAGAIN)
     NOT_CONNECTED: Final = -int(Errno.EPIPE)
 
-    def __init__(self, client: RpcClient, open_socket: Callable[[], TcpSock], *, max_slots: int) -> None:
+    def __init__(
+        self,
+        client: RpcClient,
+        open_socket: Callable[[], TcpSock],
+        *,
+        max_slots: int,
+        timeout: RpcTimeout = TCP_TIMEOUT,
+    ) -> None:
         self.client = client
+        self.timeout = timeout
         self.world = client.world
         self.slots = SlotTable(max_slots)
         self.sock: TcpSock | None = None
@@ -212,7 +220,7 @@ class Xprt:
         """Sleep until the reply comes or it is time to ask again (xprt_request_wait_receive)."""
         now_ns = self.world.now_ns
         if rpc.retransmit is None:
-            rpc.retransmit = RetransmitTimer(TCP_TIMEOUT, now_ns)
+            rpc.retransmit = RetransmitTimer(self.timeout, now_ns)
         rpc.sleep_on("xprt pending: the reply")
         rpc.timer = self.world.call_at(
             max(rpc.retransmit.deadline_ns, now_ns),

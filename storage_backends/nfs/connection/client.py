@@ -5,7 +5,8 @@ again: after a time-out, or because the connection ended. The core never decides
 (:meth:`NfsClientConnection.call`, :meth:`NfsClientConnection.send`) and remembers what is out.
 
 A new connection is a new stream: what was received of a record is dropped, and every call that had been sent is ready
-to be sent again (:meth:`NfsClientConnection.reconnect`).
+to be sent again (:meth:`NfsClientConnection.reconnect`). Over UDP there is neither: a call and a reply are a datagram
+each, without a record mark (RFC 5531, section 10).
 """
 
 from typing import Any, NamedTuple
@@ -54,9 +55,11 @@ class _Call:
 class NfsClientConnection:
     """Everything one client has asked one server."""
 
-    __slots__ = ("_calls", "_credential", "_reader", "nr_stray_replies")
+    __slots__ = ("_calls", "_credential", "_reader", "is_stream", "nr_stray_replies")
 
     def __init__(self, credential: AuthSys) -> None:
+        self.is_stream = True
+        """Calls are records of a stream; else datagrams."""
         self._credential = push_auth_sys(credential)
         self._reader = RecordReader()
         # invariant: the calls that are not answered, by xid, oldest first
@@ -100,7 +103,8 @@ class NfsClientConnection:
             ),
         )
         procedure.push_args(writer, args)
-        call = self._calls[xid] = _Call(procedure, push_record(writer.chunks()))
+        chunks = writer.chunks()
+        call = self._calls[xid] = _Call(procedure, push_record(chunks) if self.is_stream else chunks)
         return call.size_bytes
 
     def send(self, xid: int) -> list[Chunk]:
@@ -123,6 +127,10 @@ class NfsClientConnection:
             if reply is not None:
                 replies.append(reply)
         return replies
+
+    def receive_datagram(self, chunks: list[Chunk]) -> Reply | None:
+        """Take a datagram from the server; None for a stray one. Raises RemoteProtocolError if it is no reply."""
+        return self._on_reply(XdrReader(chunks))
 
     def reconnect(self) -> None:
         """Begin a new stream: every call that was sent is to be sent again."""

@@ -5,12 +5,15 @@ version that is not here, a procedure it has not, arguments that do not decode. 
 is not a call leaves nothing to answer to: the connection is given up (:class:`RemoteProtocolError`).
 
 A call whose xid is being served already was sent twice by an impatient client: it is dropped, its reply is on the way.
-Left out: the cache of replies already given (the duplicate request cache): the procedures here can be repeated.
+Over UDP, where a call or its reply may be lost and both come again late, the replies to procedures that change
+something are kept as well (fs/nfsd/nfscache.c): a WRITE that was executed once is not executed again over newer data.
+Left out: the cache of replies already given on a connection, where nothing comes late.
 """
 
-from typing import Any, NamedTuple
+from collections import OrderedDict
+from typing import Any, Final, NamedTuple
 
-from storage_backends.nfs.connection.procedures import PROCEDURES, VERSIONS, Procedure
+from storage_backends.nfs.connection.procedures import CREATE, PROCEDURES, SETATTR, VERSIONS, WRITE, Procedure
 from storage_backends.nfs.rpc import (
     RPC_VERSION,
     AcceptStat,
@@ -28,9 +31,13 @@ from storage_backends.nfs.state import CallState, Message
 from storage_backends.nfs.xdr import XdrReader, XdrWriter
 from storage_backends.wire import Chunk, LocalProtocolError, RemoteProtocolError
 
-__all__ = ["NfsServerConnection", "Request"]
+__all__ = ["CACHESIZE", "NfsServerConnection", "Request"]
 
 _AUTH_BADCRED = 1
+CACHESIZE: Final = 1024
+"""Replies that are kept, the oldest going first."""
+_REPLBUFF: Final = (CREATE, SETATTR, WRITE)
+"""Procedures whose replies are kept (RC_REPLBUFF)."""
 
 
 class Request(NamedTuple):
@@ -46,7 +53,7 @@ class Request(NamedTuple):
 class NfsServerConnection:
     """The server's end of one connection."""
 
-    __slots__ = ("_calls", "_procedures", "_reader", "_to_send", "nr_repeated_calls")
+    __slots__ = ("_calls", "_procedures", "_reader", "_replies", "_to_send", "is_stream", "nr_repeated_calls")
 
     def __init__(self) -> None:
         self._reader = RecordReader()
@@ -55,7 +62,11 @@ class NfsServerConnection:
         self._procedures: dict[int, Procedure] = {}
         self._to_send: list[Chunk] = []
         self.nr_repeated_calls = 0
-        """Calls that came again while they were being served."""
+        """Calls that came again while they were being served, or after they were answered."""
+        self.is_stream = True
+        """Calls are records of a stream; else datagrams."""
+        # invariant: at most CACHESIZE replies, the one given last at the end
+        self._replies: OrderedDict[int, list[Chunk]] = OrderedDict()
 
     @property
     def bytes_wanted(self) -> int:
@@ -77,6 +88,13 @@ class NfsServerConnection:
                 requests.append(request)
         return requests
 
+    def receive_datagram(self, chunks: list[Chunk]) -> Request | None:
+        """Take a datagram from the client; None if there is nothing to execute.
+
+        Raises RemoteProtocolError if it is no call.
+        """
+        return self._on_call(XdrReader(chunks))
+
     def receive_eof(self) -> None:
         """Take the end of the stream. Raises RemoteProtocolError if it cuts a record in two."""
         if self._reader.is_inside:
@@ -90,14 +108,26 @@ class NfsServerConnection:
         call.sent(Message.REPLY)
         writer = XdrWriter()
         push_reply(writer, ReplyHeader(xid=xid))
-        self._procedures.pop(xid).push_res(writer, result)
-        return push_record(writer.chunks())
+        procedure = self._procedures.pop(xid)
+        procedure.push_res(writer, result)
+        chunks = writer.chunks()
+        if self.is_stream:
+            return push_record(chunks)
+        if procedure in _REPLBUFF:
+            self._replies[xid] = chunks
+            if len(self._replies) > CACHESIZE:
+                self._replies.popitem(last=False)
+        return chunks
 
     def _on_call(self, record: XdrReader) -> Request | None:
         header = pull_call(record)
         if header.xid in self._calls:
             self._calls[header.xid].received(Message.CALL)
             self.nr_repeated_calls += 1
+            return None
+        if header.xid in self._replies:
+            self.nr_repeated_calls += 1
+            self._to_send += self._replies[header.xid]
             return None
         procedure = self._procedure(header)
         if procedure is None:
@@ -152,4 +182,4 @@ class NfsServerConnection:
     def _refuse(self, header: ReplyHeader) -> None:
         writer = XdrWriter()
         push_reply(writer, header)
-        self._to_send += push_record(writer.chunks())
+        self._to_send += push_record(writer.chunks()) if self.is_stream else writer.chunks()

@@ -352,3 +352,15 @@ def test_a_burst_copied_in_part_goes_on_where_it_stopped(net_host: Callable[...,
     assert len(sink.got) == 1
     assert host.nic._pending_frames == 0
     assert len(sink.got[0][1].frags) == 3
+
+
+@pytest.mark.parametrize("nic", ["e1000", "igb"])
+def test_only_igb_fills_its_ring_from_the_reserve(net_host: Callable[..., Host], nic: str) -> None:
+    """dev_alloc_page goes below the GFP_ATOMIC floor, 3/8 of min, where e1000's buffers and all heads stop."""
+    host = net_host(nic=nic, free=400, marks=(64, 80, 96))
+    sink = host.sink()
+    for _ in range(1200):
+        host.arrive(sink, 1448)
+    assert (host.node.nr_free < 23) == (nic == "igb")
+    sink.drop()
+    host.audit()

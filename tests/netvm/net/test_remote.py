@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from netvm.net.ip_fragment import FragmentCache, FragmentMemory
+from netvm.net.remote import RemoteDatagramSocket
 from netvm.net.wire import Packet
 from netvm.units import NS_PER_MS, NS_PER_S
 
@@ -139,3 +141,30 @@ def test_close_is_orderly(net_host: Callable[..., Host]) -> None:
         assert await sock.recvmsg(task, 100, wait_all=True) == []
 
     host.run(body)
+
+
+def test_a_datagram_from_elsewhere_arrives_whole(net_host: Callable[..., Host]) -> None:
+    """A socket there sends fragments to this host's cache, which puts them together for the socket here."""
+    host = net_host()
+    sock = host.udp()
+    memory = FragmentMemory(
+        high_bytes=1 << 20,
+        low_bytes=1 << 19,
+        evicts=True,
+        softirq=host.softirq,
+        queues=lambda: host.slabs["kmalloc-256"],
+        free=host.skbs.kfree_skb,
+    )
+    remote = RemoteDatagramSocket(host.world, "there", link=host.down)
+    remote.peer = sock
+    remote.peer_fragments = FragmentCache(host.world, netstat=host.netstat, memory=memory)
+
+    async def body(task: Any) -> None:
+        remote.send([b"small"], 100)
+        remote.send([b"large"], 5000)
+        await host.pause(task, 10 * NS_PER_MS)
+
+    host.run(body)
+    assert (host.netstat["IpReasmReqds"], host.netstat["IpReasmOKs"]) == (4, 1)
+    assert [sock.read_one().content for _ in range(2)] == [[b"small"], [b"large"]]
+    assert host.skbs.nr_skbs == 0

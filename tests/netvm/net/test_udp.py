@@ -1,9 +1,15 @@
-"""UDP sockets under a flood: what is queued, what is dropped, and by which name."""
+"""UDP sockets: what is queued and what is dropped, by which name, and what sending takes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from netvm.errors import Errno
+from netvm.net.remote import RemoteDatagramSocket
+from netvm.net.skb import SKB_HEAD_TRUESIZE
+from netvm.net.udp import UdpSock
+from netvm.units import NS_PER_MS
 
 Host = Any
 
@@ -75,3 +81,69 @@ def test_waiting_reader_is_woken(net_host: Callable[..., Host]) -> None:
         return int(host.world.now_ns)
 
     assert host.run(body) == 5_000_000
+
+
+def _wired(host: Host, **options: Any) -> tuple[Any, RemoteDatagramSocket]:
+    """Return a socket here and its peer elsewhere."""
+    sock = UdpSock(host.stack, "here", rcvbuf=1 << 20, **options)
+    remote = RemoteDatagramSocket(host.world, "there", link=host.down)
+    sock.peer, sock.peer_fragments = remote, remote.fragments
+    return sock, remote
+
+
+def test_a_datagram_travels_in_fragments_and_its_packets_go_when_the_wire_has_them(
+    net_host: Callable[..., Host],
+) -> None:
+    """The peer gets it whole; meanwhile a packet a fragment is charged, and afterwards none."""
+    host = net_host(bandwidth=1_000_000)
+    sock, remote = _wired(host)
+    got: list[Any] = []
+    remote.on_datagram = got.append
+
+    async def body(task: Any) -> None:
+        assert sock.sendmsg_nowait(task, [b"call"], 8000) == 0
+        assert sock.wmem_alloc == 6 * SKB_HEAD_TRUESIZE
+        assert host.skbs.nr_skbs == 6
+        await host.pause(task, 100 * NS_PER_MS)
+
+    host.run(body)
+    assert got == [[b"call"]]
+    assert (sock.wmem_alloc, host.skbs.nr_skbs, host.netstat["IpFragCreates"]) == (0, 0, 6)
+
+
+def test_without_room_or_memory_nothing_of_a_datagram_is_sent(net_host: Callable[..., Host]) -> None:
+    """A full buffer is -EAGAIN and its end is told; a packet that cannot be had throws the others away."""
+    host = net_host(bandwidth=1_000_000)
+    sock, _remote = _wired(host, sndbuf=2 * SKB_HEAD_TRUESIZE)
+    told: list[int] = []
+    sock.write_space = lambda: told.append(sock.wmem_alloc)
+
+    async def body(task: Any) -> None:
+        assert sock.sendmsg_nowait(task, [b""], 8000) == 0
+        assert sock.sendmsg_nowait(task, [b""], 10) == -Errno.EAGAIN
+        await host.pause(task, 100 * NS_PER_MS)
+        assert told == [0]
+        pages = host.drain()
+        while host.slabs["kmalloc-1k"].try_alloc(host.softirq, 0) >= 0:
+            pass
+        assert sock.sendmsg_nowait(task, [b""], 8000) == -Errno.ENOBUFS
+        assert (sock.wmem_alloc, host.skbs.nr_skbs, host.netstat["IpOutDiscards"]) == (0, 0, 1)
+        host.give_back(pages)
+
+    host.run(body)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_marked_socket_may_exceed_the_limits_with_reserve_packets(net_host: Callable[..., Host], fixed: bool) -> None:
+    """Above udp_mem a SOCK_MEMALLOC socket takes a packet of the reserve, where rmem_exempt is."""
+    host = net_host(udp_mem=(0, 0, 0), switches={"rmem_exempt": fixed})
+    sock = host.udp()
+    sock.sk_set_memalloc()
+    sock.sk_set_memalloc()
+    assert host.skbs.nr_memalloc_socks == 1
+    skb = host.skbs.napi_alloc_skb(host.softirq)
+    skb.pfmemalloc = True
+    told: list[int] = []
+    sock.data_ready = lambda: told.append(len(sock.queue))
+    sock.take(None, skb)
+    assert (len(sock.queue), told, host.netstat["UdpMemErrors"]) == ((1, [1], 0) if fixed else (0, [], 1))

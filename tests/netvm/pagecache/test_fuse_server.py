@@ -124,7 +124,7 @@ _PRESSURE: Any = {
     [
         ("", "HANG"),
         ("fuse_temp_pages", "COMPLETED"),
-        ("no_throttle_vm_writeout", "COMPLETED"),
+        ("no_vm_writeout_throttle", "COMPLETED"),
         ("io_flusher_servers", "COMPLETED"),
     ],
 )

@@ -106,11 +106,34 @@ def test_zones_stand_in_order_and_once() -> None:
                 "storage": {"kind": "nbd", "place": "local"},
                 "traffic": [{"kind": "udp-flood", "packets_per_s": 1}],
             },
-            'traffic.0.name = "flood": comes from outside, and nic.kind is "loopback"; must be "e1000" or "virtio-net"',
+            'traffic.0.name = "flood": comes from outside, and nic.kind is "loopback"; must be a card',
         ),
         (
             {"storage": {"kind": "nfs", "place": "local", "proxy_latency_us": 5}},
             'storage.proxy_latency_us = 5: is of a link to a server outside; must be 0, or storage.place "remote"',
+        ),
+        (
+            {"storage": {"kind": "nbd", "transport": "udp"}},
+            'storage.transport = "udp": is for storage.kind "nfs" only; must be "tcp"',
+        ),
+        (
+            {"storage": {"kind": "nfs", "transport": "udp", "place": "local"}},
+            'storage.transport = "udp": reaches a server outside only; must be "tcp", or storage.place "remote"',
+        ),
+        (
+            {"storage": {"kind": "nfs", "transport": "udp", "proxy_latency_us": 5}},
+            'storage.proxy_latency_us = 5: is of a link that ends a connection; must be 0, or storage.transport "tcp"',
+        ),
+        (
+            {"storage": {"kind": "nfs", "transport": "udp"}, "fault": [{"at_ms": 1, "kind": "reset"}]},
+            'fault.0.kind = "reset": closes a connection, and storage.transport is "udp"; must be another kind',
+        ),
+        (
+            {
+                "storage": {"kind": "nfs", "transport": "udp"},
+                "vm": {"ipfrag_high_thresh": 4096, "ipfrag_low_thresh": 4097},
+            },
+            "vm.ipfrag_low_thresh = 4097: must be at most ipfrag_high_thresh = 4096",
         ),
         (
             {"storage": {"kind": "disk"}, "fault": [{"at_ms": 1, "kind": "link-down"}]},

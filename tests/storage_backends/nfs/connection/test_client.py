@@ -114,3 +114,16 @@ def test_mutated_replies_are_refused_or_understood(data: st.DataObject) -> None:
     except RemoteProtocolError:
         return
     assert len(connection.xids) <= 2
+
+
+def test_a_datagram_has_no_record_mark() -> None:
+    """A call is four bytes shorter, and a reply is a datagram; one that nobody waits for is dropped."""
+    connection = client()
+    connection.is_stream = False
+    assert connection.call(7, NULL, None) == 40
+    connection.send(7)
+    assert connection.receive_datagram([NULL_REPLY[4:]]) == Reply(7, NULL, None, "")
+    assert connection.receive_datagram([NULL_REPLY[4:]]) is None
+    assert connection.nr_stray_replies == 1
+    with pytest.raises(RemoteProtocolError):
+        connection.receive_datagram([b"short"])

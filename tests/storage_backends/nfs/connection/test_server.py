@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from storage_backends.nfs.connection.client import NfsClientConnection
 from storage_backends.nfs.connection.procedures import COMMIT, NULL, WRITE
-from storage_backends.nfs.connection.server import NfsServerConnection
+from storage_backends.nfs.connection.server import CACHESIZE, NfsServerConnection
 from storage_backends.nfs.messages.data import CommitArgs, CommitRes, WriteArgs, WriteRes
 from storage_backends.nfs.rpc import AuthSys
 from storage_backends.wire import Blocks, Chunk, LocalProtocolError, RemoteProtocolError, render
@@ -113,3 +113,41 @@ def test_mutated_calls_are_refused_or_served(data: st.DataObject) -> None:
         return
     assert len(requests) <= 2
     server.chunks_to_send()
+
+
+def test_a_change_that_was_made_is_not_made_again() -> None:
+    """Over UDP a WRITE that comes late once more is answered from the cache; a NULL is executed again."""
+    client, server = NfsClientConnection(AuthSys()), NfsServerConnection()
+    client.is_stream = server.is_stream = False
+    client.call(7, WRITE, ARGS)
+    client.call(8, NULL, None)
+    for xid, procedure, result in ((7, WRITE, WriteRes(count=8192)), (8, NULL, None)):
+        request = server.receive_datagram(list(client.send(xid)))
+        assert request is not None
+        assert request.procedure is procedure
+        assert server.receive_datagram(list(client.send(xid))) is None
+        assert server.chunks_to_send() == []
+        reply = server.reply(xid, result)
+        again = server.receive_datagram(list(client.send(xid)))
+        if procedure is WRITE:
+            assert again is None
+            assert server.chunks_to_send() == reply
+        else:
+            assert again is not None
+            server.reply(xid, result)
+        answer = client.receive_datagram(list(reply))
+        assert answer is not None
+        assert answer.result == result
+    assert server.nr_repeated_calls == 3
+
+
+def test_the_cache_of_replies_is_bounded() -> None:
+    """The oldest goes first, and then its call is executed again."""
+    client, server = NfsClientConnection(AuthSys()), NfsServerConnection()
+    client.is_stream = server.is_stream = False
+    for xid in range(CACHESIZE + 1):
+        client.call(xid, WRITE, ARGS)
+        assert server.receive_datagram(list(client.send(xid))) is not None
+        server.reply(xid, WriteRes(count=8192))
+    assert server.receive_datagram(list(client.send(1))) is None
+    assert server.receive_datagram(list(client.send(0))) is not None

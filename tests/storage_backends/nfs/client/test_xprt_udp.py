@@ -1,0 +1,119 @@
+"""The transport over UDP: one datagram a call, a window, and calls that are sent again."""
+
+from netvm.units import NS_PER_S
+from storage_backends.nfs.connection.congestion import RPC_CWNDSCALE
+from storage_backends.nfs.connection.procedures import NULL
+
+_UDP = "storage.transport=udp"
+
+
+async def _null(host, task) -> None:
+    reply = await host.client.call_sync(task, NULL, None)
+    assert reply is not None
+
+
+def test_batches_arrive_in_datagrams_of_32_kib(mounted) -> None:
+    """A batch of 32 pages is four WRITEs, each in 23 fragments, and all of it is at the server."""
+    host = mounted(_UDP)
+
+    async def script(task) -> None:
+        host.take_completions()
+        for i in range(4):
+            await host.swap_rw(task, 1 + 32 * i, [1 + i] * 32)
+        assert await host.until_ended(task, 4) == [0] * 4
+        back = await host.swap_rw(task, 33, None, nr_pages=8)
+        assert await host.until_ended(task, 5) == [0] * 5
+        assert back.versions == [2] * 8
+
+    host.run(script)
+    assert host.backend.stored()[1:129:32].tolist() == [1, 2, 3, 4]
+    assert host.host.netstat["IpFragCreates"] == 16 * 23
+    assert (host.host.netstat["IpReasmReqds"], host.host.netstat["IpReasmOKs"]) == (23, 1)
+    assert host.xprt.window.cwnd > RPC_CWNDSCALE
+    assert host.xprt.locked_by is None
+    assert host.xprt.sock.memalloc
+
+
+def test_the_window_and_the_table_bound_what_is_out(mounted) -> None:
+    """Never more calls than the window, never a window wider than the slot table."""
+    host = mounted(_UDP, "storage.udp_slot_table_entries=4", "storage.disk.latency_us=2000")
+    most = []
+
+    async def script(task) -> None:
+        host.take_completions()
+        for i in range(12):
+            await host.swap_rw(task, 1 + 32 * i, [1 + i] * 32)
+        while len(host.ended) < 12:
+            most.append((host.xprt.window.cong, host.xprt.window.cwnd, host.xprt.slots.nr_taken))
+            await host.pause(task, 0.5)
+
+    host.run(script)
+    assert all(cong <= 4 * RPC_CWNDSCALE and taken <= 4 for cong, _cwnd, taken in most)
+    assert max(cong for cong, _cwnd, _taken in most) == 4 * RPC_CWNDSCALE
+    assert host.xprt.nr_retransmitted == 0
+
+
+def test_what_was_lost_is_sent_again_until_it_is_there(mounted) -> None:
+    """Over a wire that loses a packet in twenty every batch ends, and none is written twice by the server."""
+    host = mounted(_UDP, "link.loss=0.05")
+
+    async def script(task) -> None:
+        host.take_completions()
+        for i in range(8):
+            await host.swap_rw(task, 1 + 32 * i, [1 + i] * 32)
+        await host.until_ended(task, 8, within_ms=600_000)
+
+    host.run(script)
+    assert host.backend.stored()[1 : 1 + 32 * 8 : 32].tolist() == list(range(1, 9))
+    assert host.xprt.nr_retransmitted > 0
+    assert [error for _, error in host.ended] == [0] * 8
+
+
+def test_a_silent_server_is_asked_again_and_told_to_the_operator(mounted) -> None:
+    """After 1.1, 3.3, 7.7 and 16.5 s, then from 1.1 s on; the log says so after the major time-out and at the end."""
+    host = mounted(_UDP)
+    seen = []
+
+    async def script(task) -> None:
+        await _null(host, task)
+        host.backend.stall(host.world.now_ns + 20 * NS_PER_S)
+        begun_ns = host.world.now_ns
+        await _null(host, task)
+        seen.append((host.world.now_ns - begun_ns) // NS_PER_S)
+
+    host.run(script)
+    told = [line for line in host.log if line.startswith("nfs: server")]
+    assert [line.split(" ", 3)[3] for line in told] == ["not responding, still trying", "OK"]
+    assert seen == [20]
+    assert host.xprt.nr_retransmitted == 6
+
+
+def test_a_server_that_was_restarted_is_asked_again(mounted) -> None:
+    """Nobody is told of it: calls go nowhere, and the next one that is sent again is answered."""
+    host = mounted(_UDP)
+
+    async def script(task) -> None:
+        host.backend.restart_server(host.world.now_ns + 2 * NS_PER_S)
+        begun_ns = host.world.now_ns
+        await _null(host, task)
+        assert 2 * NS_PER_S <= host.world.now_ns - begun_ns < 8 * NS_PER_S
+
+    host.run(script)
+
+
+def test_a_call_without_memory_for_its_packets_comes_again(mounted) -> None:
+    """GFP_ATOMIC fails at once; a quarter of a second later the call is tried again."""
+    host = mounted(_UDP, "storage.role=fs", "storage.swap_mib=0")
+
+    async def script(task) -> None:
+        await _null(host, task)
+        begun_ns = host.world.now_ns
+        pages = host.drain()
+        while host.host.slabs["kmalloc-1k"].try_alloc(host.host.softirq, 0) >= 0:
+            pass
+        host.world.call_after(NS_PER_S // 10, host.give_back, pages)
+        await _null(host, task)
+        assert host.world.now_ns - begun_ns >= NS_PER_S // 4
+
+    host.run(script)
+    assert host.host.netstat["IpOutDiscards"] == 1
