@@ -28,14 +28,20 @@
   // -- hints ------------------------------------------------------------------------------------------------------
   const tip = document.getElementById("tip");
   const hint = (node, text) => {
-    node.append(svg("title", {}, text));
-    node.addEventListener("pointermove", (event) => {
+    const show = (x, y) => {
       tip.textContent = text;
       tip.style.display = "block";
-      tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)}px`;
-      tip.style.top = `${event.clientY + 16}px`;
-    });
-    node.addEventListener("pointerleave", () => { tip.style.display = "none"; });
+      tip.style.left = `${Math.max(8, Math.min(x + 14, innerWidth - tip.offsetWidth - 8))}px`;
+      tip.style.top = `${Math.min(y + 16, innerHeight - tip.offsetHeight - 8)}px`;
+    };
+    const hide = () => { tip.style.display = "none"; };
+    node.append(svg("title", {}, text));
+    node.addEventListener("pointermove", (event) => show(event.clientX, event.clientY));
+    node.addEventListener("pointerleave", hide);
+    // a listener for focus alone makes a shape a stop of the Tab key
+    if (!node.hasAttribute("tabindex")) return;
+    node.addEventListener("focus", () => { const at = node.getBoundingClientRect(); show(at.left, at.bottom - 12); });
+    node.addEventListener("blur", hide);
   };
 
   // -- sections ---------------------------------------------------------------------------------------------------
@@ -50,16 +56,18 @@
   };
   const legend = (entries) => {
     const list = el("ul", { class: "legend" });
-    entries.forEach(([name, paint, dash]) => {
-      const item = el("li", {}, el("i", { style: `border-color:${paint};border-top-style:${dash || "solid"}` }), name);
+    entries.forEach(([name, paint, mark]) => {
+      const line = mark instanceof Node ? mark : mark === "area" ? el("i", { class: "area", style: `background:${paint}` })
+        : el("i", { style: `border-color:${paint};border-top-style:${mark || "solid"}` });
+      const item = el("li", {}, line, name);
       list.append(item);
     });
     return list;
   };
 
   // -- axes -------------------------------------------------------------------------------------------------------
-  const frame = (label, { width = 1100, height = 240, left = 64, right = 12, top = 10, bottom = 26 } = {}) => {
-    const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const frame = (label, { width = 1100, height = 240, left = 64, right = 12, top = 10, bottom = 26, role = "img" } = {}) => {
+    const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role, "aria-label": label });
     return { node, x0: left, x1: width - right, y0: height - bottom, y1: top, width, height };
   };
   const ticks = (low, high, nr) => {
@@ -152,7 +160,7 @@
     for (const [value, name] of tiles) grid.append(el("div", { class: "tile" }, el("b", {}, value), el("span", {}, name)));
     const lost = `skipped ${profile.skipped}, lost ${profile.lost}, out of order ${profile.reordered}` +
       (profile.truncated ? ", the file ends too early" : "");
-    document.getElementById("losses").textContent = `${document.getElementById("losses").dataset.before}${lost}. Quantiles are within ${(100 * profile.quantile_error).toFixed(1)} %.`;
+    document.getElementById("losses").textContent = `${document.getElementById("losses").dataset.before}${lost}. Quantiles are within ${(100 * profile.quantile_error).toFixed(1)}\u00a0%.`;
   };
 
   // -- free pages -------------------------------------------------------------------------------------------------
@@ -208,7 +216,7 @@
       });
     });
     figure(node, box.node, `Intervals of ${duration(width * 1e6)}.`);
-    node.append(legend(names.map((n) => [title(n).replace("reclaimed", "by"), colour(n.endsWith("kswapd") ? 0 : 1)])));
+    node.append(legend(names.map((n) => [n.endsWith("kswapd") ? "by kswapd" : "by tasks for themselves", colour(n.endsWith("kswapd") ? 0 : 1), "area"])));
   };
 
   // -- latency ------------------------------------------------------------------------------------------------------
@@ -305,9 +313,9 @@
   const stalls = () => {
     if (!data.stalls.length) return;
     const node = section("stalls", "Every stall, and its critical path",
-      `Each point is ${data.stall_kind === "dirty_throttle" ? "a pause of a writer" : "an allocation that had to wait"}. Choose one by clicking, or with the arrow keys, to see where its time went.`);
+      `Each point is ${data.stall_kind === "dirty_throttle" ? "a pause of a writer" : "an allocation that had to wait"}. Click one, or go from one to the next with the arrow keys (← → by time, ↑ ↓ by length), to see where its time went.`);
     const split = el("div", { class: "split" }), panel = el("div", { class: "panel", "aria-live": "polite" });
-    const box = frame("stalls by time and length", { width: 660, height: 320, left: 60 });
+    const box = frame("stalls by time and length", { width: 660, height: 320, left: 60, role: "group" });
     const list = data.stalls.slice().sort((a, b) => a.begin_s - b.begin_s);
     const lengths = list.map((stall) => stall.duration_us);
     const x = timeAxis(box, ...busy), y = logAxis(box, Math.max(Math.min(...lengths), 1), Math.max(...lengths));
@@ -326,10 +334,11 @@
       return point;
     });
     const choose = (index, focus = false) => {
-      if (chosen !== null) { points[chosen].classList.remove("on"); points[chosen].setAttribute("tabindex", -1); }
+      if (chosen !== null) { points[chosen].classList.remove("on"); points[chosen].setAttribute("tabindex", -1); points[chosen].setAttribute("aria-pressed", "false"); }
       chosen = index;
       points[index].classList.add("on");
       points[index].setAttribute("tabindex", 0);
+      points[index].setAttribute("aria-pressed", "true");
       if (focus) points[index].focus();
       const stall = list[index];
       panel.replaceChildren(el("b", {}, `${duration(stall.duration_us)}${stall.unfinished ? " and not over" : ""}, ${title(stall.kind)} of ${stall.task}`),
@@ -349,15 +358,28 @@
         panel.append(el("b", {}, "Critical path"), chain);
       }
     };
+    const byLength = list.map((_, index) => index).sort((a, b) => lengths[a] - lengths[b] || a - b);
+    const beside = (order, by) => order[(order.indexOf(chosen) + by + order.length) % order.length];
+    const byTime = list.map((_, index) => index);
+    const moves = { ArrowRight: () => beside(byTime, 1), ArrowLeft: () => beside(byTime, -1), ArrowUp: () => beside(byLength, 1),
+      ArrowDown: () => beside(byLength, -1), Home: () => 0, End: () => list.length - 1, Enter: (at) => at, " ": (at) => at };
     box.node.addEventListener("keydown", (event) => {
-      const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-      if (move === undefined || chosen === null) return;
+      const move = moves[event.key], at = points.indexOf(event.target);
+      if (move === undefined || at < 0) return;
       event.preventDefault();
-      choose((chosen + move + list.length) % list.length, true);
+      choose(move(at), true);
     });
     choose(lengths.indexOf(Math.max(...lengths)));
     const left = figure(split, box.node, (data.stalls.length < data.nr_stalls ? `The ${data.stalls.length} longest of ${count(data.nr_stalls)} stalls.` : "") + busyWords);
-    left.append(legend(tasks.slice(0, 7).map((task, index) => [task, colour(Math.min(index, 6))])));
+    const mark = (index, attributes) => {
+      const small = svg("svg", { viewBox: "-7 -7 14 14", "aria-hidden": "true" }), shape = shapes[Math.min(index, 3)](0, 0);
+      for (const [key, value] of Object.entries(attributes)) shape.setAttribute(key, value);
+      small.append(shape);
+      return small;
+    };
+    const entries = tasks.slice(0, 7).map((task, index) => [task, "", mark(index, { fill: colour(index) })]);
+    if (list.some((stall) => stall.unfinished)) entries.push(["hollow: not over", "", mark(0, { fill: "none", stroke: "var(--bad)", "stroke-width": 2.5 })]);
+    left.append(legend(entries));
     split.append(panel);
     node.append(split);
   };
@@ -377,24 +399,40 @@
       }
     }
     const depth = (n) => 1 + Math.max(0, ...[...n.children.values()].map(depth));
-    const rows = depth(root), box = svg("svg", { viewBox: `0 0 1100 ${rows * 24}`, class: "flame", role: "img", "aria-label": "flame graph of waiting" });
+    const rows = depth(root), box = svg("svg", { viewBox: `0 0 1100 ${rows * 24}`, class: "flame", role: "group", "aria-label": "flame graph of waiting" });
+    const around = new Map();
     const hues = ["#9ccbe8", "#f5b98a", "#93d9c1", "#e3b5d2", "#eed98c", "#c3c9cf"];
-    const draw = (item, x, width, row, hue) => {
+    const draw = (item, x, width, row, hue, above) => {
       if (width < 1) return;
-      const group = svg("g", { tabindex: width > 40 ? 0 : -1 });
+      const told = `${data.titles[item.name] || item.name}: ${duration(item.value)}, ${(100 * item.value / root.value).toFixed(1)} %`;
+      const group = svg("g", { tabindex: above ? -1 : 0, role: "img", "aria-label": told });
+      around.set(group, { above, below: [] });
+      if (above) around.get(above).below.push(group);
       group.append(svg("rect", { x, y: row * 24, width, height: 23, fill: hues[hue % 6] }));
       const room = Math.floor((width - 8) / 6.1);
-      if (room > 3) group.append(svg("text", { x: x + 5, y: row * 24 + 16 }, item.name.length > room ? `${item.name.slice(0, room - 1)}…` : item.name));
-      hint(group, `${item.name}: ${duration(item.value)}, ${(100 * item.value / root.value).toFixed(1)} %`);
+      const name = data.titles[item.name] || item.name;
+      if (room > 3) group.append(svg("text", { x: x + 5, y: row * 24 + 16 }, name.length > room ? `${name.slice(0, room - 1)}…` : name));
+      hint(group, told);
       box.append(group);
       let at = x, next = hue;
       for (const child of [...item.children.values()].sort((a, b) => b.value - a.value)) {
         const part = width * child.value / item.value;
-        draw(child, at, part, row + 1, row === 0 ? next++ : hue + row);
+        draw(child, at, part, row + 1, row === 0 ? next++ : hue + row, group);
         at += part;
       }
     };
-    draw(root, 0, 1100, 0, 5);
+    draw(root, 0, 1100, 0, 5, null);
+    box.addEventListener("keydown", (event) => {
+      const here = around.get(event.target);
+      if (!here) return;
+      const row = here.above ? around.get(here.above).below : [event.target], at = row.indexOf(event.target);
+      const next = { ArrowUp: here.above, ArrowDown: here.below[0], ArrowLeft: row[at - 1], ArrowRight: row[at + 1] }[event.key];
+      if (!next) return;
+      event.preventDefault();
+      event.target.setAttribute("tabindex", -1);
+      next.setAttribute("tabindex", 0);
+      next.focus();
+    });
     figure(node, box);
   };
 
@@ -444,9 +482,9 @@
     if (!names.length) return;
     const node = section("levels", "Pools, ring, writeback", "Levels of what the cleaning path lives on, sampled when they change.");
     const grid = el("div", { class: "small" });
-    const unit = (name) => data.units[name] || (name.endsWith("mempool") ? "elements" : "");
+    const unit = (name) => data.units[name] || (name.endsWith("mempool") ? "elements" : "pages");
     node.append(grid);
-    for (const name of names) small(grid, `${title(name)}${unit(name) ? ` (${unit(name)})` : ""}`, [{ points: data.levels[name] }]);
+    for (const name of names) small(grid, `${title(name)} (${unit(name)})`, [{ points: data.levels[name] }]);
   };
   const reserve = () => {
     const owners = Object.entries(data.owners).filter(([, points]) => points.some((p) => p[1]));
@@ -471,7 +509,7 @@
       box.node.append(svg("path", { d: `${path}Z`, fill: colour(index), opacity: .8 }));
     });
     figure(node, box.node);
-    node.append(legend(layers.map(([name], index) => [name, colour(index)])));
+    node.append(legend(layers.map(([name], index) => [name, colour(index), "area"])));
   };
 
   // -- the knot -----------------------------------------------------------------------------------------------------

@@ -1,9 +1,15 @@
-"""The recorded traces, and the plainest reader of them: one regular expression a line."""
+"""The recorded traces, the plainest reader of them (one regular expression a line), and a browser to be driven."""
 
+import base64
 import gzip
 import json
+import os
 import re
-from collections.abc import Callable
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +111,130 @@ def _summary_of(folder: Path) -> dict[str, Any]:
     """Return the figures that were derived when the run was recorded."""
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
+
+
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_AS_3_AND_4 = "import os, sys; [os.dup2(int(sys.argv[n - 2]), n) for n in (3, 4)]; os.execv(sys.argv[3], sys.argv[3:])"
+_SWITCHES = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
+)
+_KEYS = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
+_KEYS["ArrowDown"] = 40
+
+
+class Browser:
+    """One page of a headless Chromium, driven over the DevTools protocol by a pair of pipes."""
+
+    def __init__(self, binary: str, folder: Path) -> None:
+        commands, self._commands = os.pipe()
+        self._answers, answers = os.pipe()
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", _AS_3_AND_4, str(commands), str(answers)),
+                *(binary, *_SWITCHES, f"--user-data-dir={folder}"),
+            ],
+            pass_fds=(commands, answers),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(commands)
+        os.close(answers)
+        self._pending = b""
+        self._number = 0
+        self._session: dict[str, str] = {}
+        self._told: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = {"sessionId": attached["sessionId"]}
+        for domain in ("Page", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._pending:
+            assert select.select([self._answers], [], [], 60)[0], "the browser says nothing"
+            data = os.read(self._answers, 1 << 16)
+            assert data, "the browser has gone"
+            self._pending += data
+        text, _, self._pending = self._pending.partition(b"\0")
+        message: dict[str, Any] = json.loads(text)
+        return message
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command and return its result."""
+        self._number += 1
+        text = json.dumps({"id": self._number, "method": method, "params": params, **self._session}).encode() + b"\0"
+        while text:
+            text = text[os.write(self._commands, text) :]
+        while (message := self._next()).get("id") != self._number:
+            self._told.append(message)
+        assert "error" not in message, message
+        result: dict[str, Any] = message["result"]
+        return result
+
+    def open(self, page: Path, *, width: int = 1200) -> None:
+        """Load a page and forget what the last one said."""
+        self._told.clear()
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.send("Page.navigate", url=page.as_uri())
+        while not any(message.get("method") == "Page.loadEventFired" for message in self._told):
+            self._told.append(self._next())
+
+    def show(self, *, media: str = "", scheme: str = "light") -> None:
+        """Show the page as a printer would, or in a scheme of colours."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.send("Emulation.setEmulatedMedia", media=media, features=features)
+
+    def ask(self, expression: str) -> Any:
+        """Return the value of an expression in the page."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        for key in keys:
+            named = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": _KEYS[key]}
+            self.send("Input.dispatchKeyEvent", type="rawKeyDown", **named)
+            self.send("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def click(self, selector: str) -> None:
+        """Click the middle of the first element that a selector finds."""
+        place = (
+            f"(async (node) => {{ node.scrollIntoView({{block: 'center'}}); await new Promise(requestAnimationFrame); "
+            "const at = node.getBoundingClientRect(); return [at.x + at.width / 2, at.y + at.height / 2] }"
+            f")(document.querySelector({json.dumps(selector)}))"
+        )
+        x, y = self.ask(place)
+        for kind, button in (("mouseMoved", "none"), ("mousePressed", "left"), ("mouseReleased", "left")):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=int(button == "left"))
+
+    def printed(self) -> bytes:
+        """Return the page as a PDF of A4."""
+        answer = self.send("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)
+        return base64.b64decode(answer["data"])
+
+    def console(self) -> list[dict[str, Any]]:
+        """Return what the page has said on its console, exceptions too."""
+        told = {"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"}
+        return [message for message in self._told if message.get("method") in told]
+
+    def close(self) -> None:
+        """End the browser."""
+        self.send("Browser.close")
+        self._process.wait(timeout=30)
+        os.close(self._commands)
+        os.close(self._answers)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser; where there is none the test is skipped."""
+    if _CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    driven = Browser(_CHROMIUM, tmp_path_factory.mktemp("chromium"))
+    yield driven
+    driven.close()
 
 
 @pytest.fixture

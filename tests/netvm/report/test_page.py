@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,14 @@ from netvm.report.source import open_trace
 
 _DATA = Path(__file__).parents[2] / "data" / "traces"
 _A, _B = (_DATA / name / "ftrace.txt.gz" for name in ("D2-guestnbd-2ms-a", "D4-guestnbd-10MBs"))
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_FIGURES = """[...document.querySelector("#figures table").tBodies[0].rows].map((row) => [row.dataset.row,
+  Object.fromEntries([...row.cells].slice(1).map((cell) =>
+    [cell.dataset.field, [cell.dataset.value, cell.textContent]]))])"""
+_CHOSEN = "document.querySelector('#stalls .panel b').textContent"
+_FOCUS = "document.activeElement.getAttribute('aria-label')"
+_STICKS_OUT = """[...document.querySelectorAll("section *, #tiles *")]
+  .filter((node) => node.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+  .filter((node) => !node.closest(".scroll > *, svg svg")).map((node) => node.outerHTML.slice(0, 80))"""
 
 
 def _page(path: Path, **more: Any) -> tuple[str, dict[str, Any]]:
@@ -51,37 +56,102 @@ def test_an_explanation_becomes_a_chain() -> None:
     assert page_html(data, name="x").count("</script>") == 2
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a recorded run."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(_page(_A)[0])
+    return path
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium")
-def test_a_browser_draws_it(tmp_path: Path, profile_of: Callable[[Path], Any]) -> None:
-    """Chromium runs the page without a message on its console, and the table shows the figures of --json."""
+def test_a_browser_draws_it(tmp_path: Path, profile_of: Callable[[Path], Any], browser: Any) -> None:
+    """Chromium runs a page of two traces without a word on its console; its table shows the figures of --json."""
     a, b = profile_of(_A), profile_of(_B)
     page, _ = _page(_A, other=b, difference=compare_profiles(a, b, names=("a", "b")))
     (tmp_path / "report.html").write_text(page)
-    assert _CHROMIUM is not None
-    ran = subprocess.run(
-        [
-            _CHROMIUM,
-            *["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"],
-            *["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"],
-            f"--user-data-dir={tmp_path / 'user'}",
-            "--virtual-time-budget=3000",
-            "--dump-dom",
-            f"file://{tmp_path / 'report.html'}",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert "CONSOLE" not in ran.stderr
-    assert 'data-drawn="yes"' in ran.stdout
+    browser.open(tmp_path / "report.html")
+    figures = dict(browser.ask(_FIGURES))
+    assert list(figures) == list(a.latency_us)
     for kind, row in a.latency_us.items():
-        line = re.search(rf'<tr data-row="{kind}">(.*?)</tr>', ran.stdout)
-        assert line is not None
-        shown = dict(re.findall(r'data-field="(\w+)" data-value="([^"]*)"', line[1]))
-        assert {name: float(value) for name, value in shown.items()} == msgspec.to_builtins(row)
-    assert ran.stdout.count('class="point') >= 140
+        told = {name: float(value) for name, (value, _) in figures[kind].items()}
+        assert told == msgspec.to_builtins(row)
+        assert figures[kind]["count"][1] == f"{row.count:,}"
+    assert figures["direct_reclaim"]["max"][1] == "18.8 ms"
+    assert browser.ask("document.querySelectorAll('#stalls .point').length") == 140
+    assert browser.ask("document.querySelectorAll('#difference circle').length") > 0
+    assert browser.console() == []
+
+
+@pytest.mark.slow
+def test_a_stall_is_chosen_by_keys_and_by_a_click(report: Path, browser: Any) -> None:
+    """Tab stops once at the stalls; arrows go by time and by length, End to the last; a click shows another's path."""
+    browser.open(report)
+    stops: list[str] = []
+    while "flame" not in stops and len(stops) < 30:
+        browser.press("Tab")
+        stops.append(browser.ask("document.activeElement.closest('section, nav, body').id"))
+    assert stops[-2:] == ["stalls", "flame"]
+    assert stops.count("stalls") == 1
+    browser.ask("document.querySelector('#stalls .point[tabindex=\"0\"]').focus()")
+    assert browser.ask(_CHOSEN) == "18.8 ms, direct reclaim of hog-152"
+    browser.press("ArrowUp")
+    assert browser.ask(_FOCUS).startswith("hog-152, ")
+    shortest = browser.ask(_CHOSEN)
+    browser.press("ArrowLeft", "End", "Enter", " ")
+    assert browser.ask("document.activeElement === [...document.querySelectorAll('#stalls .point')].at(-1)")
+    assert browser.ask(_CHOSEN) not in (shortest, "18.8 ms, direct reclaim of hog-152")
+    browser.press("Home", "ArrowLeft")
+    assert browser.ask("document.activeElement === [...document.querySelectorAll('#stalls .point')].at(-1)")
+    browser.click("#stalls .point:nth-of-type(2)")
+    chosen = browser.ask("document.querySelector('#stalls .point.on').getAttribute('aria-label')")
+    assert chosen == browser.ask("document.querySelector('#stalls .point:nth-of-type(2)').getAttribute('aria-label')")
+    assert browser.ask(_CHOSEN).startswith(chosen.partition(", ")[2].partition(" at ")[0])
+    shares = browser.ask(
+        "[...document.querySelectorAll('#stalls .path .bar')].map((bar) => parseFloat(bar.style.width))"
+    )
+    assert abs(sum(shares) - 100) < 0.5
+    assert browser.ask("document.querySelectorAll('#stalls [aria-pressed=true]').length") == 1
+    assert browser.console() == []
+
+
+@pytest.mark.slow
+def test_the_flames_are_walked_by_keys(report: Path, browser: Any) -> None:
+    """Down goes to what a wait is made of, up back; what has the focus says what it is."""
+    browser.open(report)
+    browser.ask("document.querySelector('#flame g[tabindex=\"0\"]').focus()")
+    assert browser.ask(_FOCUS).startswith("all waits: ")
+    assert browser.ask("getComputedStyle(document.getElementById('tip')).display") == "block"
+    browser.press("ArrowDown")
+    assert browser.ask(_FOCUS).startswith("hog-152: ")
+    assert browser.ask("document.getElementById('tip').textContent") == browser.ask(_FOCUS)
+    browser.press("ArrowUp", "ArrowUp")
+    assert browser.ask(_FOCUS).startswith("all waits: ")
+
+
+@pytest.mark.slow
+def test_it_prints_and_fits(report: Path, browser: Any) -> None:
+    """A narrow window is no wider than itself; on paper, white whatever the screen's scheme, no figure is cut off."""
+    for width in (400, 1200):
+        browser.open(report, width=width)
+        for scheme in ("light", "dark"):
+            browser.show(scheme=scheme)
+            assert browser.ask("document.documentElement.scrollWidth") <= width
+            assert browser.ask(_STICKS_OUT) == []
+            ground = browser.ask("getComputedStyle(document.body).backgroundColor")
+            assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+    # A4 less its margins, in pixels
+    browser.open(report, width=703)
+    browser.show(media="print", scheme="dark")
+    assert browser.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    right = "[...document.querySelectorAll('table')].map((table) => table.getBoundingClientRect().right)"
+    assert max(browser.ask(right)) <= 703
+    assert browser.ask("getComputedStyle(document.querySelector('nav')).display") == "none"
+    browser.show()
+    paper = browser.printed()
+    assert paper.startswith(b"%PDF-")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", paper)) <= 4
+    assert browser.console() == []
 
 
 def test_dirty_pages_are_shown_as_far_as_they_are_recorded(tmp_path: Path) -> None:
