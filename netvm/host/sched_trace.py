@@ -37,14 +37,15 @@ class SchedTrace:
         self._states = {TaskState.SLEEPING: names("D"), TaskState.DEAD: names("X")}
         self._runnable = names("R")
         self._idle = (names("swapper"), 0, _PRIO)
-        self._tasks: dict[int, tuple[int, int, int]] = {}
+        self._tasks: dict[Task, tuple[int, int, int]] = {}
         recorder.at_end.append(self.finish)
 
     def _who(self, task: Task) -> tuple[int, int, int]:
-        known = self._tasks.get(task.number)
-        if known is None:
-            known = self._tasks[task.number] = (self.recorder.name(task.comm), task.pid, _PRIO)
-        return known
+        try:
+            return self._tasks[task]
+        except KeyError:
+            who = self._tasks[task] = (self.recorder.name(task.comm), task.pid, _PRIO)
+            return who
 
     def enqueued(self, task: Task) -> None:
         """A task is runnable; one that only lets others go first was so before."""

@@ -40,6 +40,7 @@ _RESERVE_OWNER: Final = number_of("reserve_owner")
 _COUNTER: Final = number_of("counter")
 _PACK: Final = tuple(Struct(f"<qHHiH6x{nr}q").pack_into for nr in range(ARGS_MAX + 1))
 _SIZE: Final = RECORD.itemsize
+_CHUNK_BYTES: Final = CHUNK_RECORDS * _SIZE
 assert Struct(f"<qHHiH6x{ARGS_MAX}q").size == _SIZE
 
 
@@ -55,6 +56,8 @@ class Recorder:
     ) -> None:
         self.world = world
         self.recorded = Recorded(source="netvm")
+        self.name: Callable[[str], int] = self.recorded.names.intern
+        """Returns the number of a string, for an argument."""
         self.groups = frozenset(groups)
         self.nr_records = 0
         self.counters: Callable[[], Sequence[int]] | None = None
@@ -75,29 +78,27 @@ class Recorder:
         self._enabled = [point.group in self.groups for point in TRACEPOINTS]
         self._chunk: RecordArray = np.zeros(CHUNK_RECORDS, dtype=RECORD)
         self._buffer = self._chunk.view(np.uint8).data
-        self._next = 0
-        self._tasks: dict[int, int] = {}
+        self._at_bytes = 0
+        """Where the next record of the array begins."""
+        self._tasks: dict[Task, int] = {}
         self._masks: dict[int, int] = {}
-        self._sampled_ns = -SAMPLE_NS
-        self._values: list[int | None] = [None] * len(COUNTERS)
+        self._due_ns = 0
+        """When the counters are to be sampled again."""
+        self._values: Sequence[int | None] = [None] * len(COUNTERS)
         self._owner_pages: list[int] = []
-        self._counter_names = [self.recorded.names.intern(name) for name in COUNTERS]
-        self.recorded.names.intern("")
+        self._counter_names = [self.name(name) for name in COUNTERS]
+        self.name("")
         self._idle = self.recorded.tasks.intern("<idle>", 0)
 
     def wants(self, group: str) -> bool:
         """Say whether a group of tracepoints is on."""
         return group in self.groups
 
-    def name(self, text: str) -> int:
-        """Return the number of a string, for an argument."""
-        return self.recorded.names.intern(text)
-
     def mask(self, gfp: int) -> int:
         """Return the number of a mask's name, for an argument."""
         number = self._masks.get(gfp)
         if number is None:
-            number = self._masks[gfp] = self.recorded.names.intern(self.gfp_name(gfp))
+            number = self._masks[gfp] = self.name(self.gfp_name(gfp))
         return number
 
     def emit(self, event: int, task: Task | None, *args: int) -> None:
@@ -108,32 +109,42 @@ class Recorder:
         cpu = 0
         number = self._idle
         if task is not None:
-            if task.cpus is not None:
+            if task.charge_ns and task.cpus is not None:
                 time_ns += int(task.charge_ns * task.cpus.scale)
-                if task.cpu is not None:
-                    cpu = task.cpu.index
-            number = self._tasks.get(task.number, -1)
-            if number < 0:
-                number = self._tasks[task.number] = self.recorded.tasks.intern(task.comm, task.pid)
-        if self._next == CHUNK_RECORDS:
-            self._rotate()
-        _PACK[len(args)](self._buffer, self._next * _SIZE, time_ns, event, cpu, number, _NO_FLAGS, *args)
-        self._next += 1
-        if time_ns - self._sampled_ns >= SAMPLE_NS and self.counters is not None:
+            if task.cpu is not None:
+                cpu = task.cpu.index
+            try:
+                number = self._tasks[task]
+            except KeyError:
+                number = self._meet(task)
+        at_bytes = self._at_bytes
+        if at_bytes == _CHUNK_BYTES:
+            at_bytes = self._rotate()
+        _PACK[len(args)](self._buffer, at_bytes, time_ns, event, cpu, number, _NO_FLAGS, *args)
+        self._at_bytes = at_bytes + _SIZE
+        if time_ns >= self._due_ns and self.counters is not None:
             self._sample(time_ns)
 
     def emit_at(self, time_ns: int, cpu: int, task: Task | None, event: int, *args: int) -> None:
         """Write one record of a time and CPU that are known."""
         if not self._enabled[event]:
             return
-        number = self._idle if task is None else self._tasks.get(task.number, -1)
-        if number < 0:
-            assert task is not None
-            number = self._tasks[task.number] = self.recorded.tasks.intern(task.comm, task.pid)
-        if self._next == CHUNK_RECORDS:
-            self._rotate()
-        _PACK[len(args)](self._buffer, self._next * _SIZE, time_ns, event, cpu, number, _NO_FLAGS, *args)
-        self._next += 1
+        number = self._idle
+        if task is not None:
+            try:
+                number = self._tasks[task]
+            except KeyError:
+                number = self._meet(task)
+        at_bytes = self._at_bytes
+        if at_bytes == _CHUNK_BYTES:
+            at_bytes = self._rotate()
+        _PACK[len(args)](self._buffer, at_bytes, time_ns, event, cpu, number, _NO_FLAGS, *args)
+        self._at_bytes = at_bytes + _SIZE
+
+    def _meet(self, task: Task) -> int:
+        """Return the number of a task, met for the first time."""
+        number = self._tasks[task] = self.recorded.tasks.intern(task.comm, task.pid)
+        return number
 
     def emit_many(self, event: int, task: Task | None, args: npt.NDArray[np.int64]) -> None:
         """Write a record for each row of ``args``, all of the same time."""
@@ -150,13 +161,14 @@ class Recorder:
             first["task"] = self.recorded.tasks.intern(task.comm, task.pid)
         done = 0
         while done < len(args):
-            if self._next == CHUNK_RECORDS:
+            if self._at_bytes == _CHUNK_BYTES:
                 self._rotate()
-            room = min(CHUNK_RECORDS - self._next, len(args) - done)
-            here = self._chunk[self._next : self._next + room]
+            begin = self._at_bytes // _SIZE
+            room = min(CHUNK_RECORDS - begin, len(args) - done)
+            here = self._chunk[begin : begin + room]
             here[:] = first
             here["args"][:, : args.shape[1]] = args[done : done + room]
-            self._next += room
+            self._at_bytes += room * _SIZE
             done += room
 
     def retry_zone(self, task: Task, zone: str, *values: int) -> None:
@@ -188,25 +200,12 @@ class Recorder:
     def _sample(self, time_ns: int) -> None:
         """Write the counters that have changed."""
         assert self.counters is not None
-        self._sampled_ns = time_ns
-        for index, value in enumerate(self.counters()):
-            if value != self._values[index]:
-                self._values[index] = value
-                if self._next == CHUNK_RECORDS:
-                    self._rotate()
-                _PACK[2](
-                    self._buffer,
-                    self._next * _SIZE,
-                    time_ns,
-                    _COUNTER,
-                    0,
-                    self._idle,
-                    _NO_FLAGS,
-                    self._counter_names[index],
-                    value,
-                )
-                self._next += 1
-
+        self._due_ns = time_ns + SAMPLE_NS
+        values = tuple(self.counters())
+        for number, value, last in zip(self._counter_names, values, self._values, strict=True):
+            if value != last:
+                self.emit_at(time_ns, 0, None, _COUNTER, number, value)
+        self._values = values
         for name, elements in self.pools:
             left = len(elements)
             if left != self._pool_levels.get(name):
@@ -222,23 +221,26 @@ class Recorder:
                         before[number] = pages
                         self.emit(_RESERVE_OWNER, None, self.name(names[number]), pages)
 
-    def _rotate(self) -> None:
-        chunk = self._chunk[: self._next]
-        self.nr_records += self._next
+    def _rotate(self) -> int:
+        """Hand a full array on and begin another; return where its first record begins."""
+        nr_records = self._at_bytes // _SIZE
+        chunk = self._chunk[:nr_records]
+        self.nr_records += nr_records
         if self._sink is not None:
             self._sink(chunk)
         else:
             self._full.append(chunk)
         self._chunk = np.zeros(CHUNK_RECORDS, dtype=RECORD)
         self._buffer = self._chunk.view(np.uint8).data
-        self._next = 0
+        self._at_bytes = 0
+        return 0
 
     def finish(self) -> None:
         """Hand on what is left."""
         at_end, self.at_end = self.at_end, []
         for held in at_end:
             held()
-        if self._next:
+        if self._at_bytes:
             self._rotate()
 
     def batches(self) -> list[RecordArray]:
