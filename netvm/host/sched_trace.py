@@ -34,7 +34,7 @@ class SchedTrace:
         """By CPU: who let go of it, in which state, and when its time is spent."""
         self._yields: Task | None = None
         names = recorder.name
-        self._states = {TaskState.SLEEPING: names("D"), TaskState.DEAD: names("X")}
+        self._sleeping, self._dead = names("D"), names("X")
         self._runnable = names("R")
         self._idle = (names("swapper"), 0, _PRIO)
         self._tasks: dict[Task, tuple[int, int, int]] = {}
@@ -57,8 +57,14 @@ class SchedTrace:
 
     def released(self, cpu: Cpu, task: Task) -> None:
         """A task lets go of its CPU; ``free_at_ns`` is when its time will be spent."""
-        state = self._states.get(task.state, self._runnable)
-        self._yields = task if state == self._runnable else None
+        state = self._runnable
+        self._yields = None
+        if task.state is TaskState.SLEEPING:
+            state = self._sleeping
+        elif task.state is TaskState.DEAD:
+            state = self._dead
+        else:
+            self._yields = task
         self._before[cpu.index] = (task, state, cpu.free_at_ns)
 
     def switched(self, cpu: Cpu, task: Task, now_ns: int) -> None:

@@ -105,7 +105,7 @@ class Shrinker:
             vmstat.pgscan_direct += nr_taken
         met = sc.met()
         nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug)
-        self._move_folios_to_lru(kept)
+        nr_active = self._move_folios_to_lru(kept)
         vmstat.nr_isolated_anon -= nr_taken
         vmstat.pgsteal_anon += nr_reclaimed
         if sc.kswapd:
@@ -116,17 +116,16 @@ class Shrinker:
             lruvec.note_cost(file=False, nr_pages=nr_pageout)
         sc.nr_taken += nr_taken
         if self.vmscan.tracer is not None:
-            nr_active = int(np.count_nonzero(self.frames.flags[kept] & _U16(PG_ACTIVE)))
             sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=False)
         return nr_reclaimed
 
-    def _move_folios_to_lru(self, pfns: PfnArray) -> None:
-        """Put survivors back at the head of their list, oldest first (move_folios_to_lru)."""
+    def _move_folios_to_lru(self, pfns: PfnArray) -> int:
+        """Put survivors back at the head of their list, oldest first (move_folios_to_lru); return how many are active."""
         flags = self.frames.flags
         if self.nr_orphans:
             pfns = self._free_orphans(pfns)
         if not len(pfns):
-            return
+            return 0
         state = flags[pfns]
         flags[pfns] = state | _U16(PG_LRU)
         active = state & _U16(PG_ACTIVE) != 0
@@ -134,13 +133,14 @@ class Shrinker:
         lists = self.lruvec.lists
         if not nr_active:
             lists[INACTIVE_ANON].add_head(pfns)
-            return
+            return 0
         self.lruvec.nonresident_age += nr_active
         if nr_active == len(pfns):
             lists[ACTIVE_ANON].add_head(pfns)
-            return
+            return nr_active
         lists[INACTIVE_ANON].add_head(pfns[~active])
         lists[ACTIVE_ANON].add_head(pfns[active])
+        return nr_active
 
     def _free_orphans(self, pfns: PfnArray) -> PfnArray:
         """Free isolated pages that nobody maps any more."""

@@ -79,7 +79,7 @@ class FileShrinker:
         unqueued_before = sc.nr_unqueued_dirty
         met = sc.met()
         kept, nr_reclaimed = await self.shrink_folio_list(task, taken, sc)
-        self._move_folios_to_lru(kept)
+        nr_active = self._move_folios_to_lru(kept)
         vmstat.nr_isolated_file -= nr_taken
         vmstat.pgsteal_file += nr_reclaimed
         if sc.kswapd:
@@ -91,14 +91,13 @@ class FileShrinker:
         sc.nr_taken += nr_taken
         sc.nr_file_taken += nr_taken
         if self.vmscan.tracer is not None:
-            nr_active = int(np.count_nonzero(self.frames.flags[kept] & _U16(PG_ACTIVE)))
             sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=True)
         return nr_reclaimed
 
-    def _move_folios_to_lru(self, kept: PfnArray) -> None:
-        """Put survivors back at the head of their list, oldest first (move_folios_to_lru)."""
+    def _move_folios_to_lru(self, kept: PfnArray) -> int:
+        """Put survivors back at the head of their list, oldest first (move_folios_to_lru); return how many are active."""
         if not len(kept):
-            return
+            return 0
         flags = self.frames.flags
         # a file that was removed meanwhile has left its isolated pages behind
         gone = self.frames.mapping[kept] == 0
@@ -107,13 +106,15 @@ class FileShrinker:
             kept = kept[~gone]
         flags[kept] |= _U16(PG_LRU)
         active = flags[kept] & _U16(PG_ACTIVE) != 0
+        nr_active = int(np.count_nonzero(active))
         lists = self.lruvec.lists
-        if active.any():
-            self.lruvec.nonresident_age += int(np.count_nonzero(active))
+        if nr_active:
+            self.lruvec.nonresident_age += nr_active
             lists[ACTIVE_FILE].add_head(kept[active])
             kept = kept[~active]
         if len(kept):
             lists[INACTIVE_FILE].add_head(kept)
+        return nr_active
 
     def free_file(self, pfns: PfnArray) -> None:
         """Free file pages that are on no list and in no file."""
