@@ -120,7 +120,7 @@ class Shrinker:
         return nr_reclaimed
 
     def _move_folios_to_lru(self, pfns: PfnArray) -> int:
-        """Put survivors back at the head of their list, oldest first (move_folios_to_lru); return how many are active."""
+        """Put survivors back at the head of a list, oldest first (move_folios_to_lru); return how many are active."""
         flags = self.frames.flags
         if self.nr_orphans:
             pfns = self._free_orphans(pfns)

@@ -95,7 +95,7 @@ class FileShrinker:
         return nr_reclaimed
 
     def _move_folios_to_lru(self, kept: PfnArray) -> int:
-        """Put survivors back at the head of their list, oldest first (move_folios_to_lru); return how many are active."""
+        """Put survivors back at the head of a list, oldest first (move_folios_to_lru); return how many are active."""
         if not len(kept):
             return 0
         flags = self.frames.flags
