@@ -1,6 +1,6 @@
 """The page cache: looking file pages up, reading and writing through them, and their way to the storage and back.
 
-Mirrors mm/filemap.c, the parts of mm/page-writeback.c that change a page's state, and mm/workingset.c for file pages.
+Mirrors mm/filemap.c and the parts of mm/page-writeback.c that change a page's state.
 
 A program writes a run of consecutive pages; what needs no sleep is done for as many of them at once as can be before
 the throttle must look at the writer or anything else could happen, so the result does not depend on how the run is cut.
@@ -21,18 +21,17 @@ import numpy.typing as npt
 from netvm.errors import Errno
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE
 from netvm.mm.frames import (
-    PG_ACTIVE,
     PG_DIRTY,
     PG_LOCKED,
     PG_RECLAIM,
-    PG_WORKINGSET,
     PG_WRITEBACK,
     PfnArray,
 )
 from netvm.mm.gfp import GFP_COMP, GFP_HIGHUSER_MOVABLE, GFP_NOWAIT, GFP_WRITE
-from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, Lruvec
+from netvm.mm.lru import Lruvec
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import SlabCache
+from netvm.mm.workingset import workingset_refault
 from netvm.pagecache.flusher import Flusher, do_writepages
 from netvm.pagecache.mapping import NODE_SHIFT, TAG_DIRTY, TAG_TOWRITE, TAG_WRITEBACK, Mapping
 from netvm.pagecache.ports import WB_SYNC_ALL, FileSystem, WritebackControl
@@ -138,30 +137,14 @@ class PageCache:
             self.lruvec.add_many(pfns, file=True)
             return
         self.nodes.put_entries(mapping, np.flatnonzero(shadows == 0) + index, 1)
+        nr_free_slots = self.vmscan.swap.nr_free_slots()
         for offset in np.flatnonzero(shadows).tolist():
-            self._workingset_refault(int(pfns[offset]), int(shadows[offset]) - 2)
+            workingset_refault(
+                self.lruvec, int(pfns[offset]), int(shadows[offset]) - 2, file=True, nr_free_slots=nr_free_slots
+            )
         shadows[:] = 0
         for pfn in pfns.tolist():
             self.lruvec.folio_add_lru(pfn)
-
-    def _workingset_refault(self, pfn: int, shadow: int) -> None:
-        """Activate a page that comes back sooner than the lists are long (workingset_refault)."""
-        vmstat = self.vmstat
-        vmstat.workingset_refault_file += 1
-        lists = self.lruvec.lists
-        distance = self.lruvec.nonresident_age - shadow // 2
-        size = len(lists[ACTIVE_FILE])
-        if self.vmscan.swap.nr_free_slots() > 0:
-            size += len(lists[ACTIVE_ANON]) + len(lists[INACTIVE_ANON])
-        if distance > size:
-            return
-        self.frames.flags_of[pfn] |= PG_ACTIVE
-        self.lruvec.nonresident_age += 1
-        vmstat.workingset_activate_file += 1
-        if shadow & 1:
-            self.frames.flags_of[pfn] |= PG_WORKINGSET
-            vmstat.workingset_restore_file += 1
-            self.lruvec.note_cost(file=True, nr_pages=1)
 
     # -- writing --------------------------------------------------------------------------------------------------
 
