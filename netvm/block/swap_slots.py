@@ -77,18 +77,32 @@ class SwapSlots:
                 cache.extend(self._get_swap_pages(SWAP_SLOTS_CACHE_SIZE, own))
                 if not cache:
                     break
-            slots.append(cache.popleft())
+            slots += [cache.popleft() for _ in range(min(nr - len(slots), len(cache)))]
         return slots
+
+    def upcoming(self, nr: int, cpu: int = 0) -> tuple[int, int]:
+        """Return the slot that a CPU's cache gives next, and how many consecutive ones it begins, up to ``nr``."""
+        own = self._percpu.get(cpu)
+        if own is None or not own.slots:
+            return 0, 0
+        cache = own.slots
+        first = cache[0]
+        end = 1
+        for end in range(1, min(nr, len(cache)) + 1):
+            if cache[end - 1] != first + end - 1:
+                return first, end - 1
+        return first, end
 
     def free(self, slots: Sequence[int]) -> None:
         """Queue unused slots; 64 go back to their clusters at once (free_swap_slot)."""
         if len(self._slots_return) + len(slots) <= SWAP_SLOTS_CACHE_SIZE:
             self._slots_return += slots
             return
-        for slot in slots:
-            if len(self._slots_return) >= SWAP_SLOTS_CACHE_SIZE:
-                self._swapcache_free_entries()
-            self._slots_return.append(slot)
+        room = SWAP_SLOTS_CACHE_SIZE - len(self._slots_return)
+        self._slots_return += slots[:room]
+        for start in range(room, len(slots), SWAP_SLOTS_CACHE_SIZE):
+            self._swapcache_free_entries()
+            self._slots_return += slots[start : start + SWAP_SLOTS_CACHE_SIZE]
 
     def _swapcache_free_entries(self) -> None:
         slots, self._slots_return = self._slots_return, []

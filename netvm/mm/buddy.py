@@ -270,14 +270,19 @@ class Buddy:
         pageblocks, shift, first = zone.pageblocks, zone.pageblock_order, zone.start_pfn >> zone.pageblock_order
         flags_of, block_of, counts = self.frames.flags_of, self.frames.block_of, self.ledger.counts
         # the same as _free_unref_page_commit for each: this is where all reclaimed memory passes
-        for pfn in pfns:
-            migratetype = pageblocks[(pfn >> shift) - first]
-            pindex = migratetype if migratetype < NR_PCPTYPES else MOVABLE
-            flags_of[pfn] = PG_PCP
-            block_of[pfn] = migratetype
-            pcp.lists[pindex].appendleft(pfn)
-            pcp.count += 1
-            counts[PCP] += 1
+        start = pindex = 0
+        while start < len(pfns):
+            # so many make the lists full
+            part = pfns[start : start + max(1, high - pcp.count)]
+            for pfn in part:
+                migratetype = pageblocks[(pfn >> shift) - first]
+                pindex = migratetype if migratetype < NR_PCPTYPES else MOVABLE
+                flags_of[pfn] = PG_PCP
+                block_of[pfn] = migratetype
+                pcp.lists[pindex].appendleft(pfn)
+            pcp.count += len(part)
+            counts[PCP] += len(part)
+            start += len(part)
             if pcp.count >= high:
                 self._free_pcppages_bulk(zone, pcp, self._nr_pcp_free(pcp, high, free_high=False), pindex)
 

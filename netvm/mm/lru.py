@@ -50,6 +50,7 @@ LRU_NAMES: Final = ("inactive_anon", "active_anon", "inactive_file", "active_fil
 
 PAGEVEC_SIZE: Final = 15
 
+_HOW_IT_STANDS: Final = PG_LRU | PG_LOCKED | PG_DIRTY | PG_UNEVICTABLE
 _HOLE: Final = -1
 _START: Final = 1 << 31
 _SLOT_MASK: Final = (1 << 32) - 1
@@ -115,7 +116,11 @@ class LruList:
             self._ring[start : start + nr] = pfns[::-1]
         else:
             self._ring[np.arange(self._tail - nr, self._tail) & self._mask] = pfns[::-1]
-        self._slot[pfns] = np.arange(self._tail - 1, self._tail - 1 - nr, -1, dtype=np.int64).astype(np.uint32)
+        self._slot[pfns] = (
+            np.uint32(self._tail - 1 & _SLOT_MASK) - _ARANGE[:nr]
+            if nr <= _ARANGE_LEN and self._tail & _SLOT_MASK >= nr
+            else np.arange(self._tail - 1, self._tail - 1 - nr, -1, dtype=np.int64).astype(np.uint32)
+        )
         self._tail -= nr
         self.size += nr
 
@@ -142,7 +147,7 @@ class LruList:
         stop = start + nr
         if stop <= self._mask + 1:
             taken: PfnArray = self._ring[start:stop].astype(np.intp)
-            if not np.count_nonzero(taken < 0):
+            if self._head - self._tail == self.size or not np.count_nonzero(taken < 0):
                 self._tail += nr
                 self.size -= nr
                 return taken
@@ -258,43 +263,44 @@ class Lruvec:
     def folio_rotate_reclaimable(self, pfns: list[int]) -> None:
         """Queue pages whose write has ended for the inactive tail (folio_rotate_reclaimable), in batches of 15."""
         flags = self.frames.flags_of
-        batch = self._rotate_batch
-        for pfn in pfns:
-            state = flags[pfn]
-            if state & PG_LRU and not state & (PG_LOCKED | PG_DIRTY | PG_UNEVICTABLE):
-                batch.append(pfn)
-                if len(batch) >= PAGEVEC_SIZE:
-                    self._flush_rotate()
-                    batch = self._rotate_batch
+        ready = [pfn for pfn in pfns if flags[pfn] & _HOW_IT_STANDS == PG_LRU]
+        start = 0
+        while (stop := start + PAGEVEC_SIZE - len(self._rotate_batch)) <= len(ready):
+            self._rotate_batch += ready[start:stop]
+            self._flush_rotate()
+            start = stop
+        self._rotate_batch += ready[start:]
 
     def _flush_rotate(self) -> None:
         """Move the batch to the inactive tail (lru_move_tail_fn)."""
         pages = self._rotate_batch
         self._rotate_batch = []
         flags, mapping = self.frames.flags_of, self.frames.mapping_of
-        anon: list[int] = []
-        file: list[int] = []
-        for pfn in pages:
-            # isolated, freed or unevictable meanwhile: leave it alone
-            if flags[pfn] & (PG_LRU | PG_UNEVICTABLE) == PG_LRU:
-                (file if mapping[pfn] < 0 else anon).append(pfn)
-        for inactive, mine in ((INACTIVE_ANON, anon), (INACTIVE_FILE, file)):
-            if not mine:
-                continue
-            active = [pfn for pfn in mine if flags[pfn] & PG_ACTIVE]
-            if active:
-                self.lists[inactive + 1].remove_many(np.array(active, dtype=np.intp))
-                self.lists[inactive].remove_many(
-                    np.array([pfn for pfn in mine if not flags[pfn] & PG_ACTIVE], dtype=np.intp)
-                )
-                for pfn in active:
-                    flags[pfn] &= ~PG_ACTIVE
-                self.lists[inactive].add_tail(np.array(mine, dtype=np.intp))
-            else:
-                moved = np.array(mine, dtype=np.intp)
-                self.lists[inactive].remove_many(moved)
-                self.lists[inactive].add_tail(moved)
-            self.vmstat.pgrotated += len(mine)
+        # isolated, freed or unevictable meanwhile: leave it alone
+        pages = [pfn for pfn in pages if flags[pfn] & (PG_LRU | PG_UNEVICTABLE) == PG_LRU]
+        anon = [pfn for pfn in pages if mapping[pfn] >= 0]
+        if anon:
+            self._move_to_inactive_tail(INACTIVE_ANON, anon)
+        if len(anon) < len(pages):
+            self._move_to_inactive_tail(INACTIVE_FILE, [pfn for pfn in pages if mapping[pfn] < 0])
+
+    def _move_to_inactive_tail(self, inactive: int, pages: list[int]) -> None:
+        flags = self.frames.flags_of
+        moved = np.array(pages, dtype=np.intp)
+        active = [pfn for pfn in pages if flags[pfn] & PG_ACTIVE]
+        if len(active) == len(pages):
+            self.lists[inactive + 1].remove_many(moved)
+        elif active:
+            self.lists[inactive + 1].remove_many(np.array(active, dtype=np.intp))
+            self.lists[inactive].remove_many(
+                np.array([pfn for pfn in pages if not flags[pfn] & PG_ACTIVE], dtype=np.intp)
+            )
+        else:
+            self.lists[inactive].remove_many(moved)
+        for pfn in active:
+            flags[pfn] &= ~PG_ACTIVE
+        self.lists[inactive].add_tail(moved)
+        self.vmstat.pgrotated += len(pages)
 
     def mark_accessed(self, pfns: list[int]) -> None:
         """Note that pages were read: twice while inactive and they are active (folio_mark_accessed).
@@ -363,7 +369,8 @@ class Lruvec:
             self.file_cost += nr_pages
         else:
             self.anon_cost += nr_pages
-        lrusize = sum(len(lru) for lru in self.lists[:4])
+        inactive_anon, active_anon, inactive_file, active_file, _ = self.lists
+        lrusize = inactive_anon.size + active_anon.size + inactive_file.size + active_file.size
         if self.anon_cost + self.file_cost > lrusize // 4:
             self.anon_cost //= 2
             self.file_cost //= 2

@@ -120,19 +120,19 @@ class ScanControl:
                 self.may_deactivate |= DEACTIVATE_ANON
             if vmstat.workingset_activate_file != lruvec.refaults_file or inactive_is_low(lruvec, file=True):
                 self.may_deactivate |= DEACTIVATE_FILE
-        inactive_file = len(lruvec.lists[INACTIVE_FILE])
+        inactive_file = lruvec.lists[INACTIVE_FILE].size
         self.cache_trim_mode = bool(inactive_file >> self.priority) and not self.may_deactivate & DEACTIVATE_FILE
-        file = inactive_file + len(lruvec.lists[ACTIVE_FILE])
+        file = inactive_file + lruvec.lists[ACTIVE_FILE].size
         high = sum(zone.wmark_pages(ALLOC_WMARK_HIGH) for zone in node.zones)
         self.file_is_tiny = (
             file + node.nr_free <= high
             and not self.may_deactivate & DEACTIVATE_ANON
-            and bool(len(lruvec.lists[INACTIVE_ANON]) >> self.priority)
+            and bool(lruvec.lists[INACTIVE_ANON].size >> self.priority)
         )
 
     def get_scan_count(self, lruvec: Lruvec, *, nr_swap_pages: int, swappiness: int) -> list[int]:
         """Return how many pages of each evictable list to scan (get_scan_count)."""
-        sizes = [len(lru) >> self.priority for lru in lruvec.lists[:4]]
+        sizes = [lru.size >> self.priority for lru in lruvec.lists[:4]]
         if not self.may_swap or nr_swap_pages <= 0:
             return [0, 0, sizes[2], sizes[3]]
         if not self.priority and swappiness:
@@ -154,8 +154,8 @@ class ScanControl:
 def inactive_is_low(lruvec: Lruvec, *, file: bool) -> bool:
     """Whether the inactive list is small beside the active one (inactive_is_low)."""
     lists = lruvec.lists
-    inactive = len(lists[INACTIVE_FILE if file else INACTIVE_ANON])
-    active = len(lists[ACTIVE_FILE if file else ACTIVE_ANON])
+    inactive = lists[INACTIVE_FILE if file else INACTIVE_ANON].size
+    active = lists[ACTIVE_FILE if file else ACTIVE_ANON].size
     gib = (inactive + active) >> 18
     ratio = int((10 * gib) ** 0.5) if gib else 1
     return inactive * ratio < active

@@ -225,31 +225,32 @@ class SlabCache:
 
     def free(self, slab: int) -> None:
         """Give one object back to its slab; an empty slab may go back to the page allocator."""
+        self._free_run(slab, 1)
+
+    def free_many(self, slabs: list[int]) -> None:
+        """Give objects back one after another; those of one slab that follow each other, together."""
+        start = 0
+        nr = len(slabs)
+        while start < nr:
+            slab = slabs[start]
+            end = start + 1
+            while end < nr and slabs[end] == slab:
+                end += 1
+            self._free_run(slab, end - start)
+            start = end
+
+    def _free_run(self, slab: int, nr: int) -> None:
         free = self._free
-        count = free[slab] + 1
-        free[slab] = count
-        self.nr_active -= 1
+        before = free[slab]
+        free[slab] = before + nr
+        self.nr_active -= nr
         assert self.nr_active >= 0
         if slab == self._slab:
             return
-        if count == 1:
+        if not before:
             self._partial[slab] = None
-        if len(self._partial) >= self.min_partial and count == self._capacity(slab):
+        if len(self._partial) >= self.min_partial and before + nr == self._capacity(slab):
             self._discard(slab)
-
-    def free_many(self, slabs: list[int]) -> None:
-        """Give objects back one after another; most belong to the current slab, where it is one addition."""
-        free, current = self._free, self._slab
-        nr_current = 0
-        for slab in slabs:
-            if slab == current:
-                nr_current += 1
-            else:
-                self.free(slab)
-        if nr_current:
-            free[current] += nr_current
-            self.nr_active -= nr_current
-            assert self.nr_active >= 0
 
     def _discard(self, slab: int) -> None:
         del self._partial[slab]
