@@ -1,6 +1,6 @@
 """The swap area: the swap cache, and pages going out and coming back.
 
-Mirrors mm/swap_state.c, mm/page_io.c, mm/workingset.c and ``do_swap_page`` (mm/memory.c) of 6.1 for one device or
+Mirrors mm/swap_state.c, mm/page_io.c and ``do_swap_page`` (mm/memory.c) of 6.1 for one device or
 file. Its parts are rooms of their own: slots (:mod:`netvm.block.swap_slots`), the tree's nodes
 (:mod:`netvm.block.swap_tree`), readahead (:mod:`netvm.block.swap_readahead`) and the two ways of input and output
 (:mod:`netvm.block.swap_io`, :mod:`netvm.block.swap_file`).
@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from netvm.block.blk_mq import Request
 from netvm.block.swap_io import SwapIo
+from netvm.block.swap_quick import QuickWrites
 from netvm.block.swap_readahead import SwapReadahead
 from netvm.block.swap_slots import SwapSlots
 from netvm.block.swap_tree import XA_CHUNK_SHIFT, SwapTree
 from netvm.errors import Errno
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, AddressSpace
 from netvm.mm.frames import (
-    PG_ACTIVE,
     PG_DIRTY,
     PG_LOCKED,
     PG_READAHEAD,
@@ -45,11 +45,12 @@ from netvm.mm.gfp import (
     GFP_NOMEMALLOC,
     GFP_NOWAIT,
 )
-from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_FILE, Lruvec
+from netvm.mm.lru import Lruvec
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import PlugPort
 from netvm.mm.slab import SlabCache
 from netvm.mm.vmscan import Vmscan
+from netvm.mm.workingset import workingset_refault
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.seeds import Stream
 from netvm.runtime.task import Provider, Resource, Task
@@ -106,9 +107,10 @@ class SwapArea:
         self.slot_version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
         self.stored_version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
         """Newest version whose write was acknowledged without error."""
-        self._count_of, self._cache_of = scalar_view(self.count), scalar_view(self.cache)
-        self._shadow_of, self._version_of = scalar_view(self.shadow), scalar_view(self.slot_version)
-        self._tree = SwapTree(radix_nodes)
+        self.count_of, self.cache_of = scalar_view(self.count), scalar_view(self.cache)
+        self.shadow_of, self.version_of = scalar_view(self.shadow), scalar_view(self.slot_version)
+        self.tree = SwapTree(radix_nodes)
+        self.quick = QuickWrites(self)
         self._page_waits: dict[int, WaitQueue] = {}
         self._writers: dict[int, Task] = {}  # who holds the lock of a page it has no bio for yet
         self.corrupt: list[str] = []
@@ -137,8 +139,8 @@ class SwapArea:
 
     def duplicate(self, slot: int, version: int) -> None:
         """Note that a page table now holds this slot, for content of this version (swap_duplicate)."""
-        self._count_of[slot] += 1
-        self._version_of[slot] = version
+        self.count_of[slot] += 1
+        self.version_of[slot] = version
 
     def free_swap_and_cache(self, slots: Sequence[int]) -> list[int]:
         """Drop one reference to each slot; one that nothing refers to is freed, with its page in the swap cache.
@@ -148,10 +150,10 @@ class SwapArea:
         unused = []
         pages = []
         for slot in slots:
-            self._count_of[slot] -= 1
-            if self._count_of[slot]:
+            self.count_of[slot] -= 1
+            if self.count_of[slot]:
                 continue
-            pfn = self._cache_of[slot] - 1
+            pfn = self.cache_of[slot] - 1
             if pfn < 0:
                 unused.append(slot)
             elif not self.frames.flags_of[pfn] & PG_LOCKED and self.try_to_free_swap(pfn):
@@ -164,20 +166,20 @@ class SwapArea:
     def add_to_swap(self, task: Task, pfns: list[int]) -> int:
         """Give the first pages of ``pfns`` slots and put them in the swap cache (add_to_swap); return how many."""
         frames = self.frames
-        shadow_of = self._shadow_of
+        shadow_of = self.shadow_of
         slots = self.slots.alloc(len(pfns), 0 if task.cpu is None else task.cpu.index)
         good = 0
         last_node = -1
         for pfn, slot in zip(pfns, slots, strict=False):
             node = slot >> XA_CHUNK_SHIFT
-            if node != last_node and not self._tree.try_node_for(task, slot, GFP_HIGH | GFP_NOMEMALLOC):
+            if node != last_node and not self.tree.try_node_for(task, slot, GFP_HIGH | GFP_NOMEMALLOC):
                 break
             last_node = node
             if shadow_of[slot]:
                 shadow_of[slot] = 0
             else:
-                self._tree.add(slot)
-            self._cache_of[slot] = pfn + 1
+                self.tree.add(slot)
+            self.cache_of[slot] = pfn + 1
             frames.swap_of[pfn] = slot + 1
             frames.flags_of[pfn] |= PG_SWAPCACHE | PG_DIRTY
             good += 1
@@ -197,10 +199,10 @@ class SwapArea:
             state = flags_of[pfn]
             flags_of[pfn] = state & ~PG_SWAPCACHE
             swap_of[pfn] = 0
-            self._cache_of[slot] = 0
-            self._shadow_of[slot] = age * 2 + (1 if state & PG_WORKINGSET else 0) + 2
+            self.cache_of[slot] = 0
+            self.shadow_of[slot] = age * 2 + (1 if state & PG_WORKINGSET else 0) + 2
             age += 1
-            if not self._count_of[slot]:
+            if not self.count_of[slot]:
                 unused.append(slot)
         self.lruvec.nonresident_age = age
         self.vmstat.nr_swapcached -= len(pfns)
@@ -212,10 +214,10 @@ class SwapArea:
         frames = self.frames
         flags = frames.flags_of[pfn]
         slot = frames.swap_of[pfn] - 1
-        if not flags & PG_SWAPCACHE or flags & PG_WRITEBACK or self._count_of[slot]:
+        if not flags & PG_SWAPCACHE or flags & PG_WRITEBACK or self.count_of[slot]:
             return False
-        self._cache_of[slot] = 0
-        self._tree.delete(slot)
+        self.cache_of[slot] = 0
+        self.tree.delete(slot)
         frames.swap_of[pfn] = 0
         frames.flags_of[pfn] = flags & ~PG_SWAPCACHE | PG_DIRTY
         self.vmstat.nr_swapcached -= 1
@@ -231,11 +233,16 @@ class SwapArea:
 
     def nr_ready_writes(self) -> int:
         """Return how many pages could be written now without sleeping."""
-        return self.io.nr_ready_writes()
+        return self.io.nr_ready()[0]
 
-    async def swap_writepages(self, task: Task, pfns: list[int], plug: PlugPort) -> None:
-        """Start writing locked swap cache pages (swap_writepage); each is unlocked when it is under writeback."""
-        await self.io.write(task, plug, pfns)
+    async def swap_writepages(
+        self, task: Task, pfns: list[int], plug: PlugPort, begun: tuple[int, list[int]] | None = None
+    ) -> None:
+        """Start writing locked swap cache pages (swap_writepage); each is unlocked when it is under writeback.
+
+        Where that is so already, ``begun`` says their first slot and their content.
+        """
+        await self.io.write(task, plug, pfns, begun)
 
     async def swap_write_unplug(self, task: Task, plug: PlugPort) -> None:
         """Send what a swap file has collected at the end of a list of pages (swap_write_unplug)."""
@@ -251,8 +258,7 @@ class SwapArea:
 
     def begin_writeback(self, pfns: list[int]) -> tuple[list[int], list[int]]:
         """Put locked pages under writeback and unlock them; return their slots and the versions of their content."""
-        nr = len(pfns)
-        flags_of, swap_of, version_of = self.frames.flags_of, self.frames.swap_of, self._version_of
+        flags_of, swap_of, version_of = self.frames.flags_of, self.frames.swap_of, self.version_of
         slots, versions = list[int](), list[int]()
         for pfn in pfns:
             flags_of[pfn] = flags_of[pfn] & ~PG_LOCKED | PG_WRITEBACK
@@ -261,12 +267,17 @@ class SwapArea:
             slot = swap_of[pfn] - 1
             slots.append(slot)
             versions.append(version_of[slot])
+        self.count_written(pfns)
+        return slots, versions
+
+    def count_written(self, pfns: list[int]) -> None:
+        """Count pages whose write begins."""
+        nr = len(pfns)
         vmstat = self.vmstat
         vmstat.pswpout += nr
         vmstat.pgpgout += 4 * nr
         vmstat.nr_writeback += nr
         self._account_pending(pfns, 1)
-        return slots, versions
 
     def _account_pending(self, pfns: list[int], sign: int) -> None:
         zones = self.pages.node.zones
@@ -311,13 +322,13 @@ class SwapArea:
         while space.pte_of[vpn] < 0:
             vmstat.pgfault += 1
             slot = -space.pte_of[vpn] - 1
-            pfn = self._cache_of[slot] - 1
+            pfn = self.cache_of[slot] - 1
             if pfn < 0:
                 vmstat.pgmajfault += 1
                 task.charge_ns += self.costs.fault_major
                 if not await self.swapin_readahead(task, space, vpn, slot):
                     return False
-                pfn = self._cache_of[slot] - 1
+                pfn = self.cache_of[slot] - 1
                 if pfn < 0:
                     continue
             else:
@@ -367,7 +378,7 @@ class SwapArea:
 
     def _map(self, space: AddressSpace, vpn: int, pfn: int, slot: int, *, write: bool) -> None:
         frames = self.frames
-        self._count_of[slot] -= 1
+        self.count_of[slot] -= 1
         frames.mapping_of[pfn] = space.id
         frames.index_of[pfn] = vpn + 1
         space.pte_of[vpn] = pfn + 1
@@ -391,7 +402,7 @@ class SwapArea:
         plug = self.io.start_plug(task)
         ok = True
         for slot in slots:
-            if self._cache_of[slot] or not self._count_of[slot]:
+            if self.cache_of[slot] or not self.count_of[slot]:
                 continue
             pfn = await self.read_swap_cache_async(task, slot)
             if pfn < 0:
@@ -411,11 +422,11 @@ class SwapArea:
         pfn = await self.pages.alloc_pages(task, 0, GFP_SWAPIN, self.owner_anon)
         if pfn < 0:
             return -1
-        if self._cache_of[slot] or not self._count_of[slot]:
+        if self.cache_of[slot] or not self.count_of[slot]:
             # somebody else was faster while we slept
             self.pages.free_pages(pfn, 0)
-            return self._cache_of[slot] - 1
-        if not self._tree.try_node_for(task, slot, GFP_NOWAIT):
+            return self.cache_of[slot] - 1
+        if not self.tree.try_node_for(task, slot, GFP_NOWAIT):
             self.pages.free_pages(pfn, 0)
             return -1
         frames = self.frames
@@ -423,15 +434,15 @@ class SwapArea:
         frames.swap_of[pfn] = slot + 1
         frames.mapping_of[pfn] = 0
         frames.index_of[pfn] = 0
-        self._cache_of[slot] = pfn + 1
+        self.cache_of[slot] = pfn + 1
         self.vmstat.nr_swapcached += 1
         self.vmstat.nr_file_pages += 1
-        shadow = self._shadow_of[slot]
+        shadow = self.shadow_of[slot]
         if shadow:
-            self._shadow_of[slot] = 0
-            self._workingset_refault(pfn, shadow - 2)
+            self.shadow_of[slot] = 0
+            workingset_refault(self.lruvec, pfn, shadow - 2, file=False, nr_free_slots=self.slots.nr_free)
         else:
-            self._tree.add(slot)
+            self.tree.add(slot)
         self.lruvec.folio_add_lru(pfn)
         task.charge_ns += self.costs.swapin_page
         return pfn
@@ -440,25 +451,6 @@ class SwapArea:
     def owner_anon(self) -> int:
         """The ledger's id of anonymous memory."""
         return self.pages.ledger.owner("anon")
-
-    def _workingset_refault(self, pfn: int, shadow: int) -> None:
-        """Activate a page that comes back sooner than the lists are long (workingset_refault)."""
-        vmstat = self.vmstat
-        vmstat.workingset_refault_anon += 1
-        lists = self.lruvec.lists
-        distance = self.lruvec.nonresident_age - shadow // 2
-        size = len(lists[ACTIVE_FILE]) + len(lists[INACTIVE_FILE])
-        if self.slots.nr_free > 0:
-            size += len(lists[ACTIVE_ANON])
-        if distance > size:
-            return
-        self.frames.flags_of[pfn] |= PG_ACTIVE
-        self.lruvec.nonresident_age += 1
-        vmstat.workingset_activate_anon += 1
-        if shadow & 1:
-            self.frames.flags_of[pfn] |= PG_WORKINGSET
-            vmstat.workingset_restore_anon += 1
-            self.lruvec.note_cost(file=False, nr_pages=1)
 
     async def _swap_readpage(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
         """Submit the read of one page (swap_readpage)."""
@@ -497,4 +489,4 @@ class SwapArea:
 
     def nr_nodes(self) -> int:
         """Return the tree nodes in use."""
-        return len(self._tree)
+        return len(self.tree)

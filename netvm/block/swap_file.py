@@ -135,13 +135,16 @@ class FileSwapIo:
         """Begin to collect a task's pages."""
         return SwapFilePlug()
 
-    def nr_ready_writes(self) -> int:
-        """Return how many pages may be looked at together: a whole batch."""
-        return SWAP_CLUSTER_MAX if self.batches else 1
+    def nr_ready(self) -> tuple[int, int]:
+        """Return how many pages may be looked at together, a whole batch; there are no bios."""
+        return SWAP_CLUSTER_MAX if self.batches else 1, 0
 
-    async def write(self, task: Task, plug: PlugPort, pfns: list[int]) -> None:
+    async def write(
+        self, task: Task, plug: PlugPort, pfns: list[int], begun: tuple[int, list[int]] | None = None
+    ) -> None:
         """Put pages under writeback and add them to the batch, which goes when it must (swap_writepage_fs)."""
         assert isinstance(plug, SwapFilePlug)
+        assert begun is None, "without bios nothing is at hand"
         if not self.batches:
             for pfn in pfns:
                 await self._direct_write(task, pfn)
@@ -158,6 +161,14 @@ class FileSwapIo:
             sio.versions.append(version)
             if len(sio.pfns) == SWAP_CLUSTER_MAX:
                 await self.swap_write_unplug(task, plug)
+
+    def room(self, _plug: PlugPort, _slot: int) -> int:
+        """Return 0: each page may be the one that sends the batch."""
+        return 0
+
+    def merge(self, _task: Task, _plug: PlugPort, pfns: list[int], _versions: list[int]) -> None:
+        """Do nothing: there is never room."""
+        assert not pfns
 
     async def _direct_write(self, task: Task, pfn: int) -> None:
         """Write one page and wait until it is written (__swap_writepage before 5.19, by direct_IO)."""

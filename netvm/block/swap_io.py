@@ -70,12 +70,22 @@ class SwapIo(Protocol):
         """Begin to collect a task's requests."""
         ...
 
-    def nr_ready_writes(self) -> int:
-        """Return how many pages could be written now without sleeping."""
+    def nr_ready(self) -> tuple[int, int]:
+        """Return how many pages could be written now without sleeping, and for how many more there are bios."""
         ...
 
-    async def write(self, task: Task, plug: PlugPort, pfns: list[int]) -> None:
-        """Start writing locked pages of the swap cache."""
+    async def write(
+        self, task: Task, plug: PlugPort, pfns: list[int], begun: tuple[int, list[int]] | None = None
+    ) -> None:
+        """Start writing locked pages of the swap cache, or some from a slot on whose writeback has begun."""
+        ...
+
+    def room(self, plug: PlugPort, slot: int) -> int:
+        """Return how many pages from a slot on would merge into what the plug has."""
+        ...
+
+    def merge(self, task: Task, plug: PlugPort, pfns: list[int], versions: list[int]) -> None:
+        """Merge pages under writeback for which there are room and bios into what the plug has."""
         ...
 
     async def read(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
@@ -124,34 +134,63 @@ class BlockSwapIo:
         """Begin to collect a task's requests (blk_start_plug)."""
         return self.queue.start_plug(task)
 
-    def nr_ready_writes(self) -> int:
-        """Return how many pages could be written now without sleeping for a bio or a tag."""
-        nr_tags = self.queue.nr_free_tags()
-        return min(nr_tags, self.bios.cache.nr_ready()) if nr_tags else 0
+    def nr_ready(self) -> tuple[int, int]:
+        """Return how many pages could be written now without sleeping for a bio or a tag, and the bios that are there.
 
-    async def write(self, task: Task, plug: PlugPort, pfns: list[int]) -> None:
+        What merges takes no tag, so the bios are the more.
+        """
+        nr_bios = self.bios.cache.nr_ready()
+        return min(self.queue.nr_free_tags(), nr_bios), nr_bios
+
+    async def write(
+        self, task: Task, plug: PlugPort, pfns: list[int], begun: tuple[int, list[int]] | None = None
+    ) -> None:
         """Start writing pages, one bio each (swap_writepage_bdev_async); unlocked before it is submitted."""
         assert isinstance(plug, Plug)
         nr = len(pfns)
         bios = self.bios.take_many(task, GFP_NOIO, nr)
+        if begun is not None:
+            assert len(bios) == nr
+            await self._submit(task, plug, begun[0], pfns, bios, begun[1])
+            return
         if len(bios) < nr:
             self._area.blocked(pfns, task)
             while len(bios) < nr:
                 bios.append(await self.bios.bio_alloc_bioset(task, GFP_NOIO))
             self._area.blocked(pfns, None)
         slots, versions = self._area.begin_writeback(pfns)
-        queue = self.queue
-        end_io = self._end_swap_bio_write
         start = 0
         for i in range(1, nr + 1):
             if i < nr and slots[i] == slots[i - 1] + 1:
                 continue
-            slot, pages, their_bios, content = slots[start], pfns[start:i], bios[start:i], versions[start:i]
-            if not queue.try_plug_merge(plug, slot, pages, their_bios, content, write=True, end_io=end_io):
-                await queue.submit_pages(
-                    task, plug, write=True, slot=slot, pfns=pages, bios=their_bios, versions=content, end_io=end_io
-                )
+            await self._submit(task, plug, slots[start], pfns[start:i], bios[start:i], versions[start:i])
             start = i
+
+    def room(self, plug: PlugPort, slot: int) -> int:
+        """Return how many pages from a slot on the plug's last request has room for."""
+        assert isinstance(plug, Plug)
+        rq = plug.requests[-1] if plug.requests else None
+        if rq is None or not rq.write or rq.slot + len(rq.pfns) != slot or rq.end_io != self._end_swap_bio_write:
+            return 0
+        return self.queue.max_pages - len(rq.pfns)
+
+    def merge(self, task: Task, plug: PlugPort, pfns: list[int], versions: list[int]) -> None:
+        """Merge pages at the end of the plug's last request (blk_attempt_plug_merge)."""
+        assert isinstance(plug, Plug)
+        rq = plug.requests[-1]
+        rq.bios += self.bios.take_many(task, GFP_NOIO, len(pfns))
+        rq.pfns += pfns
+        rq.versions += versions
+        assert len(rq.bios) == len(rq.pfns)
+
+    async def _submit(
+        self, task: Task, plug: Plug, slot: int, pfns: list[int], bios: list[int], versions: list[int]
+    ) -> None:
+        end_io = self._end_swap_bio_write
+        if not self.queue.try_plug_merge(plug, slot, pfns, bios, versions, write=True, end_io=end_io):
+            await self.queue.submit_pages(
+                task, plug, write=True, slot=slot, pfns=pfns, bios=bios, versions=versions, end_io=end_io
+            )
 
     async def read(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
         """Start reading one page with a bio of its own (swap_readpage_bdev_async)."""

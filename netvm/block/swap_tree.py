@@ -28,6 +28,10 @@ class SwapTree:
     def __len__(self) -> int:
         return len(self._slab)
 
+    def has_node_for(self, slot: int) -> bool:
+        """Whether the node of a slot is there."""
+        return slot >> XA_CHUNK_SHIFT in self._slab
+
     def try_node_for(self, task: Task, slot: int, gfp: int) -> bool:
         """Make sure there is a tree node for a slot: first out of whatever reserve is open, then with the mask."""
         node = slot >> XA_CHUNK_SHIFT
@@ -45,6 +49,14 @@ class SwapTree:
     def add(self, slot: int) -> None:
         """Count an entry in a slot's node."""
         self._entries[slot >> XA_CHUNK_SHIFT] += 1
+
+    def add_run(self, slot: int, nr: int) -> None:
+        """Count so many entries from a slot on."""
+        while nr:
+            in_node = min(nr, (1 << XA_CHUNK_SHIFT) - slot % (1 << XA_CHUNK_SHIFT))
+            self._entries[slot >> XA_CHUNK_SHIFT] += in_node
+            slot += in_node
+            nr -= in_node
 
     def delete(self, slot: int) -> None:
         """Take an entry out of a slot's node; the last one frees the node."""

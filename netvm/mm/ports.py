@@ -16,7 +16,7 @@ from netvm.runtime.task import Task
 if TYPE_CHECKING:
     from netvm.mm.address_space import AddressSpace
 
-__all__ = ["FilePort", "LogPort", "NodeDirtyPort", "PlugPort", "SwapPort"]
+__all__ = ["FilePort", "LogPort", "NodeDirtyPort", "PlugPort", "QuickPort", "SwapPort"]
 
 LogPort = Callable[..., None]
 """``log(event, **facts)``: what an operator reads (boot, OOM kill, allocation failure)."""
@@ -70,6 +70,21 @@ class FilePort(Protocol):
         ...
 
 
+class QuickPort(Protocol):
+    """The quick way of new pages to swap: up to where they are under writeback, nothing can fail or sleep."""
+
+    def look(self, task: Task, plug: PlugPort, nr_pages: int) -> tuple[int, int, int]:
+        """Return how many of so many new pages could go without a sleep; have all at hand; and merge as well."""
+        ...
+
+    def write(self, task: Task, plug: PlugPort | None, pfns: list[int], versions: list[int]) -> int:
+        """Put pages with all they need at hand under writeback; one page table holds each of their slots.
+
+        With a plug they also merge into its last request. Returns the first slot; ``versions`` is the pages' content.
+        """
+        ...
+
+
 class SwapPort(Protocol):
     """The swap area as reclaim and faults see it."""
 
@@ -77,6 +92,11 @@ class SwapPort(Protocol):
     """Writing a page out may enter a file system (swap over a file): the mask needs ``__GFP_FS``."""
     writes_synchronously: bool
     """Whoever writes a page out waits until it is written: it can be freed at once."""
+
+    @property
+    def quick(self) -> QuickPort:
+        """The quick way out."""
+        ...
 
     def nr_free_slots(self) -> int:
         """Return get_nr_swap_pages()."""
@@ -102,10 +122,13 @@ class SwapPort(Protocol):
         """Give the first pages of ``pfns`` slots and put them in the swap cache; return how many succeeded."""
         ...
 
-    async def swap_writepages(self, task: Task, pfns: list[int], plug: PlugPort) -> None:
+    async def swap_writepages(
+        self, task: Task, pfns: list[int], plug: PlugPort, begun: tuple[int, list[int]] | None = None
+    ) -> None:
         """Start writing locked pages that are in the swap cache and no longer mapped; may sleep for a bio.
 
-        Each is unlocked as soon as it is under writeback.
+        Each is unlocked as soon as it is under writeback. Where that is so already, ``begun`` says their first slot and
+        their content.
         """
         ...
 

@@ -16,11 +16,13 @@ are kept are long, and arrays; those that are written are as short as tags and b
 # MODEL: every anonymous page is mapped by at most one PTE; no mlock, no transparent huge pages.
 """
 
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from netvm.mm.address_space import PTE_DIRTY, PTE_YOUNG, AddressSpace
+from netvm.mm.address_space import PTE_DIRTY, PTE_YOUNG
 from netvm.mm.frames import (
     PG_ACTIVE,
     PG_DIRTY,
@@ -35,8 +37,8 @@ from netvm.mm.frames import (
     PG_WRITEBACK,
     PfnArray,
 )
-from netvm.mm.gfp import GFP_FS, GFP_IO
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON
+from netvm.mm.pageout import Pageout
 from netvm.mm.ports import PlugPort
 from netvm.runtime.task import Task
 
@@ -61,26 +63,22 @@ _PINNED: Final = 9
 """Somebody holds a reference, so it cannot go; its process loses it nevertheless."""
 _KEEP: Final = 10
 
-_NOT_PLAIN: Final = PG_LOCKED | PG_WRITEBACK | PG_UNEVICTABLE | PG_SWAPCACHE | PG_DIRTY
+_KEPT_FATES: Final = (_WRITEBACK, _REF_KEEP, _IMMEDIATE)
+"""Of whole batches that are kept, the usual ones; a page under writeback keeps its slot, whatever swap is left."""
+
+_SPECIAL: Final = PG_LOCKED | PG_UNEVICTABLE | PG_WRITEBACK
 _U16 = np.uint16
 _NOT_REFERENCED = _U16(0xFFFF & ~PG_REFERENCED)
+_NOT_LRU = _U16(0xFFFF & ~PG_LRU)
 
 
-class Shrinker:
+class Shrinker(Pageout):
     """The page-level half of reclaim."""
 
     def __init__(self, vmscan: "Vmscan") -> None:
-        self.vmscan = vmscan
-        self.frames = vmscan.pages.frames
+        super().__init__(vmscan)
         self.lruvec = vmscan.lruvec
-        self.vmstat = vmscan.vmstat
-        self.costs = vmscan.costs
-        self.swap = vmscan.swap
         self.owner_anon = vmscan.pages.ledger.owner("anon")
-        self.spaces: dict[int, AddressSpace] = {}
-        """Address spaces by id."""
-        self.nr_orphans = 0
-        """Isolated pages whose process has unmapped them meanwhile."""
         self.nr_frozen = 0
         """Pages counted as isolated that are out of the swap cache: they are free when their batch ends, or already."""
 
@@ -96,28 +94,60 @@ class Shrinker:
         task.charge_ns += self.costs.shrink_call
         if not nr_taken:
             return 0
-        self.frames.flags[taken] &= _U16(~PG_LRU & 0xFFFF)
-        vmstat.nr_isolated_anon += nr_taken
         vmstat.pgscan_anon += nr_taken
         if sc.kswapd:
             vmstat.pgscan_kswapd += nr_taken
         else:
             vmstat.pgscan_direct += nr_taken
-        met = sc.met()
-        nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug)
-        nr_active = self._move_folios_to_lru(kept)
-        vmstat.nr_isolated_anon -= nr_taken
-        vmstat.pgsteal_anon += nr_reclaimed
-        if sc.kswapd:
-            vmstat.pgsteal_kswapd += nr_reclaimed
-        else:
-            vmstat.pgsteal_direct += nr_reclaimed
-        if nr_pageout:
-            lruvec.note_cost(file=False, nr_pages=nr_pageout)
+        met = sc.met() if self.vmscan.tracer is not None else ()
+        state = self.frames.flags[taken]
+        fate = self._common_fate(taken, state.tobytes(), sc)
+        nr_reclaimed, nr_active = 0, 0 if fate == _REF_KEEP else nr_taken
+        if not self._keep_alike(task, taken, fate, int(state[0]), sc):
+            self.frames.flags[taken] = state & _NOT_LRU
+            vmstat.nr_isolated_anon += nr_taken
+            nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug, fate=fate)
+            nr_active = self._move_folios_to_lru(kept)
+            vmstat.nr_isolated_anon -= nr_taken
+            vmstat.pgsteal_anon += nr_reclaimed
+            if sc.kswapd:
+                vmstat.pgsteal_kswapd += nr_reclaimed
+            else:
+                vmstat.pgsteal_direct += nr_reclaimed
+            if nr_pageout:
+                lruvec.note_cost(file=False, nr_pages=nr_pageout)
         sc.nr_taken += nr_taken
         if self.vmscan.tracer is not None:
             sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=False)
         return nr_reclaimed
+
+    def _keep_alike(self, task: Task, taken: PfnArray, fate: int | None, state: int, sc: "ScanControl") -> bool:
+        """Deal with a batch whose pages have the same flags and are all kept; False if it is none.
+
+        Nobody else can look meanwhile, so the pages go from list to list without being isolated.
+        """
+        if fate not in _KEPT_FATES or self.nr_orphans or state & PG_ACTIVE:
+            return False
+        nr = len(taken)
+        if fate == _REF_KEEP:
+            self._clear_young(taken)
+            self.frames.flags[taken] = state | PG_REFERENCED
+            task.charge_ns += nr * self.costs.scan_keep
+            sc.nr_ref_keep += nr
+            self.lruvec.lists[INACTIVE_ANON].add_head(taken)
+        else:
+            task.charge_ns += nr * self.costs.scan_activate
+            if fate == _WRITEBACK:
+                state |= PG_RECLAIM
+                sc.nr_writeback += nr
+            else:
+                sc.nr_immediate += nr
+            self.frames.flags[taken] = state | PG_ACTIVE
+            self.vmstat.pgactivate += nr
+            self.lruvec.nonresident_age += nr
+            self.lruvec.lists[ACTIVE_ANON].add_head(taken)
+        sc.nr_scanned += nr
+        return True
 
     def _move_folios_to_lru(self, pfns: PfnArray) -> int:
         """Put survivors back at the head of a list, oldest first (move_folios_to_lru); return how many are active."""
@@ -166,11 +196,12 @@ class Shrinker:
     # -- the pages of a batch -------------------------------------------------------------------------------------
 
     async def shrink_folio_list(
-        self, task: Task, taken: PfnArray, sc: "ScanControl", plug: PlugPort
+        self, task: Task, taken: PfnArray, sc: "ScanControl", plug: PlugPort, *, fate: int | None
     ) -> tuple[int, int, PfnArray]:
         """Deal with isolated pages in order; return pages freed, pages sent out, and those to put back.
 
-        A page is looked at when its turn comes: if anybody else ran meanwhile, the rest is looked at again.
+        ``fate`` is what they have in common, if they do. A page is looked at when its turn comes: if anybody else ran
+        meanwhile, the rest is looked at again.
         """
         costs = self.costs
         flags = self.frames.flags
@@ -181,7 +212,7 @@ class Shrinker:
         nr_pageout = 0
         nr_taken = len(pages)
         position = at = 0
-        runs = self._fates(taken, 0, sc)
+        runs = self._runs(taken, 0, sc) if fate is None else [(fate, 0, nr_taken)]
         looked_at = world.nr_events + world.nr_steps
         while position < nr_taken:
             if looked_at != world.nr_events + world.nr_steps:
@@ -226,80 +257,76 @@ class Shrinker:
 
     def _fates(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int, int]]:
         """Say what is to be done with the pages from a position on: runs of a fate and a process, with their bounds."""
+        rest = taken[position:]
+        fate = self._common_fate(rest, self.frames.flags[rest].tobytes(), sc)
+        return self._runs(taken, position, sc) if fate is None else [(fate, position, len(taken))]
+
+    def _runs(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int, int]]:
+        """Look at the pages from a position on one by one."""
         frames = self.frames
-        rest = taken[position:] if position else taken
-        nr = len(rest)
-        state = frames.flags[rest]
-        raw = state.tobytes()
-        if raw == raw[:2] * nr:
-            mapping = frames.mapping[rest].tobytes()
-            if mapping == mapping[:4] * nr:
-                fate = self._common_fate(rest, int(state[0]), int.from_bytes(mapping[:4], "little"), sc)
-                if fate is not None:
-                    return [(fate, position, position + nr)]
+        flags_of, mapping_of, index_of, pins_of = frames.flags_of, frames.mapping_of, frames.index_of, frames.pins_of
+        overdue = _IMMEDIATE if sc.kswapd and self.vmscan.flags.writeback else _WRITEBACK
         runs: list[tuple[int, int, int]] = []
         start = position
         last = last_mapping = -1
-        mapping_of = frames.mapping_of
-        for i, pfn in enumerate(rest.tolist(), position):
-            fate = self._fate(pfn, sc)
-            mapping_id = mapping_of[pfn]
-            if fate != last or mapping_id != last_mapping:
+        bits_of: Sequence[int] = ()
+        for i, pfn in enumerate(taken[position:].tolist(), position):
+            state = flags_of[pfn]
+            mapping = mapping_of[pfn]
+            if mapping and mapping != last_mapping:
+                bits_of = self.spaces[mapping].bits_of
+            pte = bits_of[index_of[pfn] - 1] if mapping else 0
+            if state & _SPECIAL:
+                if state & PG_LOCKED:
+                    fate = _LOCKED
+                elif state & PG_UNEVICTABLE:
+                    fate = _ACTIVATE
+                else:
+                    fate = overdue if state & PG_RECLAIM else _WRITEBACK
+            elif pte & PTE_YOUNG:
+                fate = _REF_ACTIVATE if state & PG_REFERENCED else _REF_KEEP
+            elif not state & PG_SWAPCACHE:
+                fate = _SWAP_OUT if mapping else _KEEP
+            elif pins_of[pfn]:
+                fate = _PINNED
+            else:
+                fate = _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
+            if fate != last or mapping != last_mapping:
                 if i > position:
                     runs.append((last, start, i))
                     start = i
-                last, last_mapping = fate, mapping_id
-        runs.append((last, start, position + nr))
+                last, last_mapping = fate, mapping
+        runs.append((last, start, len(taken)))
         return runs
 
-    def _common_fate(self, taken: PfnArray, state: int, mapping: int, sc: "ScanControl") -> int | None:
+    def _common_fate(self, taken: PfnArray, flags: bytes, sc: "ScanControl") -> int | None:
         """The fate of a batch whose pages have the same flags and process; None if it needs a closer look."""
+        nr = len(taken)
+        if flags != flags[:2] * nr:
+            return None
+        state = int.from_bytes(flags[:2], sys.byteorder)
         if state & (PG_LOCKED | PG_UNEVICTABLE):
             return None
         if state & PG_WRITEBACK:
-            return self._fate_under_writeback(state, sc)
+            overdue = sc.kswapd and state & PG_RECLAIM and self.vmscan.flags.writeback
+            return _IMMEDIATE if overdue else _WRITEBACK
+        raw = self.frames.mapping[taken].tobytes()
+        if raw != raw[:4] * nr:
+            return None
+        pte = 0
+        mapping = int.from_bytes(raw[:4], sys.byteorder)
         if mapping:
-            bits = self.spaces[mapping].bits[self.frames.index[taken] - 1]
-            raw = bits.tobytes()
-            if raw != raw[:1] * len(taken):
+            raw = self.spaces[mapping].bits[self.frames.index[taken] - 1].tobytes()
+            if raw != raw[:1] * nr:
                 return None
             pte = raw[0]
             if pte & PTE_YOUNG:
                 return _REF_ACTIVATE if state & PG_REFERENCED else _REF_KEEP
-        else:
-            pte = 0
         if state & PG_SWAPCACHE:
             if np.count_nonzero(self.frames.pins[taken]):
                 return None
             return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
         return _SWAP_OUT if mapping else _KEEP
-
-    def _fate_under_writeback(self, state: int, sc: "ScanControl") -> int:
-        if sc.kswapd and state & PG_RECLAIM and self.vmscan.flags.writeback:
-            return _IMMEDIATE
-        return _WRITEBACK
-
-    def _fate(self, pfn: int, sc: "ScanControl") -> int:
-        """What is to be done with one page."""
-        frames = self.frames
-        state = frames.flags_of[pfn]
-        if state & PG_LOCKED:
-            return _LOCKED
-        if state & PG_UNEVICTABLE:
-            return _ACTIVATE
-        if state & PG_WRITEBACK:
-            return self._fate_under_writeback(state, sc) if state & PG_RECLAIM else _WRITEBACK
-        mapping = frames.mapping_of[pfn]
-        pte = 0
-        if mapping:
-            pte = self.spaces[mapping].bits_of[frames.index_of[pfn] - 1]
-            if pte & PTE_YOUNG:
-                return _REF_ACTIVATE if state & PG_REFERENCED else _REF_KEEP
-        if not state & PG_SWAPCACHE:
-            return _SWAP_OUT if mapping else _KEEP
-        if frames.pins_of[pfn]:
-            return _PINNED
-        return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
 
     def _keep(self, task: Task, run: PfnArray, fate: int, sc: "ScanControl") -> None:
         """Keep or activate pages that are neither written nor freed."""
@@ -328,15 +355,6 @@ class Shrinker:
             sc.nr_immediate += nr
         self._activate(run)
 
-    def _activate(self, run: PfnArray) -> None:
-        """Set PG_active and give back the slot of a page that does not need it while swap is short."""
-        if self.swap.is_full():
-            for pfn in run.tolist():
-                if self.frames.flags_of[pfn] & PG_SWAPCACHE:
-                    self.swap.try_to_free_swap(pfn)
-        self.frames.flags[run] |= _U16(PG_ACTIVE)
-        self.vmstat.pgactivate += len(run)
-
     def _clear_young(self, run: PfnArray) -> None:
         """Test-and-clear the young bits of mapped pages (folio_referenced)."""
         mapping = self.frames.mapping_of[int(run[0])]
@@ -344,31 +362,6 @@ class Shrinker:
             bits = self.spaces[mapping].bits
             vpns = self.frames.index[run] - 1
             bits[vpns] = bits[vpns] & np.uint8(0xFF & ~PTE_YOUNG)
-
-    def _unmap(self, run: list[int]) -> None:
-        """Replace the PTEs of swap cache pages by their swap entries; dirty PTEs dirty their pages (try_to_unmap)."""
-        frames = self.frames
-        mapping_of = frames.mapping_of
-        mapping = mapping_of[run[0]]
-        if not mapping:
-            return
-        space = self.spaces[mapping]
-        bits_of, pte_of, version_of = space.bits_of, space.pte_of, space.version_of
-        index_of, swap_of = frames.index_of, frames.swap_of
-        duplicate = self.swap.duplicate
-        for pfn in run:
-            vpn = index_of[pfn] - 1
-            entry = swap_of[pfn]
-            if bits_of[vpn] & PTE_DIRTY:
-                frames.flags_of[pfn] |= PG_DIRTY
-            pte_of[vpn] = -entry
-            bits_of[vpn] = 0
-            mapping_of[pfn] = 0
-            duplicate(entry - 1, version_of[vpn])
-        nr = len(run)
-        space.nr_anon -= nr
-        space.nr_swap += nr
-        self.vmstat.nr_anon_pages -= nr
 
     def _written_by_now(self, sent: list[int]) -> tuple[list[int], list[int]]:
         """Free the pages whose write was waited for; return those to put back, and those freed (pageout, PAGE_SUCCESS).
@@ -387,59 +380,6 @@ class Shrinker:
         self.swap.delete_from_swap_cache(gone)
         self.nr_frozen += len(gone)
         return [pfn for pfn in sent if pfn not in gone], gone
-
-    async def _page_out(
-        self, task: Task, run: list[int], sc: "ScanControl", plug: PlugPort, *, new: bool
-    ) -> tuple[int, int]:
-        """Send the first pages of a run to swap: slot, unmap, write; return how many were dealt with, and sent out.
-
-        As many at once as can be written without sleeping; one page when the next write must wait for its bio. All are
-        to be put back.
-        """
-        swap = self.swap
-        may_write = sc.may_writepage and sc.gfp & GFP_IO and (sc.gfp & GFP_FS or not swap.needs_fs)
-        if new and not sc.gfp & GFP_IO:
-            task.charge_ns += len(run) * self.costs.scan_keep
-            return len(run), 0
-        chunk = run[: max(1, swap.nr_ready_writes())] if may_write and len(run) > 1 else run
-        nr = len(chunk)
-        nr_cached = swap.add_to_swap(task, chunk) if new else nr
-        nr_sent = 0
-        if nr_cached and may_write:
-            await self._pageout(task, chunk[:nr_cached], plug)
-            nr_sent = nr_cached
-        elif nr_cached:
-            self._unmap(chunk[:nr_cached])
-            task.charge_ns += nr_cached * self.costs.scan_keep
-        if nr_cached < nr:
-            # no slot, or no memory to note it
-            task.charge_ns += self.costs.scan_activate
-            self._activate(np.array(chunk[nr_cached : nr_cached + 1], dtype=np.intp))
-            return nr_cached + 1, nr_sent
-        if task.cpus is not None and task.cpus.should_pay(task):
-            # a flushed request wakes kblockd, which runs before the next page is looked at
-            await task.cpus.pay(task)
-        return nr, nr_sent
-
-    async def _pageout(self, task: Task, chunk: list[int], plug: PlugPort) -> None:
-        """Unmap swap cache pages and start their writes (pageout).
-
-        Each is unlocked as soon as it is under writeback. A page whose slot nobody wants any more is not written.
-        """
-        nr = len(chunk)
-        flags_of = self.frames.flags_of
-        task.charge_ns += nr * self.costs.scan_pageout
-        self.vmstat.nr_vmscan_write += nr
-        if self.frames.mapping_of[chunk[0]]:
-            self._unmap(chunk)
-        else:
-            wanted = [pfn for pfn in chunk if not self.swap.try_to_free_swap(pfn)]
-            self.nr_orphans += nr - len(wanted)
-            chunk = wanted
-        if chunk:
-            for pfn in chunk:
-                flags_of[pfn] = flags_of[pfn] & ~PG_DIRTY | PG_RECLAIM | PG_LOCKED
-            await self.swap.swap_writepages(task, chunk, plug)
 
     # -- the active list ------------------------------------------------------------------------------------------
 

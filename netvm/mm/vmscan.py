@@ -192,9 +192,9 @@ class Vmscan:
     def node_lru_pages(self) -> int:
         """Return the LRU pages that could be reclaimed: file pages, and anonymous ones while swap has room."""
         lists = self.lruvec.lists
-        total = len(lists[INACTIVE_FILE]) + len(lists[ACTIVE_FILE])
+        total = lists[INACTIVE_FILE].size + lists[ACTIVE_FILE].size
         if self.swap.nr_free_slots() > 0:
-            total += len(lists[INACTIVE_ANON]) + len(lists[ACTIVE_ANON])
+            total += lists[INACTIVE_ANON].size + lists[ACTIVE_ANON].size
         return total
 
     def zone_reclaimable_pages(self, zone: Zone) -> int:
@@ -340,9 +340,9 @@ class Vmscan:
             return False
         if any(zone.compaction_suitable(sc.order) for zone in self.node.zones):
             return False
-        inactive = len(self.lruvec.lists[INACTIVE_FILE])
+        inactive = self.lruvec.lists[INACTIVE_FILE].size
         if self.swap.nr_free_slots() > 0:
-            inactive += len(self.lruvec.lists[INACTIVE_ANON])
+            inactive += self.lruvec.lists[INACTIVE_ANON].size
         return inactive > 2 << sc.order
 
     def snapshot_refaults(self) -> None:
@@ -358,13 +358,15 @@ class Vmscan:
         nr_reclaimed = 0
         proportional = not sc.kswapd and sc.priority == DEF_PRIORITY
         plug = self.swap.start_plug(task)
+        cpus = task.cpus
         while nr[INACTIVE_ANON] or nr[ACTIVE_FILE] or nr[INACTIVE_FILE]:
             for lru in (INACTIVE_ANON, ACTIVE_ANON, INACTIVE_FILE, ACTIVE_FILE):
                 if nr[lru]:
-                    nr_to_scan = min(nr[lru], SWAP_CLUSTER_MAX)
+                    nr_to_scan = min(SWAP_CLUSTER_MAX, nr[lru])
                     nr[lru] -= nr_to_scan
                     nr_reclaimed += await self.shrink_list(task, lru, nr_to_scan, sc, plug)
-            await self._cond_resched(task)
+            if cpus is not None and cpus.should_pay(task):
+                await cpus.cond_resched(task)
             if nr_reclaimed < nr_to_reclaim or proportional:
                 continue
             if not adjust_targets(nr, targets):
@@ -379,37 +381,33 @@ class Vmscan:
     async def shrink_list(self, task: Task, lru: int, nr_to_scan: int, sc: ScanControl, plug: PlugPort) -> int:
         """Scan one batch of one list; return pages reclaimed (shrink_list)."""
         if lru in (ACTIVE_ANON, ACTIVE_FILE):
-            wanted = DEACTIVATE_ANON if lru == ACTIVE_ANON else DEACTIVATE_FILE
-            if sc.may_deactivate & wanted:
-                if lru == ACTIVE_ANON:
-                    self.shrinker.shrink_active_list(task, nr_to_scan)
-                elif self.file_shrinker is not None:
-                    self.file_shrinker.shrink_active_list(task, nr_to_scan)
-            else:
-                sc.skipped_deactivate = True
+            self._shrink_active_list(task, lru, nr_to_scan, sc)
             return 0
         file = lru == INACTIVE_FILE
-        if not sc.kswapd and await self._wait_for_isolated(task, sc, file=file):
+        too_many = not sc.kswapd and self.too_many_isolated(sc, file=file)
+        if too_many and await self._wait_for_isolated(task, sc, file=file):
             return SWAP_CLUSTER_MAX if task.killed else 0
         if file:
             return await self.file_shrinker.shrink_inactive_list(task, nr_to_scan, sc) if self.file_shrinker else 0
         return await self.shrinker.shrink_inactive_list(task, nr_to_scan, sc, plug)
 
+    def _shrink_active_list(self, task: Task, lru: int, nr_to_scan: int, sc: ScanControl) -> None:
+        """Scan one batch of an active list, if its inactive one is to grow (shrink_list)."""
+        if not sc.may_deactivate & (DEACTIVATE_ANON if lru == ACTIVE_ANON else DEACTIVATE_FILE):
+            sc.skipped_deactivate = True
+        elif lru == ACTIVE_ANON:
+            self.shrinker.shrink_active_list(task, nr_to_scan)
+        elif self.file_shrinker is not None:
+            self.file_shrinker.shrink_active_list(task, nr_to_scan)
+
     async def _wait_for_isolated(self, task: Task, sc: ScanControl, *, file: bool) -> bool:
-        """Wait once if too many pages are isolated; True if it did not help (too_many_isolated)."""
-        stalled = False
-        while self.too_many_isolated(sc, file=file):
-            if stalled:
-                return True
-            await self.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
-            stalled = True
-            if task.killed:
-                return True
-        return False
+        """Wait once since too many pages are isolated; True if it did not help (too_many_isolated)."""
+        await self.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
+        return task.killed or self.too_many_isolated(sc, file=file)
 
     def too_many_isolated(self, sc: ScanControl, *, file: bool = False) -> bool:
         """Whether reclaimers have taken more pages off the lists than are left on them; if not, nobody waits for it."""
-        inactive = len(self.lruvec.lists[INACTIVE_FILE if file else INACTIVE_ANON])
+        inactive = self.lruvec.lists[INACTIVE_FILE if file else INACTIVE_ANON].size
         isolated = self.vmstat.nr_isolated_file if file else self.vmstat.nr_isolated_anon
         if sc.gfp & GFP_KERNEL & (GFP_IO | GFP_FS) == GFP_IO | GFP_FS and self.fixes.noio_isolation_limit:
             inactive >>= 3

@@ -94,3 +94,26 @@ def test_no_slot_has_two_users(nr_pages: int, steps: list[tuple[bool, int, int]]
             slots.free(given_back)
         assert slots.nr_free == int((~slots.taken).sum())
         assert slots.taken[out].all()
+
+
+@given(taken=st.lists(st.integers(1, 80), max_size=12), freed=st.sets(st.integers(1, 500)), nr=st.integers(1, 40))
+@settings(deadline=None)
+def test_what_comes_next_is_known_before_it_is_taken(taken: list[int], freed: set[int], nr: int) -> None:
+    """The slots that are upcoming are those that are then handed out, as far as they follow each other."""
+    slots = slots_of(1000)
+    used = [slot for nr_slots in taken for slot in slots.alloc(nr_slots)]
+    slots.free([slot for slot in used if slot in freed])
+    first, nr_upcoming = slots.upcoming(nr)
+    assert nr_upcoming <= nr
+    got = slots.alloc(nr)
+    if nr_upcoming:
+        assert got[:nr_upcoming] == list(range(first, first + nr_upcoming))
+
+
+def test_nothing_is_upcoming_where_a_cpu_has_taken_nothing() -> None:
+    """A CPU's cache is empty until its first slot is taken."""
+    slots = slots_of(1000)
+    assert slots.upcoming(4, 1) == (0, 0)
+    (slot,) = slots.alloc(1, 1)
+    assert slots.upcoming(4, 1) == (slot + 1, 4)
+    assert slots.upcoming(4, 0) == (0, 0)

@@ -29,3 +29,18 @@ def test_node_comes_from_the_reserve_where_that_is_open(make_host) -> None:
     assert len(tree) == 0
     assert tree.try_node_for(host.task(flags=PF_MEMALLOC), 1, GFP_NOWAIT)
     assert tree.try_node_for(host.task(), 2, GFP_NOWAIT), "the node is there"
+
+
+def test_a_run_of_entries_is_counted_in_each_of_its_nodes(make_host) -> None:
+    """Entries from 120 to 199 lie in three nodes, each of which goes with the last of its own."""
+    host = make_host()
+    tree = SwapTree(host.slabs["radix_tree_node"])
+    for slot in (120, 128, 192):
+        assert not tree.has_node_for(slot)
+        assert tree.try_node_for(host.softirq, slot, GFP_NOWAIT)
+        assert tree.has_node_for(slot)
+    tree.add_run(120, 80)
+    for slot in range(120, 200):
+        assert tree.has_node_for(slot)
+        tree.delete(slot)
+    assert len(tree) == 0

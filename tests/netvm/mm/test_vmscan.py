@@ -188,9 +188,9 @@ def test_the_stack_of_a_reclaimer(make_host) -> None:
     seen = []
     shrink_folio_list = host.shrinker.shrink_folio_list
 
-    async def spy(task, taken, sc, plug):
+    async def spy(task, taken, sc, plug, *, fate):
         seen.append((task.flags & PF_MEMALLOC, host.vmscan.reclaimers == [task]))
-        return await shrink_folio_list(task, taken, sc, plug)
+        return await shrink_folio_list(task, taken, sc, plug, fate=fate)
 
     host.shrinker.shrink_folio_list = spy
 
