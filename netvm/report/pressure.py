@@ -1,18 +1,25 @@
 """Pressure stall information, from a recording: how much of the time somebody, or everybody, waited for memory.
 
-Computed by the kernel's rule (kernel/sched/psi.c): *some* is the time in which at least one task is in a memory-stall
-section, *full* the time in which a task is and no other works. The averages are updated every two seconds: each
-update decays the old one by ``exp(-2 s/window)`` in fixed point of 11 bits and adds the share of the period.
+Computed by the kernel's rule (kernel/sched/psi.c of 6.1): *some* is the time in which at least one task is in a
+memory-stall section, *full* the time in which one is and no other is runnable, or in which the task that has the CPU is
+in one: then nothing productive could run even if it were runnable (psi_group_change). The averages are updated every
+two seconds: each update decays the old one by ``exp(-2 s/window)`` in fixed point of 11 bits and adds the share of the
+period.
 
 The sections are those of the kernel as far as they are recorded: direct reclaim, kswapd's ``balance_pgdat`` (from a
 wake to its last event before it goes to sleep again), and swap-in. Whether anybody else works ``sched_switch`` tells,
 better with ``sched_wakeup``: a task is runnable from its wake-up, or its first run, until it is switched out asleep.
 Then each CPU is looked at by itself, and a period's share is that of the CPUs weighted by the time each was not idle.
-Without those events the host is looked at as one CPU and *full* is not known and stays ``None``.
-
-# MODEL: a stalled task counts on the CPU where its stall began, a runnable one where it was switched out.
+A task counts, stalled or runnable, on the CPU it is on (task_cpu): where it was woken or ran last, asleep too, until it
+is woken, or seen to run, somewhere else. Without those events the host is looked at as one CPU and *full* is not known
+and stays ``None``.
 """
 
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -34,6 +41,8 @@ Interval = tuple[int, int]
 
 _SWITCH: Final = BY_NAME["sched_switch"].number
 _WAKEUP: Final = BY_NAME["sched_wakeup"].number
+_SLEEPS, _PREEMPTED, _RUNS, _WOKEN = range(4)
+"""What a step of the scheduler does with a task."""
 _EVENTS_MAX: Final = 8_000_000
 """Scheduler events that are kept; in a longer recording *full* is not known."""
 
@@ -133,51 +142,113 @@ class Stall(NamedTuple):
     cpu: int
 
 
+class _Times:
+    """When tasks were what, by CPU and pid, and where each task was."""
+
+    def __init__(self) -> None:
+        self.runnable: dict[int, dict[int, list[Interval]]] = defaultdict(lambda: defaultdict(list))
+        self.running: dict[int, dict[int, list[Interval]]] = defaultdict(lambda: defaultdict(list))
+        self.places: dict[int, list[tuple[int, int]]] = {}
+        """By pid: from when on it was on which CPU."""
+
+    def follow(self, pid: int, steps: Iterator[list[int]], begin_ns: int, end_ns: int) -> None:
+        """Take a task through its steps, rows of time, CPU, pid and what it does, in order."""
+        here = awake_ns = runs_ns = -1
+        places = self.places.setdefault(pid, [])
+        for time_ns, cpu, _, what, _ in steps:
+            if here < 0 and what in (_SLEEPS, _PREEMPTED):
+                # who is first seen as it lets go of its CPU has had it from the beginning
+                awake_ns = runs_ns = begin_ns
+            elif cpu != here and awake_ns >= 0:
+                self.runnable[here][pid].append((awake_ns, time_ns))
+                awake_ns = time_ns
+            if cpu != here:
+                places.append((time_ns, cpu))
+                here = cpu
+            if what in (_SLEEPS, _PREEMPTED) and runs_ns >= 0:
+                self.running[cpu][pid].append((runs_ns, time_ns))
+                runs_ns = -1
+            if what == _RUNS:
+                runs_ns = time_ns
+            if what != _SLEEPS:
+                awake_ns = time_ns if awake_ns < 0 else awake_ns
+            elif awake_ns >= 0:
+                self.runnable[cpu][pid].append((awake_ns, time_ns))
+                awake_ns = -1
+        for since_ns, intervals in ((awake_ns, self.runnable), (runs_ns, self.running)):
+            if since_ns >= 0:
+                intervals[here][pid].append((since_ns, end_ns))
+
+    def parts(self, stall: Stall) -> Iterator[Stall]:
+        """Generate a stall piece by piece, each on the CPU where the task was."""
+        since_ns, here = stall.begin_ns, stall.cpu
+        places = self.places.get(stall.pid, [])
+        for time_ns, cpu in places[bisect_right(places, since_ns, key=itemgetter(0)) :]:
+            if time_ns >= stall.end_ns:
+                break
+            if cpu != here:
+                yield Stall(since_ns, time_ns, stall.pid, here)
+                since_ns, here = time_ns, cpu
+        yield Stall(since_ns, stall.end_ns, stall.pid, here)
+
+
 class PressureMeter:
     """Takes the scheduler's events of a recording and, at its end, the stalls of its tasks."""
 
     def __init__(self, recorded: Recorded) -> None:
         self.recorded = recorded
         self._steps: list[Sections] = []
-        """Rows of time, CPU, pid, and whether it became runnable (1) or went to sleep (0)."""
+        """Rows of time, CPU, pid, what the task does, and the place in the recording."""
         self._nr_steps = 0
+        self._nr_seen = 0
         self._has_switches = False
 
     def add(self, records: RecordArray) -> None:
         """Take a batch."""
-        switches = records[records["event"] == _SWITCH]
-        wakeups = records[records["event"] == _WAKEUP]
-        if self._nr_steps > _EVENTS_MAX or not len(switches) + len(wakeups):
+        rows = np.flatnonzero(np.isin(records["event"], (_SWITCH, _WAKEUP)))
+        place = self._nr_seen + rows
+        self._nr_seen += len(records)
+        if self._nr_steps > _EVENTS_MAX or not len(rows):
             return
-        self._has_switches |= bool(len(switches))
-        args = switches["args"]
-        states = np.unique(args[:, 3])
+        found = records[rows]
+        switches = found["event"] == _SWITCH
+        self._has_switches |= bool(switches.any())
+        args = found["args"]
+        states = np.unique(args[switches, 3])
         awake = states[[self.recorded.names[int(state)].startswith("R") for state in states]]
-        slept = ~np.isin(args[:, 3], awake)
-        for rows, pid, runnable in (
-            (switches[slept], args[slept, 1], 0),
-            (switches, args[:, 5], 1),
-            (wakeups, wakeups["args"][:, 1], 1),
+        leaves = np.where(np.isin(args[:, 3], awake), _PREEMPTED, _SLEEPS)
+        cpu = found["cpu"].astype(np.int64)
+        for which, where, pid, what in (
+            (switches, cpu, args[:, 1], leaves),
+            (switches, cpu, args[:, 5], np.full(len(rows), _RUNS)),
+            (~switches, args[:, 3], args[:, 1], np.full(len(rows), _WOKEN)),
         ):
-            cpu = wakeups["args"][:, 3] if rows is wakeups else rows["cpu"].astype(np.int64)
-            step = np.stack([rows["time_ns"], cpu, pid, np.full(len(rows), runnable)], axis=1)
             # the idle task is never runnable
-            self._steps.append(step[step[:, 2] != 0])
-        self._nr_steps = sum(map(len, self._steps))
+            step = np.stack([found["time_ns"], where, pid, what, place], axis=1)[which & (pid != 0)]
+            self._steps.append(step)
+            self._nr_steps += len(step)
 
     def pressure(self, stalls: list[Stall], begin_ns: int, end_ns: int) -> Pressure:
         """Return the pressure at the end of a recording."""
         sections = np.array([stall[:2] for stall in stalls], dtype=np.int64).reshape(-1, 2)
         if not self._has_switches or self._nr_steps > _EVENTS_MAX:
             return Pressure(some=averages(sections, begin_ns, end_ns), full=None)
-        runnable = self._runnable(begin_ns, end_ns)
-        cpus = sorted({*runnable, *(stall.cpu for stall in stalls)})
+        times = _Times()
+        steps = np.concatenate(self._steps)
+        ordered = steps[np.lexsort((steps[:, 4], steps[:, 0], steps[:, 2]))]
+        for pid, of_task in groupby(ordered.tolist(), key=itemgetter(2)):
+            times.follow(pid, of_task, begin_ns, end_ns)
+        by_pid: dict[int, list[Interval]] = defaultdict(list)
+        by_cpu: dict[int, list[Interval]] = defaultdict(list)
+        for stall in stalls:
+            by_pid[stall.pid].append(stall[:2])
+            for part in times.parts(stall):
+                by_cpu[part.cpu].append(part[:2])
+        holes = {pid: _pairs(_united(intervals)) for pid, intervals in by_pid.items()}
         some, full, weights = [], [], []
-        covered: dict[str, list[Sections]] = {"some": [], "full": []}
-        for cpu in cpus:
-            mine = [stall for stall in stalls if stall.cpu == cpu]
-            stalled, productive, busy = _of_cpu(mine, runnable.get(cpu, {}), begin_ns, end_ns)
-            alone = np.array(minus(_pairs(stalled), _pairs(productive)), dtype=np.int64).reshape(-1, 2)
+        covered: dict[str, list[Sections]] = {"some": [_united([])], "full": [_united([])]}
+        for cpu in sorted({*times.runnable, *by_cpu}):
+            stalled, alone, busy = (np.clip(part, begin_ns, end_ns) for part in _of_cpu(by_cpu[cpu], times, cpu, holes))
             some.append(_by_period(stalled, begin_ns, end_ns))
             full.append(_by_period(alone, begin_ns, end_ns))
             weights.append(_by_period(busy, begin_ns, end_ns))
@@ -188,48 +259,30 @@ class PressureMeter:
             full=_averages(_weighted(full, weights), union_ns(np.concatenate(covered["full"]))),
         )
 
-    def _runnable(self, begin_ns: int, end_ns: int) -> dict[int, dict[int, list[Interval]]]:
-        """Return when each task was runnable, by CPU and pid."""
-        found: dict[int, dict[int, list[Interval]]] = {}
-        steps = np.concatenate(self._steps)
-        # at one instant a task is woken before it goes to sleep again
-        order = np.lexsort((-steps[:, 3], steps[:, 0], steps[:, 2]))
-        pid_before, since = -1, -1
-        cpu_before = 0
-        for time_ns, cpu, pid, on in steps[order].tolist():
-            if pid != pid_before:
-                if since >= 0:
-                    found.setdefault(cpu_before, {}).setdefault(pid_before, []).append((since, end_ns))
-                # who goes to sleep first has been runnable from the beginning
-                pid_before, since = pid, (-1 if on else begin_ns)
-            if on:
-                since = time_ns if since < 0 else since
-            elif since >= 0:
-                found.setdefault(cpu, {}).setdefault(pid, []).append((since, time_ns))
-                since = -1
-            cpu_before = cpu
-        if since >= 0:
-            found.setdefault(cpu_before, {}).setdefault(pid_before, []).append((since, end_ns))
-        return found
-
 
 def _of_cpu(
-    stalls: list[Stall], runnable: dict[int, list[Interval]], begin_ns: int, end_ns: int
+    stalls: list[Interval], times: _Times, cpu: int, holes: dict[int, list[Interval]]
 ) -> tuple[Sections, Sections, Sections]:
-    """Return when some task of a CPU was stalled, when one worked that was not, and when it was not idle."""
-    own: dict[int, list[Interval]] = {}
-    for stall in stalls:
-        own.setdefault(stall.pid, []).append(stall[:2])
+    """Return when some task of a CPU was stalled, when nothing else could be done on it, and when it was not idle.
+
+    ``holes`` are the stalls of each task, wherever it was.
+    """
     working: list[Interval] = []
-    for pid, intervals in runnable.items():
-        holes = _pairs(union_ns(np.array(own[pid], dtype=np.int64))) if pid in own else []
-        working += minus(intervals, holes) if holes else intervals
-    everything = [interval for intervals in runnable.values() for interval in intervals]
-    sections = np.array([stall[:2] for stall in stalls], dtype=np.int64).reshape(-1, 2)
-    arrays = [np.array(part, dtype=np.int64).reshape(-1, 2) for part in (working, everything)]
-    stalled, productive = (np.clip(union_ns(part), begin_ns, end_ns) for part in (sections, arrays[0]))
-    busy = np.clip(union_ns(np.concatenate([sections, arrays[1]])), begin_ns, end_ns)
-    return stalled, productive, busy
+    everything = list(stalls)
+    for pid, intervals in times.runnable[cpu].items():
+        working += minus(intervals, holes.get(pid, []))
+        everything += intervals
+    reclaiming: list[Interval] = []
+    for pid, intervals in times.running[cpu].items():
+        if pid in holes:
+            reclaiming += minus(intervals, minus(intervals, holes[pid]))
+    stalled = _united(stalls)
+    alone = _united([*minus(_pairs(stalled), _pairs(_united(working))), *reclaiming])
+    return stalled, alone, _united(everything)
+
+
+def _united(intervals: list[Interval]) -> Sections:
+    return union_ns(np.array(intervals, dtype=np.int64).reshape(-1, 2))
 
 
 def _weighted(shares: list[Floats], weights: list[Floats]) -> Floats:

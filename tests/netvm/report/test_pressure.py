@@ -132,3 +132,85 @@ def test_cpus_weigh_by_their_work() -> None:
     idle, busy = averages_of
     assert idle.some.avg10 > 99
     assert busy.some.avg10 == pytest.approx(idle.some.avg10 / 2, abs=0.5)
+
+
+_MOVES = st.lists(
+    st.tuples(
+        st.sampled_from([1, 2]),
+        st.sampled_from(["wake", "run", "sleep", "preempt", "stall", "unstall"]),
+        st.integers(0, 1),
+    ),
+    max_size=24,
+)
+
+
+class _PlainHost:
+    """Two tasks on two CPUs, as psi_group_change counts them: who stalls, who could run, who runs, and where."""
+
+    def __init__(self) -> None:
+        self.place = {1: 0, 2: 0}
+        self.awake: set[int] = set()
+        self.stalled: set[int] = set()
+        self.current: dict[int, int] = {}
+
+    def shares(self) -> dict[str, set[int]]:
+        """Return the CPUs on which there is some pressure, and those on which it is full."""
+        some = {self.place[pid] for pid in self.stalled}
+        working = {self.place[pid] for pid in self.awake - self.stalled}
+        return {"some": some, "full": (some - working) | {c for c, pid in self.current.items() if pid in self.stalled}}
+
+
+@given(_MOVES)
+def test_a_task_counts_where_it_is(moves: list[tuple[int, str, int]]) -> None:
+    """Second by second and CPU by CPU as the kernel counts, with tasks that are woken and run on either CPU."""
+    second = 1_000_000_000
+    recorded = Recorded()
+    name = recorded.names.intern
+    swapper = (name("swapper"), 0, 120)
+    host = _PlainHost()
+    rows: list[tuple[int, int, str, tuple[int, ...]]] = []
+    begun: dict[int, tuple[int, int]] = {}
+    stalls: list[Stall] = []
+    seconds = {"some": 0, "full": 0}
+    # both tasks are seen once, asleep on CPU 0
+    for pid in (1, 2):
+        rows.append((0, 0, "sched_switch", (*swapper, name("R"), name("t"), pid, 120)))
+        rows.append((0, 0, "sched_switch", (name("t"), pid, 120, name("S"), *swapper)))
+    for at, (pid, what, cpu) in enumerate(moves):
+        running = next((where for where, who in host.current.items() if who == pid), None)
+        if what == "wake" and pid not in host.awake:
+            host.awake.add(pid)
+            host.place[pid] = cpu
+            rows.append((at, 1 - cpu, "sched_wakeup", (name("t"), pid, 120, cpu)))
+        elif what == "run" and pid in host.awake and running is None and cpu not in host.current:
+            host.place[pid] = cpu
+            host.current[cpu] = pid
+            rows.append((at, cpu, "sched_switch", (*swapper, name("R"), name("t"), pid, 120)))
+        elif what in ("sleep", "preempt") and running is not None:
+            del host.current[running]
+            host.awake -= {pid} if what == "sleep" else set()
+            state = name("D" if what == "sleep" else "R+")
+            rows.append((at, running, "sched_switch", (name("t"), pid, 120, state, *swapper)))
+        elif what == "stall" and pid not in host.stalled:
+            host.stalled.add(pid)
+            begun[pid] = (at, host.place[pid])
+        elif what == "unstall" and pid in host.stalled:
+            host.stalled.discard(pid)
+            since, where = begun.pop(pid)
+            stalls.append(Stall(since * second, at * second, pid, where))
+        for kind, cpus in host.shares().items():
+            seconds[kind] += bool(cpus)
+    stalls += [Stall(since * second, len(moves) * second, pid, where) for pid, (since, where) in begun.items()]
+    records = np.zeros(len(rows), dtype=RECORD)
+    for record, (at, cpu, event, args) in zip(records, rows, strict=True):
+        record["time_ns"], record["cpu"], record["event"] = at * second, cpu, BY_NAME[event].number
+        record["args"][: len(args)] = args
+    meter = PressureMeter(recorded)
+    for half in (records[: len(rows) // 2], records[len(rows) // 2 :]):
+        meter.add(half)
+    pressure = meter.pressure(stalls, 0, len(moves) * second)
+    assert pressure.full is not None
+    assert (pressure.some.total_us, pressure.full.total_us) == (
+        seconds["some"] * 1_000_000,
+        seconds["full"] * 1_000_000,
+    )
