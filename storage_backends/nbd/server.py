@@ -3,8 +3,9 @@
 :class:`NbdService` joins the protocol core, the store and the disk: chunks go in, promises come out, each with the
 instant its reply is due. :class:`RemoteNbdServer` keeps the promises for a client on the wire; everything there
 happens in atomic context on a machine that is never short of memory. :class:`LocalNbdServer` is a process on the
-emulated host with a reading and a replying thread: its own memory is locked and its store lies outside managed RAM,
-but its sockets, and the packets in them, are the host's.
+emulated host: its own memory is locked and its store lies outside managed RAM, but its sockets, and the packets in
+them, are the host's. It is one thread: when the recorded machine hung while the server sent, no task was reported to
+wait for the socket's lock.
 """
 
 from collections import deque
@@ -16,9 +17,8 @@ from netvm.net.sock import TcpSock
 from netvm.net.stack import NetStack
 from netvm.net.wire import Content
 from netvm.runtime.cpu import Cpus
-from netvm.runtime.task import Resource, Task
+from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
-from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.units import JIFFY_NS
 from storage_backends.export.disk import DiskModel
@@ -123,7 +123,7 @@ class RemoteNbdServer:
 
 
 class LocalNbdServer:
-    """The server as a process on the emulated host."""
+    """The server as a process on the emulated host: one thread, which waits for requests and for its disk at once."""
 
     def __init__(self, world: World, stack: NetStack, sock: TcpSock, service: NbdService, cpus: Cpus | None) -> None:
         self.world = world
@@ -132,22 +132,17 @@ class LocalNbdServer:
         self.service = service
         self.cpus = cpus
         self.costs = stack.costs
-        self.reader: Task | None = None
-        self.replier: Task | None = None
+        self.task: Task | None = None
         self._promises: deque[Promise] = deque()
-        nothing = Resource("reply", "nbd-server: a request to answer", lambda: [self.reader] if self.reader else [])
-        self._promised = WaitQueue(world, nothing)
-        self._due = Resource("timer", "nbd-server: the disk", external=True)
 
     def start(self) -> None:
-        """Start the reading and the replying thread."""
+        """Start the server."""
         flags = PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE if self.stack.fixes.io_flusher_servers else 0
-        self.reader = self.world.spawn("nbd-server", self.reads, cpus=self.cpus, flags=flags)
-        self.replier = self.world.spawn("nbd-server", self.replies, cpus=self.cpus, flags=flags)
+        self.task = self.world.spawn("nbd-server", self.serve, cpus=self.cpus, flags=flags)
 
     def tasks(self) -> list[Task]:
         """Return the server's threads."""
-        return [task for task in (self.reader, self.replier) if task is not None]
+        return [] if self.task is None else [self.task]
 
     def reset(self) -> None:
         """Reset the connection; that takes the socket's lock, which a sender keeps while it allocates."""
@@ -156,42 +151,56 @@ class LocalNbdServer:
         else:
             self.world.call_after(JIFFY_NS, self.reset, kind=TimerKind.RETRY, site="nbd-server: lock_sock")
 
-    async def reads(self, task: Task) -> None:
-        """Read requests and hand them to the disk."""
+    async def serve(self, task: Task) -> None:
+        """Answer what the disk has served, in order; between answers, read one request after another."""
         sock = self.sock
         await sock.sendmsg(task, self.service.connection.chunks_to_send(), more=False)
-        while True:
-            want = self.service.connection.bytes_wanted
-            content = await sock.recvmsg(task, want, wait_all=True)
-            if not content:
+        # it answered mkswap and swapon, when there was memory: the block it cuts replies from is there
+        await sock.write_queue.frag_refill(task)
+        while await self._answer(task):
+            if await self._poll(task) and not await self._read_request(task):
                 return
-            for chunk in content:
-                promises, say = self.service.receive(chunk, self.world.now_ns)
-                if say:
-                    await sock.sendmsg(task, say, more=False)
-                if promises:
-                    task.charge_ns += self.costs.server_request
-                    self._promises.extend(promises)
-                    self._promised.wake_all()
             if task.cpus is not None:
                 await task.cpus.cond_resched(task)
 
-    async def replies(self, task: Task) -> None:
-        """Answer what the disk has served, in order."""
-        # it answered mkswap and swapon, when there was memory: the block it cuts replies from is there
-        await self.sock.write_queue.frag_refill(task)
-        while True:
-            while not self._promises:
-                await self._promised.wait(task)
-            promise = self._promises[0]
-            due_ns = self.service.disk.due_ns(promise.due_ns)
-            if due_ns > self.world.now_ns:
-                delay_ns = due_ns - self.world.now_ns + TIMER_SLACK_NS
-                await self.world.sleep_ns(task, delay_ns, self._due, kind=TimerKind.PROGRESS)
-                continue
-            self._promises.popleft()
+    async def _poll(self, task: Task) -> bool:
+        """Sleep until there is something to read (True) or the next reply is due."""
+        if self.sock.readable_bytes or self.sock.eof:
+            return True
+        until_ns = self._until_due_ns()
+        limit_ns = None if until_ns is None else until_ns + TIMER_SLACK_NS
+        return await self.sock.readable_wait.wait(task, timeout_ns=limit_ns, kind=TimerKind.PROGRESS)
+
+    def _until_due_ns(self) -> int | None:
+        """Return how long until the next reply is due; None if none is promised."""
+        if not self._promises:
+            return None
+        return max(0, self.service.disk.due_ns(self._promises[0].due_ns) - self.world.now_ns)
+
+    async def _answer(self, task: Task) -> bool:
+        """Send the replies that are due; False when the client is gone."""
+        while self._until_due_ns() == 0:
+            promise = self._promises.popleft()
             if await self.sock.sendmsg(task, self.service.complete(promise.request), more=False):
-                return
+                return False
+        return True
+
+    async def _read_request(self, task: Task) -> bool:
+        """Read one request and hand it to the disk; False at the end of the stream."""
+        is_whole = False
+        while not is_whole:
+            content = await self.sock.recvmsg(task, self.service.connection.bytes_wanted, wait_all=True)
+            if not content:
+                return False
+            for chunk in content:
+                promises, say = self.service.receive(chunk, self.world.now_ns)
+                if say:
+                    await self.sock.sendmsg(task, say, more=False)
+                if promises:
+                    task.charge_ns += self.costs.server_request
+                    self._promises.extend(promises)
+                is_whole = is_whole or bool(say or promises)
+        return True
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""

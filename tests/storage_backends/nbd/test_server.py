@@ -44,6 +44,20 @@ def test_replies_come_when_the_disk_is_done(device, text):
     device(text).run(script)
 
 
+def test_a_local_server_reads_on_while_its_disk_is_busy(device):
+    """A request that comes while another one is under way is answered as long after it came as that one."""
+
+    async def script(d, task):
+        began_ns = d.world.now_ns
+        d.submit(0, [1])
+        await d.until(task, lambda: False, within_ms=3)
+        d.submit(8, [2])
+        assert await d.until_ended(task, 2) == [BLK_STS_OK] * 2
+        assert 8 * NS_PER_MS <= d.world.now_ns - began_ns < 10 * NS_PER_MS
+
+    device(LOCAL).run(script)
+
+
 def test_promises_of_an_old_connection_are_forgotten(device):
     """What the disk would have served for a connection that is gone is neither written nor answered."""
 
@@ -59,17 +73,17 @@ def test_promises_of_an_old_connection_are_forgotten(device):
 
 @pytest.mark.parametrize("flusher", [True, False])
 def test_a_local_server_may_opt_out_of_its_own_io(device, flusher):
-    """With io_flusher_servers its two threads run in a NOIO scope and are throttled locally."""
+    """With io_flusher_servers it runs in a NOIO scope and is throttled locally."""
 
     async def script(d, task):
         wanted = PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE if flusher else 0
-        assert [t.flags & (PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE) for t in d.host.backend.tasks()] == [wanted] * 2
+        assert [t.flags & (PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE) for t in d.host.backend.tasks()] == [wanted]
 
     device(LOCAL, [f"kernel.fixes.io_flusher_servers={str(flusher).lower()}"]).run(script)
 
 
 def test_a_local_server_is_named_as_what_a_request_waits_for(device):
-    """Whoever waits for a request that was sent waits for the server's threads."""
+    """Whoever waits for a request that was sent waits for the server's thread."""
 
     async def script(d, task):
         rq = d.submit(0, [1])
