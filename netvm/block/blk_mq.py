@@ -295,12 +295,39 @@ class RequestQueue:
         rq.versions += versions
         return True
 
+    def room(self, plug: Plug, slot: int, end_io: object, nr: int) -> int:
+        """Return how many of so many pages written from a slot on could be merged: neither tag nor sleep is needed.
+
+        Into the plug's last request, or if that does not end there, one that waits in the elevator.
+        """
+        rq = self._last_with_room(plug, slot, end_io)
+        return min(nr, self.max_pages - len(rq.pfns)) if rq else self._elevator.room_behind(slot, end_io, nr)
+
+    def merge(
+        self, plug: Plug, slot: int, pfns: list[int], bios: list[int], versions: list[int], end_io: object
+    ) -> None:
+        """Merge pages for which there is :meth:`room`."""
+        rq = self._last_with_room(plug, slot, end_io)
+        if rq is None:
+            self._elevator.merge_behind(slot, pfns, bios, versions)
+            return
+        rq.pfns += pfns
+        rq.bios += bios
+        rq.versions += versions
+
+    def _last_with_room(self, plug: Plug, slot: int, end_io: object) -> Request | None:
+        """Return the plug's last request if writes from this slot on can be merged at its end."""
+        rq = plug.requests[-1] if plug.requests else None
+        if rq is None or rq.slot + len(rq.pfns) != slot or not rq.write or rq.end_io != end_io:
+            return None
+        return rq if len(rq.pfns) < self.max_pages else None
+
     def _plug_merge(self, plug: Plug, bios: Request) -> int:
         """Merge at the end of the plug's last request (blk_attempt_plug_merge); return pages merged."""
         rq = plug.requests[-1] if plug.requests else None
         if rq is None or rq.write is not bios.write or rq.end_slot != bios.slot or rq.end_io != bios.end_io:
             return 0
-        taken = min(bios.nr_pages, self.max_pages - rq.nr_pages)
+        taken = min(len(bios.pfns), self.max_pages - len(rq.pfns))
         rq.append(bios, taken)
         return taken
 

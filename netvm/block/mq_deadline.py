@@ -60,12 +60,13 @@ class MqDeadline:
         """Merge the first bios of a request that is not one yet into one that waits (elv_merge); return how many."""
         back = self._by_end.get((bios.write, bios.slot))
         if back is not None and back.end_io == bios.end_io:
-            taken = min(bios.nr_pages, self.max_pages - back.nr_pages)
+            taken = min(len(bios.pfns), self.max_pages - len(back.pfns))
             if taken:
-                del self._by_end[back.write, back.end_slot]
+                del self._by_end[back.write, bios.slot]
                 back.append(bios, taken)
-                self._by_end[back.write, back.end_slot] = back
-                latter = self._by_start.get((back.write, back.end_slot))
+                end = back.write, bios.slot + taken
+                self._by_end[end] = back
+                latter = self._by_start.get(end)
                 if latter is not None:
                     self._attempt_merge(back, latter)
                 return taken
@@ -80,6 +81,29 @@ class MqDeadline:
         if former is not None:
             self._attempt_merge(former, front)
         return 1
+
+    def room_behind(self, slot: int, end_io: object, nr: int) -> int:
+        """Return how many of so many pages written from a slot on could be merged at the end of a request that waits.
+
+        No more than leave it apart from what follows it in the device: to join that takes a tag back.
+        """
+        back = self._by_end.get((True, slot))
+        if back is None or back.end_io != end_io:
+            return 0
+        nr = min(nr, self.max_pages - len(back.pfns))
+        by_start = self._by_start
+        for end in range(slot + 1, slot + nr + 1):
+            if (True, end) in by_start:
+                return end - slot - 1
+        return nr
+
+    def merge_behind(self, slot: int, pfns: list[int], bios: list[int], versions: list[int]) -> None:
+        """Merge pages for which there is room at the end of the request that waits before this slot."""
+        back = self._by_end.pop((True, slot))
+        back.pfns += pfns
+        back.bios += bios
+        back.versions += versions
+        self._by_end[True, slot + len(pfns)] = back
 
     def insert(self, rq: "Request") -> None:
         """Take a request in, or join it to the one it continues, and that to the one before (dd_insert_request)."""

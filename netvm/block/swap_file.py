@@ -162,11 +162,11 @@ class FileSwapIo:
             if len(sio.pfns) == SWAP_CLUSTER_MAX:
                 await self.swap_write_unplug(task, plug)
 
-    def room(self, _plug: PlugPort, _slot: int) -> int:
+    def room(self, _plug: PlugPort, _slot: int, _nr_pages: int) -> int:
         """Return 0: each page may be the one that sends the batch."""
         return 0
 
-    def merge(self, _task: Task, _plug: PlugPort, pfns: list[int], _versions: list[int]) -> None:
+    def merge(self, _task: Task, _plug: PlugPort, _slot: int, pfns: list[int], _versions: list[int]) -> None:
         """Do nothing: there is never room."""
         assert not pfns
 

@@ -80,12 +80,12 @@ class SwapIo(Protocol):
         """Start writing locked pages of the swap cache, or some from a slot on whose writeback has begun."""
         ...
 
-    def room(self, plug: PlugPort, slot: int) -> int:
-        """Return how many pages from a slot on would merge into what the plug has."""
+    def room(self, plug: PlugPort, slot: int, nr_pages: int) -> int:
+        """Return how many of so many pages from a slot on would merge into a request that is there."""
         ...
 
-    def merge(self, task: Task, plug: PlugPort, pfns: list[int], versions: list[int]) -> None:
-        """Merge pages under writeback for which there are room and bios into what the plug has."""
+    def merge(self, task: Task, plug: PlugPort, slot: int, pfns: list[int], versions: list[int]) -> None:
+        """Merge pages under writeback for which there are room and bios into the request before this slot."""
         ...
 
     async def read(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
@@ -115,6 +115,7 @@ class BlockSwapIo:
         self.queue = queue
         self.bios = bios
         self._area: SwapPages
+        self._end_io_write = self._end_swap_bio_write
 
     @property
     def outstanding(self) -> Mapping[int, Request]:
@@ -166,27 +167,22 @@ class BlockSwapIo:
             await self._submit(task, plug, slots[start], pfns[start:i], bios[start:i], versions[start:i])
             start = i
 
-    def room(self, plug: PlugPort, slot: int) -> int:
-        """Return how many pages from a slot on the plug's last request has room for."""
+    def room(self, plug: PlugPort, slot: int, nr_pages: int) -> int:
+        """Return how many of so many pages from a slot on a request has room for."""
         assert isinstance(plug, Plug)
-        rq = plug.requests[-1] if plug.requests else None
-        if rq is None or not rq.write or rq.slot + len(rq.pfns) != slot or rq.end_io != self._end_swap_bio_write:
-            return 0
-        return self.queue.max_pages - len(rq.pfns)
+        return self.queue.room(plug, slot, self._end_io_write, nr_pages)
 
-    def merge(self, task: Task, plug: PlugPort, pfns: list[int], versions: list[int]) -> None:
-        """Merge pages at the end of the plug's last request (blk_attempt_plug_merge)."""
+    def merge(self, task: Task, plug: PlugPort, slot: int, pfns: list[int], versions: list[int]) -> None:
+        """Merge pages at the end of a request (blk_attempt_plug_merge, blk_mq_sched_bio_merge)."""
         assert isinstance(plug, Plug)
-        rq = plug.requests[-1]
-        rq.bios += self.bios.take_many(task, GFP_NOIO, len(pfns))
-        rq.pfns += pfns
-        rq.versions += versions
-        assert len(rq.bios) == len(rq.pfns)
+        bios = self.bios.take_many(task, GFP_NOIO, len(pfns))
+        assert len(bios) == len(pfns)
+        self.queue.merge(plug, slot, pfns, bios, versions, self._end_io_write)
 
     async def _submit(
         self, task: Task, plug: Plug, slot: int, pfns: list[int], bios: list[int], versions: list[int]
     ) -> None:
-        end_io = self._end_swap_bio_write
+        end_io = self._end_io_write
         if not self.queue.try_plug_merge(plug, slot, pfns, bios, versions, write=True, end_io=end_io):
             await self.queue.submit_pages(
                 task, plug, write=True, slot=slot, pfns=pfns, bios=bios, versions=versions, end_io=end_io

@@ -3,8 +3,8 @@
 A page that is sent out takes a slot, a place in the swap cache's tree, a bio, and room in a request. Mostly the first
 three are at hand: the slot is the next in the CPU's cache, its tree node is there since 64 slots share one, and a slab
 has free bios. Then neither ``add_to_swap`` nor ``swap_writepage`` can fail or sleep before the page is under writeback,
-and so many pages are noted in one pass. Where they continue the last request of their task's plug, they are on their
-way with that; else they are submitted like others, which may sleep for a tag.
+and so many pages are noted in one pass. Where they continue the last request of their task's plug, or else one that
+waits in the elevator, they are on their way with that; else they are submitted like others, which may sleep for a tag.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -43,12 +43,12 @@ class QuickWrites:
         left_in_node = _XA_CHUNK_MASK + 1 - (slot & _XA_CHUNK_MASK)
         if nr > left_in_node and not area.tree.has_node_for(slot + nr - 1):
             nr = left_in_node
-        return nr_ready, nr, min(nr, area.io.room(plug, slot))
+        return nr_ready, nr, area.io.room(plug, slot, nr)
 
     def write(self, task: Task, plug: PlugPort | None, pfns: list[int], versions: list[int]) -> int:
         """Put pages with all they need at hand under writeback; one page table holds each of their slots.
 
-        With a plug they also merge into its last request. Returns the first slot; ``versions`` is the pages' content.
+        With a plug they also merge into a request. Returns the first slot; ``versions`` is the pages' content.
         """
         area = self.area
         nr = len(pfns)
@@ -72,7 +72,7 @@ class QuickWrites:
         area.vmstat.nr_file_pages += nr
         area.count_written(pfns)
         if plug is not None:
-            area.io.merge(task, plug, pfns, versions)
+            area.io.merge(task, plug, first, pfns, versions)
         return first
 
     def _replace_shadows(self, first: int, nr: int) -> None:

@@ -31,7 +31,9 @@ SWAP_SLOTS_CACHE_SIZE: Final = 64
 class _PerCpu:
     """A CPU's slot cache, and where it takes more from (swp_slots, percpu_cluster)."""
 
-    slots: deque[int] = field(default_factory=deque)
+    slots: list[int] = field(default_factory=list)
+    taken: int = 0
+    """How many of them have been handed out."""
     current: int = -1
     next: int = 0
 
@@ -68,30 +70,26 @@ class SwapSlots:
         own = self._percpu.get(cpu)
         if own is None:
             own = self._percpu[cpu] = _PerCpu()
-        cache = own.slots
-        if nr == 1 and cache:
-            return [cache.popleft()]
-        slots: list[int] = []
+        slots = own.slots[own.taken : own.taken + nr]
+        own.taken += len(slots)
         while len(slots) < nr:
-            if not cache:
-                cache.extend(self._get_swap_pages(SWAP_SLOTS_CACHE_SIZE, own))
-                if not cache:
-                    break
-            slots += [cache.popleft() for _ in range(min(nr - len(slots), len(cache)))]
+            own.slots, own.taken = self._get_swap_pages(SWAP_SLOTS_CACHE_SIZE, own), 0
+            if not own.slots:
+                break
+            own.taken = min(nr - len(slots), len(own.slots))
+            slots += own.slots[: own.taken]
         return slots
 
     def upcoming(self, nr: int, cpu: int = 0) -> tuple[int, int]:
         """Return the slot that a CPU's cache gives next, and how many consecutive ones it begins, up to ``nr``."""
         own = self._percpu.get(cpu)
-        if own is None or not own.slots:
+        if own is None or own.taken == len(own.slots):
             return 0, 0
-        cache = own.slots
-        first = cache[0]
-        end = 1
-        for end in range(1, min(nr, len(cache)) + 1):
-            if cache[end - 1] != first + end - 1:
-                return first, end - 1
-        return first, end
+        slots = own.slots[own.taken : own.taken + nr]
+        first = slots[0]
+        while slots != list(range(first, first + len(slots))):
+            slots.pop()
+        return first, len(slots)
 
     def free(self, slots: Sequence[int]) -> None:
         """Queue unused slots; 64 go back to their clusters at once (free_swap_slot)."""

@@ -118,7 +118,8 @@ class Pageout:
     def _write_quickly(self, task: Task, pages: list[int], plug: PlugPort | None) -> tuple[int, list[int]]:
         """Unmap new pages that have all they need at hand and put them under writeback.
 
-        They merge into what the plug has, or are to be submitted. Returns the first of their slots, and their content.
+        With a plug they merge into a request, else they are to be submitted. Returns their first slot, and their
+        content.
         """
         frames = self.frames
         index_of, mapping_of = frames.index_of, frames.mapping_of

@@ -80,7 +80,7 @@ class QuickPort(Protocol):
     def write(self, task: Task, plug: PlugPort | None, pfns: list[int], versions: list[int]) -> int:
         """Put pages with all they need at hand under writeback; one page table holds each of their slots.
 
-        With a plug they also merge into its last request. Returns the first slot; ``versions`` is the pages' content.
+        With a plug they also merge into a request. Returns the first slot; ``versions`` is the pages' content.
         """
         ...
 

@@ -123,12 +123,12 @@ class ScanControl:
         inactive_file = lruvec.lists[INACTIVE_FILE].size
         self.cache_trim_mode = bool(inactive_file >> self.priority) and not self.may_deactivate & DEACTIVATE_FILE
         file = inactive_file + lruvec.lists[ACTIVE_FILE].size
-        high = sum(zone.wmark_pages(ALLOC_WMARK_HIGH) for zone in node.zones)
-        self.file_is_tiny = (
-            file + node.nr_free <= high
-            and not self.may_deactivate & DEACTIVATE_ANON
-            and bool(lruvec.lists[INACTIVE_ANON].size >> self.priority)
-        )
+        self.file_is_tiny = False
+        if not self.may_deactivate & DEACTIVATE_ANON and lruvec.lists[INACTIVE_ANON].size >> self.priority:
+            left = file
+            for zone in node.zones:
+                left += zone.nr_free - zone.wmark_pages(ALLOC_WMARK_HIGH)
+            self.file_is_tiny = left <= 0
 
     def get_scan_count(self, lruvec: Lruvec, *, nr_swap_pages: int, swappiness: int) -> list[int]:
         """Return how many pages of each evictable list to scan (get_scan_count)."""

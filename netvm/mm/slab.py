@@ -152,7 +152,11 @@ class SlabCache:
             found = self._take(task, gfp)
             if found < 0:
                 break
-            taken.append(found)
+            # what else the slab has
+            more = min(self._free[found], nr - len(taken) - 1)
+            self._free[found] -= more
+            self.nr_active += more
+            taken += [found] * (more + 1)
         return taken
 
     def nr_ready(self) -> int:
@@ -225,10 +229,17 @@ class SlabCache:
 
     def free(self, slab: int) -> None:
         """Give one object back to its slab; an empty slab may go back to the page allocator."""
-        self._free_run(slab, 1)
+        free = self._free
+        before = free[slab]
+        free[slab] = before + 1
+        self.nr_active -= 1
+        assert self.nr_active >= 0
+        if slab != self._slab:
+            self._note_freed(slab, before)
 
     def free_many(self, slabs: list[int]) -> None:
         """Give objects back one after another; those of one slab that follow each other, together."""
+        free = self._free
         start = 0
         nr = len(slabs)
         while start < nr:
@@ -236,20 +247,19 @@ class SlabCache:
             end = start + 1
             while end < nr and slabs[end] == slab:
                 end += 1
-            self._free_run(slab, end - start)
+            before = free[slab]
+            free[slab] = before + end - start
+            self.nr_active -= end - start
             start = end
-
-    def _free_run(self, slab: int, nr: int) -> None:
-        free = self._free
-        before = free[slab]
-        free[slab] = before + nr
-        self.nr_active -= nr
+            if slab != self._slab:
+                self._note_freed(slab, before)
         assert self.nr_active >= 0
-        if slab == self._slab:
-            return
+
+    def _note_freed(self, slab: int, before: int) -> None:
+        """A slab that is not the current one has more free objects than before: it is partial, or may go."""
         if not before:
             self._partial[slab] = None
-        if len(self._partial) >= self.min_partial and before + nr == self._capacity(slab):
+        if len(self._partial) >= self.min_partial and self._free[slab] == self._capacity(slab):
             self._discard(slab)
 
     def _discard(self, slab: int) -> None:

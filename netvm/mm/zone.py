@@ -64,6 +64,7 @@ ZONE_INDEX: Final = {"DMA": 0, "DMA32": 1, "Normal": 2, "Movable": 3}
 ZONE_NORMAL: Final = 2
 ZONE_MOVABLE: Final = 3
 
+_LADDER: Final = ALLOC_MIN_RESERVE | ALLOC_NON_BLOCK | ALLOC_OOM
 EXTFRAG_THRESHOLD: Final = 500
 """vm.extfrag_threshold."""
 MIN_FREE_KBYTES_FLOOR: Final = 128
@@ -104,6 +105,7 @@ class Zone:
         "pageblocks",
         "pcp",
         "present",
+        "privileged",
         "reclaim_active",
         "reserve_ladder",
         "start_pfn",
@@ -157,6 +159,9 @@ class Zone:
         self.nr_write_pending = 0
         self.pcp: list[PerCpuPages] = []
         self.reserve_ladder = fixes.min_reserve_ladder
+        # before 6.3 ALLOC_HARDER and ALLOC_OOM counted them, __GFP_HIGH by itself did not
+        self.privileged = ALLOC_RESERVES if self.reserve_ladder else ALLOC_RESERVES & ~ALLOC_MIN_RESERVE
+        """Who may count the free pages of HIGHATOMIC blocks."""
         self.highatomic_free_only = fixes.highatomic_free_only
 
     def pageblock_type(self, pfn: int) -> int:
@@ -181,9 +186,7 @@ class Zone:
 
     def unusable_free(self, alloc_flags: int) -> int:
         """Return the free pages an attempt may not count (__zone_watermark_unusable_free)."""
-        # before 6.3 ALLOC_HARDER and ALLOC_OOM counted them, __GFP_HIGH by itself did not
-        privileged = ALLOC_RESERVES if self.reserve_ladder else ALLOC_RESERVES & ~ALLOC_MIN_RESERVE
-        if alloc_flags & privileged:
+        if alloc_flags & self.privileged:
             return 0
         return self.nr_highatomic_free if self.highatomic_free_only else self.nr_reserved_highatomic
 
@@ -210,7 +213,8 @@ class Zone:
     def watermark_ok(self, order: int, mark: int, highest_zoneidx: int, alloc_flags: int, free_pages: int) -> bool:
         """Whether an allocation may take a block and leave the mark (__zone_watermark_ok)."""
         free = free_pages - ((1 << order) - 1) - self.unusable_free(alloc_flags)
-        if free <= self.reserve_floor(mark, alloc_flags) + self.lowmem_reserve[highest_zoneidx]:
+        floor = self.reserve_floor(mark, alloc_flags) if alloc_flags & _LADDER else mark
+        if free <= floor + self.lowmem_reserve[highest_zoneidx]:
             return False
         if order == 0:
             return True

@@ -159,7 +159,7 @@ class RemoteSocket:
             core.sent(segment, now_ns)
             self.link.send(Packet(self.peer, segment, 0, self._ack_frames))
         self._ack_frames = 1
-        self._timer.arm()
+        self._timer.follow(core.timer_ns())
 
     def _send(self, segment: Segment) -> bool:
         size = segment.size_bytes

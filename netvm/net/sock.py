@@ -448,7 +448,7 @@ class TcpSock:
             core.sent(segment, now_ns)
         if core.state is not TcpState.CLOSED and core.ack_due is AckDue.NOW:
             self._send_ack(context)
-        self._timer.arm()
+        self._timer.follow(core.timer_ns())
 
     def _charge_tx(self, context: Task) -> None:
         if context is self.stack.softirq:

@@ -44,11 +44,15 @@ class TcpTimer:
 
     def arm(self) -> None:
         """Follow the connection's deadline, if there is one."""
-        deadline_ns = self._deadline_ns()
-        timer = self._timer
+        self.follow(self._deadline_ns())
+
+    def follow(self, deadline_ns: int | None) -> None:
+        """Do so where the caller has just asked for it."""
         if deadline_ns is None:
             return
-        if timer is not None and self._world.is_pending(timer):
+        timer = self._timer
+        # only what is armed here is kept, so it is pending
+        if timer is not None:
             if timer[0] <= deadline_ns:
                 return
             self._world.cancel(timer)

@@ -102,7 +102,7 @@ class Cpus:
 
     def steal(self, cost_ns: int) -> None:
         """Charge time in atomic context to the CPU that takes interrupts (CPU 0)."""
-        cost_ns = self._scaled(cost_ns)
+        cost_ns = int(cost_ns * self.scale) if self._noise is None else self._scaled(cost_ns)
         cpu = self.cpus[0]
         now_ns = self.world.now_ns
         cpu.free_at_ns = max(now_ns, cpu.free_at_ns) + cost_ns
@@ -111,15 +111,17 @@ class Cpus:
             self._arm(cpu)
 
     def _scaled(self, cost_ns: int) -> int:
-        if self._noise is not None:
-            return int(cost_ns * self.scale * (1.0 + self.noise * (2.0 * self._noise.uniform() - 1.0)))
-        return int(cost_ns * self.scale)
+        """Return what a cost comes to on this machine with its noise."""
+        assert self._noise is not None
+        return int(cost_ns * self.scale * (1.0 + self.noise * (2.0 * self._noise.uniform() - 1.0)))
 
     def _bill(self, task: Task) -> None:
         """Turn a task's charge into time spent on its CPU."""
         cpu = task.cpu
         assert cpu is not None
-        cost_ns = self._scaled(task.charge_ns) if task.charge_ns else 0
+        cost_ns = task.charge_ns
+        if cost_ns:
+            cost_ns = int(cost_ns * self.scale) if self._noise is None else self._scaled(cost_ns)
         task.charge_ns = 0
         now_ns = self.world.now_ns
         cpu.free_at_ns = max(now_ns, cpu.free_at_ns) + cost_ns

@@ -91,7 +91,7 @@ class TcpConnection:
 
         The last one may be extended while :attr:`tail_extendable`.
         """
-        assert self.state in CAN_SEND
+        assert self.state is _ESTABLISHED or self.state in CAN_SEND
         self._sender.append(size_bytes, now_ns, new_skb=new_skb)
 
     def push(self) -> None:
@@ -109,7 +109,7 @@ class TcpConnection:
 
     def cleanup_rbuf(self, copied_bytes: int, *, drained: bool) -> None:
         """Say that the application read; an acknowledgement that opens the window may become due."""
-        if self.state in CAN_RECEIVE:
+        if self.state is _ESTABLISHED or self.state in CAN_RECEIVE:
             self._receiver.cleanup_rbuf(copied_bytes, drained=drained)
 
     def prune_out_of_order(self, above_seq: int) -> None:

@@ -114,3 +114,32 @@ def test_every_page_goes_out_once(slots: list[int], ways: list[str]) -> None:
     assert all(rq.pfns == rq.versions == list(range(rq.slot, rq.end_slot)) for rq in out)
     assert max(rq.nr_pages for rq in out) <= _MAX_PAGES
     assert len(out) + len(joined) == made
+
+
+@given(
+    waiting=st.lists(st.tuples(st.integers(0, 40), st.integers(1, _MAX_PAGES)), max_size=6),
+    slot=st.integers(1, 45),
+    nr=st.integers(1, _MAX_PAGES),
+)
+@settings(deadline=None)
+def test_pages_with_room_are_as_if_merged_one_by_one(waiting: list[tuple[int, int]], slot: int, nr: int) -> None:
+    """As many as there is room for go to the end of the same request, and nothing is joined for it."""
+    (queue, joined), (other, joined_by_one) = elevator(), elevator()
+    used: set[int] = set()
+    for number, (start, length) in enumerate(waiting):
+        pages = set(range(start, start + length))
+        if not pages & used and slot not in pages:
+            used |= pages
+            queue.insert(request(start, length, number=number))
+            other.insert(request(start, length, number=number))
+    before = len(joined)
+    fit = queue.room_behind(slot, forget, nr)
+    assert 0 <= fit <= nr
+    assert not queue.room_behind(slot, print, nr), "another's request"
+    if fit:
+        pages = list(range(slot, slot + fit))
+        queue.merge_behind(slot, pages, [0] * fit, list(pages))
+        for page in pages:
+            assert other.merge(request(page, 1)) == 1
+    assert len(joined) == len(joined_by_one) == before
+    assert shapes(queue) == shapes(other)
