@@ -85,7 +85,7 @@ class StreamLog:
     def write(self, content: Content) -> None:
         """Append a chunk."""
         self._chunks.append(content)
-        self.written_bytes += content_size(content)
+        self.written_bytes += len(content) if isinstance(content, bytes) else content.size_bytes
 
     def read(self, size_bytes: int) -> list[Content]:
         """Take exactly ``size_bytes`` from the front."""
@@ -94,7 +94,7 @@ class StreamLog:
         taken: list[Content] = []
         while size_bytes:
             chunk = self._chunks.popleft()
-            size = content_size(chunk)
+            size = len(chunk) if isinstance(chunk, bytes) else chunk.size_bytes
             if size > size_bytes:
                 taken.append(content_part(chunk, 0, size_bytes))
                 self._chunks.appendleft(content_part(chunk, size_bytes, size))

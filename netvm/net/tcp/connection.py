@@ -193,18 +193,14 @@ class TcpConnection:
 
     # Receiving
 
-    def receive(self, segment: Segment, now_ns: int) -> Receipt:
-        """Take a segment, data and all."""
-        return self._receive(segment, now_ns, take_data=True)
-
     def receive_ack_only(self, segment: Segment, now_ns: int) -> Receipt:
         """Take a segment's header only: there was no memory for its data, and the peer is not told.
 
         Mirrors the drop in ``tcp_input.c:tcp_data_queue`` (TCPRcvQDrop), which comes after ``tcp_ack``.
         """
-        return self._receive(segment, now_ns, take_data=False)
+        return self.receive(segment, now_ns, take_data=False)
 
-    def _receive(self, segment: Segment, now_ns: int, *, take_data: bool) -> Receipt:
+    def receive(self, segment: Segment, now_ns: int, *, take_data: bool = True) -> Receipt:
         """Take a segment in the order of RFC 9293 section 3.10.7.4: window, RST, SYN, ACK, data, FIN."""
         state = self.state
         established = False
