@@ -183,10 +183,13 @@ def _on_loop(
     cache = files.cache
     nr_pages = options.storage.loop_mib * PAGES_PER_MIB
     files.loop_queue = Workqueue("loop0", unbound, mem_reclaim=True)
+    # a file of a server is made empty and grows: its blocks are given to it where it is written
+    backing = cache.create(files.fs, "loop0", nr_pages if isinstance(files.fs, BlockFileSystem) else 0)
+    backing.extend(nr_pages)
     device = LoopDevice(
         cache,
         files.reader,
-        cache.create(files.fs, "loop0", nr_pages),
+        backing,
         name="loop0",
         workqueue=files.loop_queue,
         fixes=cache.pages.fixes,

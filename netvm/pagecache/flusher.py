@@ -138,8 +138,15 @@ class Flusher:
         interval_ns = self.throttle.sysctls.writeback_centisecs * 10 * NS_PER_MS
         if not interval_ns or (state.timer is not None and self.world.is_pending(state.timer)):
             return
+        # files that are still too young will be written by and by; else the flusher only looks again
+        kind = TimerKind.PROGRESS if self._has_young_files(state.wb) else TimerKind.RETRY
         site = f"wb_wakeup_delayed {state.wb.name}"
-        state.timer = self.world.call_after(interval_ns, self._wakeup, state, kind=TimerKind.RETRY, site=site)
+        state.timer = self.world.call_after(interval_ns, self._wakeup, state, kind=kind, site=site)
+
+    def _has_young_files(self, wb: BackingDevice) -> bool:
+        """Whether a dirty file of a device is not old enough yet to be written for its age."""
+        old_ns = self.world.now_ns - self.throttle.sysctls.expire_centisecs * 10 * NS_PER_MS
+        return any(mapping.dirtied_when_ns > old_ns for mapping in wb.b_dirty)
 
     def _move(self, mapping: "Mapping", to: str) -> None:
         """Move a file to the end of one of its device's lists, or off them."""

@@ -47,6 +47,27 @@ def test_little_dirt_is_written_when_it_is_old(make_host: Any) -> None:
     assert left[-1] == 0
 
 
+@pytest.mark.parametrize(("expire_centisecs", "is_progress"), [(300, True), (0, False)])
+def test_dirt_that_will_be_old_is_no_standstill(make_host: Any, expire_centisecs: int, is_progress: bool) -> None:
+    """While a file is too young to be written for its age its flusher's next look is progress, else only a retry."""
+    host = make_host(sysctls=DirtySysctls(expire_centisecs=expire_centisecs, writeback_centisecs=100))
+    fs = host.slow_store(pages_per_s=100_000)
+    fs.bdi.writeout_add(1000)
+    fs.writepages = _writes_nothing
+
+    async def body(task: Task) -> bool:
+        await host.cache.generic_perform_write(task, host.cache.create(fs, "file"), 0, 4)
+        await host.pause(task, NS_PER_S // 2)
+        return bool(host.world.nr_pending_progress)
+
+    assert host.run(body) is is_progress
+
+
+async def _writes_nothing(_task: Task, _mapping: Any, _wbc: Any) -> int:
+    """A store that is congested."""
+    return 0
+
+
 def test_without_an_interval_nothing_is_written_by_age(make_host: Any) -> None:
     """dirty_writeback_centisecs = 0 switches periodic writeback off."""
     host = make_host(sysctls=DirtySysctls(expire_centisecs=100, writeback_centisecs=0))

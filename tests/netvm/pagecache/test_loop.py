@@ -9,13 +9,13 @@ from netvm.scenario.outcome import Outcome
 from netvm.scenario.run import Experiment, run_scenario
 
 
-def _scenario(kernel: str, switches: dict[str, bool], **writer: Any) -> Any:
+def _scenario(kernel: str, switches: dict[str, bool], *, below: str = "disk", **writer: Any) -> Any:
     data = {
         "kernel": {"preset": kernel, "fixes": switches},
         "machine": {"ram_mib": 48},
-        "nic": {"kind": "loopback"},
+        "nic": {"kind": "loopback" if below == "disk" else "e1000"},
         "storage": {
-            "kind": "disk",
+            "kind": below,
             "role": "fs",
             "size_mib": 128,
             "loop_mib": 64,
@@ -32,9 +32,10 @@ def _run(kernel: str, switches: dict[str, bool], **writer: Any) -> Outcome:
     return outcome
 
 
-def test_content_goes_down_and_comes_back() -> None:
+@pytest.mark.parametrize("below", ["disk", "nfs"])
+def test_content_goes_down_and_comes_back(below: str) -> None:
     """A reader above gets what was written through the file below; every page was dirtied in both layers."""
-    outcome = _run("6.1", {}, kind="file-reader", mib=8)
+    outcome = _run("6.1", {}, below=below, kind="file-reader", mib=8)
     assert outcome.verdict == "COMPLETED"
     assert outcome.vmstat["nr_dirtied"] == 2 * 8 * 256
 
@@ -56,3 +57,12 @@ def test_the_lower_layer_waits_for_the_upper_ones_dirt(per_device: bool, verdict
     assert outcome.verdict == verdict
     told = "\n".join(outcome.explanation)
     assert ("the knot: fwriter" in told and "loop_workfn" in told) is not per_device
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("marked", "verdict"), [(False, "STALL"), (True, "COMPLETED")])
+def test_an_unmarked_worker_is_throttled_a_second_time(marked: bool, verdict: str) -> None:
+    """It stands still until what it dirtied is old enough to be written; one that is marked does not."""
+    outcome = _run("6.1", {"loop_less_throttle": marked}, kind="file-writer", mib=6, processes=4)
+    assert outcome.verdict == verdict
+    assert (outcome.virtual_seconds > 20) is not marked
