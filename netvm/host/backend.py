@@ -167,6 +167,14 @@ class FileBackend(Protocol):
         """Make the client's side of the file system; the server is up after :meth:`Backend.start`."""
         ...
 
+    def slow_commit(self, delay_ns: int) -> None:
+        """Fault: making data durable takes so much longer; 0: as long as before."""
+        ...
+
+    def half_open(self, until_ns: int) -> None:
+        """Fault: the server's end of the connection is gone without a word, and silent until then."""
+        ...
+
 
 @runtime_checkable
 class TracedBackend(Protocol):

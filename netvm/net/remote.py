@@ -12,7 +12,7 @@ from netvm.net.ip_fragment import Datagram, FragmentCache, fragments_of
 from netvm.net.tcp.config import TcpConfig
 from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.receiver import AckDue
-from netvm.net.tcp.segment import SYN, Segment, packets_of
+from netvm.net.tcp.segment import SYN, Segment, packets_of, reset_for
 from netvm.net.tcp.state import TcpState
 from netvm.net.tcp_timer import TcpTimer
 from netvm.net.wire import Content, Endpoint, LinkDirection, Packet, StreamLog
@@ -57,6 +57,8 @@ class RemoteSocket:
         """The application reads what arrives; else it says when (:meth:`was_read`) and the window closes meanwhile."""
         self.unread_bytes = 0
         self._ack_frames = 1
+        self.resets_from_ns: int | None = None
+        """Not None: it has forgotten its connection, and says so from then on."""
         self._timer = TcpTimer(world, name, deadline_ns=self._deadline_ns, expire=self._timer_expired)
 
     @property
@@ -70,7 +72,9 @@ class RemoteSocket:
         assert segment is not None
         now_ns = self.world.now_ns
         if self.core is None or self.core.state is TcpState.CLOSED:
-            if segment.flags & SYN and self.accepting:
+            if self.resets_from_ns is not None and not segment.flags & SYN:
+                self._refuse(segment)
+            elif segment.flags & SYN and self.accepting:
                 self.core = TcpConnection.from_syn(self.config, segment, now_ns)
                 self.unread_bytes = 0
                 self.core.set_receive_space(self.receive_space, full_bytes=self.receive_space)
@@ -128,6 +132,20 @@ class RemoteSocket:
     def unsent_bytes(self) -> int:
         """What was written and not yet acknowledged."""
         return self.core.write_seq - self.core.snd_una if self.core is not None else 0
+
+    def forget(self, until_ns: int) -> None:
+        """Lose the connection without a word (half-open, RFC 9293 section 3.5.1): nobody is answered until then.
+
+        Afterwards a segment of the old connection is answered with a RST.
+        """
+        self.core = None
+        self.resets_from_ns = until_ns
+
+    def _refuse(self, segment: Segment) -> None:
+        assert self.resets_from_ns is not None
+        reset = reset_for(segment)
+        if reset is not None and self.world.now_ns >= self.resets_from_ns:
+            self._send(reset)
 
     def abort(self) -> None:
         """Reset the connection."""

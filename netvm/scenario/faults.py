@@ -3,6 +3,7 @@
 from typing import Final
 
 from netvm.errors import Errno
+from netvm.host.backend import FileBackend
 from netvm.host.machine import Host
 from netvm.runtime.timer import TimerKind
 from netvm.scenario.schema import Fault
@@ -37,6 +38,13 @@ def _begin(host: Host, fault: Fault) -> None:
     elif fault.kind in _DISK_FAULTS:
         host.backend.set_fault(_DISK_FAULTS[fault.kind])
         host.world.call_at(until_ns, host.backend.set_fault, 0, kind=TimerKind.PROGRESS)
+    elif fault.kind == "slow-commit":
+        assert isinstance(host.backend, FileBackend)
+        host.backend.slow_commit(fault.commit_ms * NS_PER_MS)
+        host.world.call_at(until_ns, host.backend.slow_commit, 0, kind=TimerKind.PROGRESS)
+    elif fault.kind == "half-open":
+        assert isinstance(host.backend, FileBackend)
+        host.backend.half_open(until_ns)
     elif fault.kind == "server-restart":
         host.backend.restart_server(until_ns)
     elif fault.kind == "stall":

@@ -188,6 +188,15 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
                 yield Blame(path=("storage", key), value=getattr(storage, key), problem=problem)
     if storage.transport == "udp":
         yield from _udp(scenario)
+    for index, fault in enumerate(scenario.fault):
+        if fault.kind == "slow-commit" and storage.kind != "nfs":
+            problem = 'only NFS has a COMMIT; storage.kind must be "nfs"'
+            yield Blame(path=("fault", index, "kind"), value=fault.kind, problem=problem)
+        if fault.kind == "half-open" and (
+            storage.kind != "nfs" or storage.place == "local" or storage.transport == "udp"
+        ):
+            problem = 'needs a connection to an NFS server outside: storage.kind "nfs", over TCP'
+            yield Blame(path=("fault", index, "kind"), value=fault.kind, problem=problem)
     if storage.kind == "disk":
         for index, fault in enumerate(scenario.fault):
             if fault.kind in _NETWORK_FAULTS:

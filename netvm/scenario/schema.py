@@ -404,14 +404,28 @@ class Fault(_Table, frozen=True, kw_only=True):
     """When it begins."""
     after_mib: Natural = 0
     """Not 0: it begins when so much has been written to the storage, and not before ``at_ms``."""
-    kind: Literal["link-down", "stall", "reset", "loss-burst", "server-restart", "disk-full", "io-error"]
+    kind: Literal[
+        "link-down",
+        "stall",
+        "reset",
+        "half-open",
+        "loss-burst",
+        "server-restart",
+        "slow-commit",
+        "disk-full",
+        "io-error",
+    ]
     """``link-down``: no carrier. ``stall``: the storage answers nothing, the connection stays up. ``reset``: the
     connection is closed once. ``loss-burst``: packets are lost. ``server-restart``: the server is gone for a while.
-    ``disk-full``: the server has no block for what was never written. ``io-error``: it answers with an error."""
+    ``disk-full``: the server has no block for what was never written. ``io-error``: it answers with an error. Of an NFS
+    server: ``half-open``: its end of the connection is gone without a word; what comes on it is not answered at first,
+    and then with a RST. ``slow-commit``: each COMMIT takes ``commit_ms`` more."""
     for_ms: Positive = 1000
     """How long it lasts (``reset`` is an instant: the connection is closed once)."""
     loss: Ratio = 0.5
     """Share of packets lost in a ``loss-burst``."""
+    commit_ms: Positive = 1000
+    """What a COMMIT takes on top in a ``slow-commit``."""
 
 
 class Abstract(_Table, frozen=True, kw_only=True):

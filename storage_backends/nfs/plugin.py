@@ -201,6 +201,15 @@ class NfsBackend:
         elif self.local is not None:
             self.local.restart(until_ns)
 
+    def slow_commit(self, delay_ns: int) -> None:
+        """Let each COMMIT take so much longer."""
+        self.service.commit_ns = self.context.options.commit_ms * NS_PER_MS + delay_ns
+
+    def half_open(self, until_ns: int) -> None:
+        """Let the server forget the connection without a word."""
+        assert isinstance(self.remote, RemoteNfsServer)
+        self.remote.half_open(until_ns)
+
     def trace(self, recorder: Recorder) -> None:
         """Have the mount's tracepoints recorded."""
         self.client.tracer = NfsTrace(recorder)

@@ -179,6 +179,12 @@ class RemoteNfsServer:
         if self.sock is not None:
             self.sock.close()
 
+    def half_open(self, until_ns: int) -> None:
+        """Forget the connection without telling the client, who hears nothing until then, and then a RST."""
+        self.forget()
+        if self.sock is not None:
+            self.sock.forget(until_ns)
+
     def restart(self, until_ns: int) -> None:
         """Kill the server; until it is back connections are accepted and closed."""
         self.service.restart()

@@ -56,6 +56,25 @@ def test_refuses_when_it_is_not_there(net_host: Callable[..., Host]) -> None:
     host.run(body)
 
 
+def test_a_forgotten_connection_is_silent_and_then_reset(net_host: Callable[..., Host]) -> None:
+    """Who goes on after the other end has forgotten is not answered at first, and then with a RST."""
+    host = net_host()
+
+    async def body(task: Any) -> None:
+        sock, remote = host.remote_pair()
+        sock.connect()
+        await host.pause(task, 10 * NS_PER_MS)
+        remote.forget(host.world.now_ns + 2 * NS_PER_S)
+        assert not remote.is_open
+        await sock.sendmsg(task, [b"one"], more=False)
+        await host.pause(task, NS_PER_S)
+        assert sock.established
+        await host.pause(task, 4 * NS_PER_S)
+        assert not sock.established
+
+    host.run(body)
+
+
 @pytest.mark.parametrize("loss", [0.0, 0.1])
 def test_what_it_writes_arrives_whole(net_host: Callable[..., Host], loss: float) -> None:
     """100 KB to the host, over a wire that loses or not: in order, exactly once, then acknowledged."""

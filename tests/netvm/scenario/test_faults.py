@@ -111,3 +111,33 @@ def test_a_writer_is_told_at_fsync_what_became_of_its_pages(
     if storage.get("place") != "local" or fault == "disk-full":
         assert lost == ["512 file pages were lost in writes that failed"]
     assert outcome.vmstat.get("nr_dirty", 0) == 0
+
+
+def _nfs(**fault: Any) -> Outcome:
+    """Run a writer over NFS with one fault."""
+    scenario = small(
+        storage={"kind": "nfs", "role": "fs", "size_mib": 16, "disk": {"bandwidth_bytes_per_s": 20_000_000}},
+        workload=[{"kind": "file-writer", "mib": 4}],
+        fault=[fault],
+    )
+    outcome = run_scenario(scenario, name="small")
+    assert outcome.audit == []
+    assert outcome.verdict == "COMPLETED"
+    return outcome
+
+
+def test_a_slow_commit_is_slow_as_long_as_it_lasts() -> None:
+    """An fsync waits for its COMMIT; once the fault is over, a COMMIT takes what it took before."""
+    calm_s = _nfs(at_ms=60_000, kind="slow-commit").virtual_seconds
+    slow_s = _nfs(at_ms=0, kind="slow-commit", commit_ms=3000, for_ms=60_000).virtual_seconds
+    over_s = _nfs(at_ms=0, kind="slow-commit", commit_ms=3000, for_ms=1).virtual_seconds
+    assert slow_s >= calm_s + 3
+    assert over_s == calm_s
+
+
+def test_a_half_open_connection_is_found_out_by_a_reset() -> None:
+    """The client hears nothing while the server's end is silent, then a RST; it connects again and sends all anew."""
+    calm_s = _nfs(at_ms=60_000, kind="half-open").virtual_seconds
+    outcome = _nfs(at_ms=50, kind="half-open", for_ms=4000)
+    assert 4 < outcome.virtual_seconds < 30
+    assert outcome.virtual_seconds > calm_s + 3

@@ -214,3 +214,24 @@ def test_a_device_on_a_device_needs_a_device(key: str, value: object) -> None:
 def test_a_fuse_mount_stands_on_a_file_system(storage: dict[str, object], line: str) -> None:
     """Its server keeps files, so there must be some; and congestion comes before the queue is full."""
     assert _refusal(storage={"kind": "nbd"} | storage) == line
+
+
+@pytest.mark.parametrize(
+    ("storage", "kind", "line"),
+    [
+        ({"kind": "nbd"}, "slow-commit", 'only NFS has a COMMIT; storage.kind must be "nfs"'),
+        (
+            {"kind": "iscsi"},
+            "half-open",
+            'needs a connection to an NFS server outside: storage.kind "nfs", over TCP',
+        ),
+        (
+            {"kind": "nfs", "transport": "udp"},
+            "half-open",
+            'needs a connection to an NFS server outside: storage.kind "nfs", over TCP',
+        ),
+    ],
+)
+def test_a_fault_of_nfs_needs_nfs(storage: dict[str, object], kind: str, line: str) -> None:
+    """A slow COMMIT and a connection that only one side knows are faults of an NFS server."""
+    assert _refusal(storage=storage, fault=[{"at_ms": 1, "kind": kind}]) == f'fault.0.kind = "{kind}": {line}'
