@@ -23,6 +23,8 @@ class Fix:
     """What the emulated kernel does with it that it does not do without."""
     in_recorded: bool | None = None
     """Overrides the version comparison for the recorded kernel (a stable backport)."""
+    in_all: bool = False
+    """Every preset has it, the older ones too: what was before it is only there for a scenario that switches it off."""
 
 
 _GORMAN_2012 = 'Mel Gorman, "Swap-over-NBD without deadlocking", V15, 12 Jul 2012'
@@ -382,6 +384,7 @@ TABLE: Final = (
         year=2017,
         version="4.13",
         source='919e3bd9a875 "NFS: Ensure we commit after writeback is complete", Trond Myklebust',
+        in_all=True,
         summary="a COMMIT follows the WRITEs of one writepages by itself; before, whoever wrote next sent it for what "
         "had been answered by then",
     ),
@@ -390,6 +393,7 @@ TABLE: Final = (
         year=2020,
         version="5.8",
         source='8d92890bd6b8 "mm/writeback: discard NR_UNSTABLE_NFS, use NR_WRITEBACK instead", NeilBrown',
+        in_all=True,
         summary="NFS pages that wait for a COMMIT count as under writeback; before, apart, and writers and flusher "
         "took them for dirt that they could write",
     ),
@@ -407,6 +411,15 @@ TABLE: Final = (
         source='bf48438354a7 "mm, vmscan: get rid of throttle_vm_writeout", Michal Hocko',
         summary="reclaimers are not held back for writeback as such; before, until no more than 1.1 of the dirty limit "
         "was under writeback or waited for a COMMIT",
+    ),
+    Fix(
+        name="vm_writeout_nofs_naps",
+        year=2007,
+        version="2.6.21",
+        source='232ea4d69d81 "throttle_vm_writeout(): don\'t loop on GFP_NOFS and GFP_NOIO allocations", Andrew Morton',
+        in_all=True,
+        summary="a reclaimer that may not enter the file system waits in throttle_vm_writeout once, a tenth of a "
+        "second; before, like any other",
     ),
     Fix(
         name="ipfrag_4mib",

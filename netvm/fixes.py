@@ -75,6 +75,7 @@ class Fixes:
     unstable_is_writeback: bool = True
     vm_writeout_not_unstable: bool = False
     no_vm_writeout_throttle: bool = True
+    vm_writeout_nofs_naps: bool = True
     ipfrag_4mib: bool = True
     ipfrag_no_evictor: bool = True
     reserve_counts_fragments: bool = False
@@ -109,6 +110,8 @@ def preset(kernel: str) -> Fixes:
     have = {}
     for fix in TABLE:
         merged = fix.version is not None and _version(fix.version) <= _version(kernel)
+        # MODEL: presets older than a fix with in_all have it as well
+        merged = merged or fix.in_all
         if kernel == "6.1" and fix.in_recorded is not None:
             merged = fix.in_recorded
         have[fix.name] = merged

@@ -190,7 +190,7 @@ class PageAllocator:
         mark = zone.watermark[alloc_flags & ALLOC_WMARK_MASK] + zone.watermark_boost
         if order == 0:
             unusable = zone.unusable_free(alloc_flags)
-            if free - min(free, unusable) > mark + zone.lowmem_reserve[highest]:
+            if free - min(free, unusable) > mark + zone.lowmem_reserve[highest] + zone.pages_emerg:
                 return True
         if zone.watermark_ok(order, mark, highest, alloc_flags, free):
             return True
@@ -392,7 +392,7 @@ class PageAllocator:
         highest = gfp_zone(gfp)
         zones = [zone for zone in self.node.zones if zone.index <= highest]
         for zone in reversed(zones):
-            kept = zone.watermark_boost + zone.lowmem_reserve[highest] + zone.unusable_free(0) + 1
+            kept = zone.watermark_boost + zone.lowmem_reserve[highest] + zone.pages_emerg + zone.unusable_free(0) + 1
             spare = zone.nr_free - zone.watermark[ALLOC_WMARK_LOW] - kept
             if spare >= 0:
                 break

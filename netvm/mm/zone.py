@@ -43,6 +43,7 @@ __all__ = [
     "Node",
     "PerCpuPages",
     "Zone",
+    "adjust_memalloc_reserve",
     "calculate_min_free_kbytes",
     "setup_lowmem_reserve",
     "setup_watermarks",
@@ -103,6 +104,7 @@ class Zone:
         "nr_write_pending",
         "pageblock_order",
         "pageblocks",
+        "pages_emerg",
         "pcp",
         "present",
         "privileged",
@@ -155,6 +157,8 @@ class Zone:
         self.reclaim_active = False
         """ZONE_RECLAIM_ACTIVE: kswapd is balancing; per-cpu lists stay short."""
         self.lowmem_reserve = [0, 0, 0, 0]
+        self.pages_emerg = 0
+        """Pages kept on top of every mark, which only an attempt without watermarks may use."""
         self.nr_reserved_highatomic = 0
         self.nr_write_pending = 0
         self.pcp: list[PerCpuPages] = []
@@ -214,7 +218,7 @@ class Zone:
         """Whether an allocation may take a block and leave the mark (__zone_watermark_ok)."""
         free = free_pages - ((1 << order) - 1) - self.unusable_free(alloc_flags)
         floor = self.reserve_floor(mark, alloc_flags) if alloc_flags & _LADDER else mark
-        if free <= floor + self.lowmem_reserve[highest_zoneidx]:
+        if free <= floor + self.lowmem_reserve[highest_zoneidx] + self.pages_emerg:
             return False
         if order == 0:
             return True
@@ -297,6 +301,17 @@ def setup_watermarks(zones: list[Zone], *, min_free_kbytes: int, scale_factor: i
         zone.watermark[ALLOC_WMARK_LOW] = zone.watermark[ALLOC_WMARK_MIN] + step
         zone.watermark[ALLOC_WMARK_HIGH] = zone.watermark[ALLOC_WMARK_MIN] + 2 * step
         zone.watermark_boost = 0
+
+
+def adjust_memalloc_reserve(zones: list[Zone], nr_pages: int) -> None:
+    """Keep so many pages more for who may ignore the marks, each zone its share.
+
+    Mirrors ``adjust_memalloc_reserve`` and ``pages_emerg`` of Peter Zijlstra's "swap over networked storage" (2007),
+    never merged: apart from the min mark, since GFP_ATOMIC requests may have a part of that.
+    """
+    managed = sum(zone.managed for zone in zones)
+    for zone in zones:
+        zone.pages_emerg += -(-nr_pages * zone.managed // managed)
 
 
 def setup_lowmem_reserve(zones: list[Zone], ratios: dict[str, int]) -> None:

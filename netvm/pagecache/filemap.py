@@ -406,9 +406,16 @@ class PageCache:
         self.flusher.mark_inode_dirty(mapping)
 
     def account_unstable(self, mapping: Mapping, nr_pages: int) -> None:
-        """Count pages that wait for a COMMIT as under writeback, or no longer (nfs_folio_mark_unstable)."""
-        self.vmstat.nr_writeback += nr_pages
-        mapping.fs.bdi.nr_writeback += nr_pages
+        """Count pages that wait for a COMMIT as under writeback, or no longer (nfs_folio_mark_unstable).
+
+        Without ``unstable_is_writeback`` (5.8) they are neither that nor dirty, but something to be written.
+        """
+        if self.pages.fixes.unstable_is_writeback:
+            self.vmstat.nr_writeback += nr_pages
+            mapping.fs.bdi.nr_writeback += nr_pages
+        else:
+            self.throttle.nr_unstable += nr_pages
+            mapping.fs.bdi.nr_reclaimable += nr_pages
 
     async def wait_on_writeback(self, task: Task, mapping: Mapping, start: int = 0, end: int = _LONG_MAX) -> None:
         """Wait until no page of a range is under writeback (filemap_fdatawait_range)."""

@@ -15,8 +15,8 @@ the same: once the others' dirt is past that too, it waits for them. A quarter i
 the others may is of the hard limit, which follows it slowly: the quarter was not always more, until a part of the hard
 limit was added to it (``less_throttle_margin``, 4.7). Before all of them it was a writer like any other.
 
-Until 4.9 (``no_vm_writeout_throttle``) reclaim is held back, too: while more pages are under writeback than the limit
-and a tenth of it, whoever reclaims with a full mask waits in congestion_wait, kswapd like any other.
+Until 4.9 (``no_vm_writeout_throttle``) reclaim is held back, too: while more pages are under writeback, or wait for a
+COMMIT, than the limit and a tenth of it, whoever reclaims with a full mask waits in congestion_wait, kswapd as well.
 
 Before 3.2 (``io_less_throttle``) a writer over the limit wrote pages of its own device itself and waited in
 congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``) for everybody's rest.
@@ -123,6 +123,8 @@ class DirtyThrottle:
         self.flusher: Flusher
         self.wb_stat_error = nr_cpus * 8 * nr_cpus.bit_length()
         """WB_STAT_BATCH of every CPU."""
+        self.nr_unstable = 0
+        """NR_UNSTABLE_NFS: pages that wait for a COMMIT, where they are counted by themselves."""
         self.dirty_limit = 0
         self.ratelimit_pages = 0
         self._set_ratelimit()
@@ -139,6 +141,8 @@ class DirtyThrottle:
         self.dirty_seen = 0
         name = "throttle_vm_writeout: pages under writeback over the dirty limit"
         self._writeback_over_limit = Resource("memory", name, self._writes_under_way)
+        self._held_back: list[Task] = []
+        """Who is in throttle_vm_writeout."""
         self.swap_writes: Callable[[], Sequence[Provider | Task]] = list
         """Who is to complete what is on its way to swap."""
 
@@ -190,7 +194,7 @@ class DirtyThrottle:
             bg_thresh = sysctls.background_ratio * PAGE_SIZE // 100 * available // PAGE_SIZE
         if bg_thresh >= thresh:
             bg_thresh = thresh // 2
-        nr_dirty = self.vmstat.nr_dirty
+        nr_dirty = self.vmstat.nr_dirty + self.nr_unstable
         return DirtyLimits(
             dirty=nr_dirty + self.vmstat.nr_writeback, nr_dirty=nr_dirty, thresh=thresh, bg_thresh=bg_thresh
         )
@@ -200,7 +204,8 @@ class DirtyThrottle:
 
         # MODEL: the only node is the system, so this differs from the limit of writers in that it does not lag.
         """
-        return self.vmstat.nr_dirty + self.vmstat.nr_writeback <= self.limits().thresh
+        look = self.limits()
+        return look.dirty <= look.thresh
 
     def wb_calc_thresh(self, wb: BackingDevice, thresh: int) -> int:
         """Return a device's part of a threshold: by its part of recent completions (__wb_calc_thresh)."""
@@ -364,10 +369,12 @@ class DirtyThrottle:
                 break
             wb.dirty_exceeded = True
             if wb.nr_reclaimable:
-                nr_left -= await self.flusher.writeback_inodes_wb(task, wb, nr_left)
+                nr_written = await self.flusher.writeback_inodes_wb(task, wb, nr_left)
+                nr_left -= nr_written
                 if nr_left <= 0:
                     break
-                continue
+                if nr_written or not self.nr_unstable:
+                    continue
             began_ns = self.world.now_ns
             await self._sleep(task, wb, HZ // 10, everybody=not self.fixes.per_bdi_dirty_limits)
             if self.tracer is not None:
@@ -449,23 +456,28 @@ class DirtyThrottle:
         return pause, pause_pages
 
     async def throttle_vm_writeout(self, task: Task, gfp: int) -> None:
-        """Hold a reclaimer back while too many pages are under writeback (throttle_vm_writeout, 2.6.11 to 4.8).
-
-        # MODEL: whoever may not do I/O waits once, as since 2.6.21; before, as long as the others.
-        """
+        """Hold a reclaimer back while too many pages are on their way or unstable (throttle_vm_writeout, to 4.8)."""
         while True:
             thresh = self.limits().thresh
             if self.fixes.io_less_throttle:
                 thresh = max(thresh, self.dirty_limit)
-            if self.vmstat.nr_writeback <= thresh + thresh // 10:
+            nr_unstable = 0 if self.fixes.vm_writeout_not_unstable else self.nr_unstable
+            if self.vmstat.nr_writeback + nr_unstable <= thresh + thresh // 10:
                 return
+            self._held_back.append(task)
             await self.world.sleep_on(task, self._writeback_over_limit, timeout_ns=HZ // 10 * JIFFY_NS)
-            if gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO:
+            self._held_back.remove(task)
+            if gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO and self.fixes.vm_writeout_nofs_naps:
                 return
 
     def _writes_under_way(self) -> list[Provider | Task]:
-        """Say who could bring the pages under writeback down."""
-        return [*self.flusher.writers(), *self.swap_writes()]
+        """Say who could bring what reclaimers wait for down: the writes, and for unstable pages who writes next."""
+        found = [*self.flusher.writers(), *self.swap_writes()]
+        if self.nr_unstable:
+            writers = tuple(task for task in self._held_back if task.number in self._dirtiers)
+            next_one = () if self.sysctls.writeback_centisecs else writers
+            found.append(Provider(name="a COMMIT, sent by who writes next", needs=next_one))
+        return found
 
     async def _sleep(self, task: Task, wb: BackingDevice, pause: int, *, everybody: bool = False) -> None:
         """Sleep killably (io_schedule_timeout)."""

@@ -358,7 +358,7 @@ class Flood(_Table, frozen=True, kw_only=True, tag="udp-flood", tag_field="kind"
     packets_per_s: Annotated[int, Meta(ge=1, le=100_000_000)]
     """Datagrams that arrive, over all sockets."""
     bytes: Annotated[int, Meta(ge=1, le=65000)] = 1400
-    """Payload of one datagram."""
+    """Payload of one datagram; above 1,472 it travels in fragments."""
     sockets: Annotated[int, Meta(ge=1, le=4096)] = 1
     """Sockets they arrive at in turn."""
     reader: Literal["never", "slow", "blocked", "fast"] = "never"

@@ -4,10 +4,11 @@ from typing import Any
 
 from netvm.host.machine import Host
 from netvm.mm.gfp import GFP_KERNEL
+from netvm.net.ip_fragment import Datagram, fragments_of
 from netvm.net.remote import RemoteSocket
 from netvm.net.sock import TcpSock
 from netvm.net.udp import UdpSock
-from netvm.net.wire import Packet, connect_streams
+from netvm.net.wire import connect_streams
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
 from netvm.scenario.schema import Flood, Readers, Traffic
@@ -55,6 +56,7 @@ class _UdpFlood:
         self.sock = UdpSock(host.stack, name, rcvbuf=spec.rcvbuf_bytes)
         self.interval_ns = max(1, NS_PER_S * spec.sockets // spec.packets_per_s)
         self.stop_ns = host.world.now_ns + spec.stop_ms * NS_PER_MS if spec.stop_ms else 0
+        self._ident = 0
         host.world.call_after(spec.start_ms * NS_PER_MS, self._send)
         if spec.reader != "never":
             host.world.spawn(name, _read_loop, host, spec, self._read, self._wait, cpus=host.cpus)
@@ -64,7 +66,11 @@ class _UdpFlood:
         if self.stop_ns and world.now_ns >= self.stop_ns:
             return
         assert self.host.link is not None
-        self.host.link.down.send(Packet(self.sock, None, self.spec.bytes, max(1, -(-self.spec.bytes // 1472))))
+        assert self.host.stack.ip_frags is not None
+        self._ident += 1
+        datagram = Datagram(f"{self.sock.name}-peer", self._ident, self.sock, self.spec.bytes, None)
+        for packet in fragments_of(datagram, self.host.stack.ip_frags):
+            self.host.link.down.send(packet)
         # a flood goes on whether or not anything gets done: it is no sign of progress
         world.call_after(self.interval_ns, self._send, kind=TimerKind.CLOCK)
 

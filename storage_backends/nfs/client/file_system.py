@@ -6,6 +6,8 @@ dirty pages to calls of wsize bytes and sends them UNSTABLE; only a single call 
 answered its pages leave writeback but count as such until the COMMIT, which is sent when all the calls of one
 ``writepages`` are answered, by the flusher when nothing of the file is under writeback, and by fsync. A verifier in the
 COMMIT's answer that is not that of the WRITE means the server was restarted: exactly those pages are dirty again.
+Before 4.13 (``nfs_commit_after_writeback``) none followed by itself: each ``writepages`` sent one for what had been
+answered by then, so the last pages waited for who wrote next.
 
 More than ``nfs_congestion_kb`` under writeback on a mount makes background writeback turn round at once.
 
@@ -15,7 +17,6 @@ Nobody here may use the reserve: a mount without swap has ordinary sockets and t
 """
 
 from collections.abc import Callable
-from math import isqrt
 from typing import Any, Final
 
 import numpy as np
@@ -43,7 +44,7 @@ from storage_backends.nfs.client.inode import (
     PgioHeader,
     pages_of,
 )
-from storage_backends.nfs.client.mount import Mount
+from storage_backends.nfs.client.mount import Mount, nfs_congestion_kb
 from storage_backends.nfs.client.pools import NFS_PAGEVEC_SIZE, PAGE_POINTER_BYTES, rpc_task_gfp_mask
 from storage_backends.nfs.client.release import RELEASE_WAIT_NS, Release, nfs_release
 from storage_backends.nfs.client.rpc_task import RpcTask
@@ -54,19 +55,12 @@ from storage_backends.nfs.messages.data import CommitArgs, ReadArgs, StableHow, 
 from storage_backends.nfs.messages.nfs3 import NfsStat3
 from storage_backends.wire import Blocks
 
-__all__ = ["NfsFileSystem", "nfs_congestion_kb"]
+__all__ = ["NfsFileSystem"]
 
-MAX_CONGESTION_KB: Final = 256 * 1024
-_PAGE_KB: Final = PAGE_SIZE // 1024
 _NO_MEMORY: Final = -int(Errno.ENOMEM)
 _IO_ERROR: Final = -int(Errno.EIO)
 
 _U8 = np.uint8
-
-
-def nfs_congestion_kb(total_pages: int) -> int:
-    """Return how much may be under writeback on a mount before it counts as congested (nfs_init_writepagecache)."""
-    return min(16 * isqrt(total_pages) * _PAGE_KB, MAX_CONGESTION_KB)
 
 
 class NfsFileSystem:
@@ -84,7 +78,7 @@ class NfsFileSystem:
         self._bdi = context.throttle.add_device("nfs")
         context.flusher.add_device(self._bdi)
         total = sum(zone.managed for zone in context.pages.node.zones)
-        self.congestion_on_pages = nfs_congestion_kb(total) // _PAGE_KB
+        self.congestion_on_pages = nfs_congestion_kb(total) // (PAGE_SIZE // 1024)
         self.congestion_off_pages = self.congestion_on_pages - self.congestion_on_pages // 4
         self.nr_writeback = 0
         """Pages of this mount under writeback."""
@@ -97,6 +91,7 @@ class NfsFileSystem:
         """Reclaimers that gave up waiting for a COMMIT."""
         self._vmscan = context.vmscan
         self._committed: dict[int, WaitQueue] = {}
+        self._commits_by_itself = mount.client.fixes.nfs_commit_after_writeback
         self.cache.filesystems.append(self)
 
     @property
@@ -183,6 +178,8 @@ class NfsFileSystem:
             if run is None:
                 break
         self._completed(inode, completion)
+        if not self._commits_by_itself:
+            await self._commit(task, inode)
         return 0 if error == _NO_MEMORY else error
 
     def _add(self, inode: Inode, coalescer: Coalescer, pending: list[int], run: tuple[int, int]) -> list[range]:
@@ -288,7 +285,7 @@ class NfsFileSystem:
     def _completed(self, inode: Inode, completion: IoCompletion) -> None:
         """Count a call of a ``writepages`` as over; after the last a COMMIT is due (nfs_io_completion_commit)."""
         completion.nr_out -= 1
-        if not completion.nr_out and len(inode.commits):
+        if not completion.nr_out and len(inode.commits) and self._commits_by_itself:
             self.client.nfsiod.queue_work(WorkItem("nfs_io_completion_commit", lambda task: self._commit(task, inode)))
 
     # -- making safe ----------------------------------------------------------------------------------------------
@@ -364,7 +361,7 @@ class NfsFileSystem:
         """Make what was written safe (nfs_write_inode, nfs_file_fsync)."""
         inode = self._inode(mapping)
         if not sync:
-            if mapping.nr_writeback:
+            if mapping.nr_writeback and self._commits_by_itself:
                 # there will be more to commit soon
                 self.cache.flusher.mark_inode_dirty(mapping)
             else:

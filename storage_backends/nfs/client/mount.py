@@ -5,10 +5,12 @@ one), then NULL, FSINFO and ACCESS on the root, and LOOKUP of the file, made if 
 what was asked for, cut to what the server can take.
 """
 
-from typing import Any
+from math import isqrt
+from typing import Any, Final
 
 from netvm.errors import UsageError
 from netvm.runtime.task import Task
+from netvm.units import PAGE_SIZE
 from storage_backends.nfs.client.clnt import RpcClient
 from storage_backends.nfs.connection.procedures import (
     ACCESS,
@@ -26,9 +28,15 @@ from storage_backends.nfs.messages.files import AccessArgs, CreateArgs, FsinfoRe
 from storage_backends.nfs.messages.mount import MountArgs
 from storage_backends.nfs.messages.nfs3 import FhArgs, NfsStat3
 
-__all__ = ["Mount"]
+__all__ = ["Mount", "nfs_congestion_kb"]
 
 ALL_ACCESS = 0x3F
+MAX_CONGESTION_KB: Final = 256 * 1024
+
+
+def nfs_congestion_kb(total_pages: int) -> int:
+    """Return how much may be under writeback on a mount before it counts as congested (nfs_init_writepagecache)."""
+    return min(16 * isqrt(total_pages) * (PAGE_SIZE // 1024), MAX_CONGESTION_KB)
 
 
 class Mount:

@@ -19,9 +19,11 @@ from collections import deque
 from typing import Any, Final
 
 from netvm.errors import Errno
+from netvm.mm.zone import adjust_memalloc_reserve
 from netvm.net.udp import UdpSock
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
+from netvm.units import pages_of
 from storage_backends.nfs.client.clnt import RpcClient
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.client.slots import SlotTable
@@ -76,9 +78,13 @@ class UdpXprt:
         return self.client.nr_swapping > 0 and self.locked_by is rpc
 
     def set_memalloc(self) -> None:
-        """Make the socket one that memory is freed through (xs_set_memalloc)."""
-        if self.client.fixes.nfs_swap_memalloc:
+        """Make the socket one that memory is freed through (xs_set_memalloc), and keep memory for what it needs."""
+        fixes, stack = self.client.fixes, self.client.stack
+        if fixes.nfs_swap_memalloc:
             self.sock.sk_set_memalloc()
+        fragments = stack.ip_frags.memory if stack.ip_frags is not None else None
+        if fixes.reserve_counts_fragments and fragments is not None:
+            adjust_memalloc_reserve(stack.pages.node.zones, pages_of(fragments.high_bytes))
 
     def connect(self, _rpc: RpcTask) -> None:
         """There is nothing to connect."""

@@ -11,6 +11,7 @@ from netvm.net.wire import Packet
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.world import World
 from netvm.scenario.load import scenario_from
+from netvm.units import NS_PER_S
 
 RECORDED = {
     "name": "DMA32",
@@ -75,6 +76,25 @@ def test_limits_of_the_scenario_are_taken_as_they_are() -> None:
     assert (stack.udp_memory.low, stack.udp_memory.high) == (4, 6)
     assert (stack.tcp_memory.wmem_min, stack.tcp_memory.rmem_min) == (4097, 4098)
     assert (stack.tcp_wmem, stack.tcp_rmem) == ((4097, 8192, 16384), (4098, 8192, 16384))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "high_kib", "evicts"), [("2.6.11", 256, True), ("3.6", 256, True), ("6.1", 4096, False)]
+)
+def test_fragments_have_the_kernels_bounds(kernel: str, high_kib: int, evicts: bool) -> None:
+    """256 KiB and an evictor, later 4 MiB, then no evictor; the low threshold is three quarters. Sysctls go first."""
+    cache = booted(kernel={"preset": kernel}).stack.ip_frags
+    assert cache is not None
+    memory = cache.memory
+    assert memory is not None
+    assert (memory.high_bytes, memory.low_bytes) == (high_kib * 1024, high_kib * 768)
+    assert memory.evicts == evicts
+    assert cache.time_ns == 30 * NS_PER_S
+    vm = {"ipfrag_high_thresh": 8000, "ipfrag_low_thresh": 4000, "ipfrag_time": 2}
+    cache = booted(kernel={"preset": kernel}, vm=vm).stack.ip_frags
+    assert cache is not None
+    assert cache.memory is not None
+    assert (cache.memory.high_bytes, cache.memory.low_bytes, cache.time_ns) == (8000, 4000, 2 * NS_PER_S)
 
 
 def test_ring_belongs_to_the_card() -> None:

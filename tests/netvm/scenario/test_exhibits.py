@@ -14,6 +14,7 @@ _QUICK: Final = (
     "A4/nbd-broken",
     "B5/nfsd-broken",
     "B6/release-broken",
+    "B8/unstable-broken",
     "C1/loop-broken",
     "C3/fuse-broken",
     "C3/fuse-cure",

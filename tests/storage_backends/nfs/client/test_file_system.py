@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from netvm.pagecache.ports import WritebackControl
 from netvm.runtime.clock import run_virtual
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import Experiment, run_scenario
-from storage_backends.nfs.client.file_system import nfs_congestion_kb
 from storage_backends.nfs.messages.nfs3 import NfsStat3
 
 
@@ -36,15 +36,6 @@ def content(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     (mapping,) = experiment.host.files.cache.mappings.values()
     kept = experiment.host.files.fs.server_content(mapping.name)
     return mapping.version[: mapping.nr_pages], kept[: mapping.nr_pages]
-
-
-@pytest.mark.parametrize(
-    ("mib", "kb"),
-    [(64, 8192), (128, 11584), (256, 16384), (512, 23168), (1024, 32768), (4096, 65536), (1 << 20, 262144)],
-)
-def test_the_congestion_limit_is_the_kernels(mib: int, kb: int) -> None:
-    """16 times the root of all pages, in pages, and 256 MiB at most."""
-    assert nfs_congestion_kb(mib * 256) == kb
 
 
 def test_a_file_is_written_and_safe() -> None:
@@ -113,3 +104,24 @@ def test_a_congested_mount_turns_background_writeback_away() -> None:
     assert any(congested for _, congested in seen)
     assert all(congested == (nr > 64) or congested for nr, congested in seen)
     assert not fs.write_congested
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_who_sends_the_commit(mounted, by_itself) -> None:
+    """A COMMIT follows a writepages by itself from 4.13 on; before, what was answered waits for who writes next."""
+    off = () if by_itself else ("nfs_commit_after_writeback", "unstable_is_writeback")
+    host = mounted("storage.role=fs", "vm.dirty_writeback_centisecs=0", fixes=off)
+    seen = []
+
+    async def script(task) -> None:
+        files = host.host.files
+        mapping = files.cache.create(files.fs, "log")
+        await files.cache.generic_perform_write(task, mapping, 0, 16)
+        for _ in range(2):
+            await files.fs.writepages(task, mapping, WritebackControl(nr_to_write=64, reason="background"))
+            await files.cache.wait_on_writeback(task, mapping)
+            await host.pause(task, 100)
+            seen.append((files.throttle.nr_unstable, files.fs.bdi.nr_reclaimable, host.host.vmstat.nr_writeback))
+
+    host.run(script)
+    assert seen == ([(0, 0, 0)] * 2 if by_itself else [(16, 16, 0), (0, 0, 0)])

@@ -3,6 +3,7 @@
 import pytest
 
 from netvm.errors import UsageError
+from storage_backends.nfs.client.mount import nfs_congestion_kb
 from storage_backends.nfs.messages.nfs3 import NfsStat3
 
 
@@ -32,3 +33,12 @@ def test_what_the_server_refuses_is_said(mounted) -> None:
         assert attributes.size_bytes == 0
 
     host.run(script)
+
+
+@pytest.mark.parametrize(
+    ("mib", "kb"),
+    [(64, 8192), (128, 11584), (256, 16384), (512, 23168), (1024, 32768), (4096, 65536), (1 << 20, 262144)],
+)
+def test_the_congestion_limit_is_the_kernels(mib: int, kb: int) -> None:
+    """16 times the root of all pages, in pages, and 256 MiB at most."""
+    assert nfs_congestion_kb(mib * 256) == kb

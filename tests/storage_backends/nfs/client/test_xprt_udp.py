@@ -1,5 +1,6 @@
 """The transport over UDP: one datagram a call, a window, and calls that are sent again."""
 
+from netvm.mm.gfp import GFP_ATOMIC, GFP_NOWARN
 from netvm.units import NS_PER_S
 from storage_backends.nfs.connection.congestion import RPC_CWNDSCALE
 from storage_backends.nfs.connection.procedures import NULL
@@ -117,3 +118,26 @@ def test_a_call_without_memory_for_its_packets_comes_again(mounted) -> None:
 
     host.run(script)
     assert host.host.netstat["IpOutDiscards"] == 1
+
+
+def test_a_reserve_that_counts_fragments_is_larger_by_them(mounted) -> None:
+    """256 KiB apart from the marks: neither an ordinary request nor GFP_ATOMIC gets at them, __GFP_MEMALLOC does."""
+    off, on = (
+        mounted(_UDP, 'kernel.preset="3.6"'),
+        mounted(_UDP, 'kernel.preset="3.6"', "kernel.fixes.reserve_counts_fragments=true"),
+    )
+    left = []
+
+    async def nothing(_task) -> None:
+        return
+
+    for host in (off, on):
+        host.run(nothing)
+        pages, softirq = host.host.pages, host.host.softirq
+        owner = host.host.ledger.owner("test")
+        while pages.try_alloc_pages(softirq, 0, GFP_ATOMIC | GFP_NOWARN, owner) >= 0:
+            pass
+        left.append(host.host.node.nr_free)
+        host.drain()
+        assert host.host.node.nr_free == 0
+    assert left[1] - left[0] == 64
