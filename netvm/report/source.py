@@ -27,6 +27,8 @@ __all__ = ["PIECE_BYTES", "open_trace"]
 
 PIECE_BYTES: Final = 1 << 18
 _GZIP: Final = b"\x1f\x8b"
+_PACKED_BYTES: Final = 1 << 13
+"""Input that is unpacked at once: text of a trace grows some twenty times."""
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _FOREIGN: Final = {
     b"\x17\x08Dtracing": "a trace.dat; netvm reads what `trace-cmd report` prints of it",
@@ -81,18 +83,19 @@ def _pieces_of(file: IO[bytes], path: Path, recorded: Recorded) -> Iterator[byte
     assert isinstance(file, io.BufferedReader)
     head = file.peek(4)[:4]
     if head.startswith(_GZIP):
-        stream: IO[bytes] | gzip.GzipFile = gzip.open(file)  # noqa: SIM115  closed with the file below it
+        stream = gzip.open(file)  # noqa: SIM115  closed with the file below it
+        pieces = iter(lambda: stream.read(PIECE_BYTES), b"")
     elif head == _ZSTD:
-        stream = _zstd(file)
+        pieces = _unpack_zstd(file)
     else:
-        stream = file
+        pieces = iter(lambda: file.read(PIECE_BYTES), b"")
     while True:
         try:
-            piece = stream.read(PIECE_BYTES)
+            piece = next(pieces, b"")
         except EOFError:
             recorded.losses.truncated = True
             return
-        except (gzip.BadGzipFile, zlib.error) as error:
+        except (gzip.BadGzipFile, zlib.error, _DamagedError) as error:
             recorded.losses.truncated = True
             recorded.losses.skip(f"damaged from here on: {error}")
             return
@@ -103,13 +106,31 @@ def _pieces_of(file: IO[bytes], path: Path, recorded: Recorded) -> Iterator[byte
         yield piece
 
 
-def _zstd(file: IO[bytes]) -> IO[bytes]:
+def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
+    """Generate the content of frames of zstd. Raises EOFError if the last is cut off, as gzip does."""
     try:
         import zstandard  # noqa: PLC0415  only who reads .zst needs it
     except ImportError as error:
         raise UsageError("a zstd trace needs the package zstandard: pip install zstandard") from error
-    stream: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    return stream
+    packed = b""
+    frame = None
+    while packed := packed or file.read(_PACKED_BYTES):
+        frame = zstandard.ZstdDecompressor().decompressobj() if frame is None else frame
+        try:
+            piece = frame.decompress(packed)
+        except zstandard.ZstdError as error:
+            raise _DamagedError(str(error)) from error
+        packed = b""
+        if frame.eof:
+            packed, frame = frame.unused_data, None
+        if piece:
+            yield piece
+    if frame is not None:
+        raise EOFError
+
+
+class _DamagedError(Exception):
+    """What is packed cannot be unpacked from here on."""
 
 
 @contextmanager

@@ -36,9 +36,11 @@ def import_host(directory: Path) -> str:
         raise UsageError(f"{directory / 'zoneinfo_before'}: no zone with memory; must be /proc/zoneinfo of a host")
     release = _release(directory)
     ram_mib = -(-sum(zone.present for zone in zones) // 256)
+    settings = _vm(directory)
     notes = {
         "": f"Skeleton of a captured host, kernel {release or 'unknown'}.\n"
-        "Watermarks are computed by the emulated kernel.",
+        "Watermarks are computed by the emulated kernel."
+        + ("" if settings else "\nNo sysctl of the capture could be read: the kernel's own hold."),
         "workload": "What the machine does is yours to say.",
         "storage": "Where it swaps to, too.",
     }
@@ -46,7 +48,7 @@ def import_host(directory: Path) -> str:
         "title": f"captured host with {ram_mib} MiB",
         "kernel": {"preset": _preset(release)},
         "machine": {"ram_mib": ram_mib, "cpus": 1, "zones": [_zone(zone) for zone in zones]},
-        "vm": _vm(directory),
+        "vm": settings,
         "storage": {"kind": "nbd"},
         "workload": [{"kind": "anon-hog", "mib": max(1, ram_mib * 11 // 10)}],
     }
@@ -57,7 +59,7 @@ def import_host(directory: Path) -> str:
 def _zones(directory: Path) -> tuple[RecordedZone, ...]:
     path = directory / "zoneinfo_before"
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; must be the directory of a capture") from error
     first_node = text.partition("\nNode 1,")[0]
@@ -94,7 +96,7 @@ def _preset(release: str) -> str:
 
 def _vm(directory: Path) -> dict[str, int]:
     try:
-        lines = (directory / "sysctl_vm.txt").read_text().splitlines()
+        lines = (directory / "sysctl_vm.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     found = dict(line.partition(" = ")[::2] for line in lines)

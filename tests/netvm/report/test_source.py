@@ -37,6 +37,21 @@ def test_a_file_that_ends_too_early(tmp_path: Path, profile_of: Callable[[Path],
     assert profile_of(cut).truncated
 
 
+def test_a_zstd_file_that_ends_too_early(tmp_path: Path, profile_of: Callable[[Path], Any]) -> None:
+    """What could be unpacked is read; that the rest is cut off, or damaged, is said."""
+    zstandard = pytest.importorskip("zstandard")
+    packed = bytearray(zstandard.compress(gzip.decompress(_PACKED.read_bytes())))
+    cut = tmp_path / "cut"
+    cut.write_bytes(packed[: len(packed) // 2])
+    whole = profile_of(_PACKED).events
+    assert profile_of(cut).truncated
+    assert 1000 < profile_of(cut).events < whole
+    packed[len(packed) // 2] ^= 0xFF
+    cut.write_bytes(packed)
+    assert profile_of(cut).truncated
+    assert profile_of(cut).skipped
+
+
 @pytest.mark.parametrize(
     ("content", "remedy"),
     [

@@ -34,3 +34,15 @@ def test_what_is_no_capture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "zoneinfo_before").write_text("Node 0, zone   Device\n")
     with pytest.raises(UsageError, match="must be a whole /proc/zoneinfo"):
         import_host(tmp_path)
+    (tmp_path / "zoneinfo_before").write_bytes(bytes(range(256)))
+    with pytest.raises(UsageError, match="must be"):
+        import_host(tmp_path)
+
+
+def test_settings_that_cannot_be_read_are_the_kernels_own(tmp_path: Path) -> None:
+    """Without sysctls, or with a damaged file of them, the skeleton says nothing of them and says so."""
+    (tmp_path / "zoneinfo_before").write_text((_RUN / "zoneinfo_before").read_text())
+    (tmp_path / "sysctl_vm.txt").write_bytes(bytes(range(256)))
+    text = import_host(tmp_path)
+    assert "vm" not in tomllib.loads(text)
+    assert "No sysctl of the capture could be read: the kernel's own hold." in text
