@@ -157,6 +157,10 @@ class BlockDriver(Protocol):
         """Say what an outstanding request waits for, as far as this host provides it."""
         ...
 
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        ...
+
 
 class Plug:
     """Requests a task collects before it submits them (``struct blk_plug``)."""
@@ -478,5 +482,6 @@ class RequestQueue:
             self._timeout = self.world.call_after(BLK_TIMEOUT_NS, self._blk_rq_timed_out, kind=TimerKind.CLOCK)
 
     def digest(self) -> tuple[Any, ...]:
-        """Return what of the queue's state could make a retry succeed."""
-        return (self.nr_queued, len(self.outstanding), self.nr_sched_tags_used, self.completed, self.failed)
+        """Return what of the queue's state and its driver's could make a retry succeed."""
+        mine = (self.nr_queued, len(self.outstanding), self.nr_sched_tags_used, self.completed, self.failed)
+        return (*mine, self.driver.digest())

@@ -156,3 +156,24 @@ def test_without_the_mutex_it_hangs_where_workers_want_more_than_the_pool(
     host.run(body)
     hangs = not alone and nr_workers > 1 and nr_pages * nr_workers > CRYPT_PAGE_POOL
     assert sum(map(len, ended)) == (0 if hangs else nr_workers)
+
+
+def test_the_queue_tells_the_state_of_what_is_under_it(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
+    """Pages that come back below change the digest of the queue above, whose own request is still out."""
+    host = make_host(zones=(("DMA32", 4096),))
+    device = _stack(put_above, host)
+    host.device.held = True
+
+    async def body(task: Task) -> None:
+        await submit(device, task, write=True, slot=0, nr=32)
+        await host.pause(task, 1_000_000)
+        before = device.queue.digest()
+        assert before == device.queue.digest()
+        assert before[-1] == device.digest()
+        host.queue.completed += 1
+        after = device.queue.digest()
+        assert after[:-1] == before[:-1]
+        assert after != before
+        host.device.release()
+
+    host.run(body)

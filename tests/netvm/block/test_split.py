@@ -93,3 +93,21 @@ def test_who_waits_is_told_whose_list_it_waits_for(put_above: PutAbove, submit: 
         assert holder.needs == (cutter,)
 
     host.run(body)
+
+
+def test_a_list_that_grows_is_told_by_the_queue_above(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
+    """The request stays what it is while its parts get their bios; the digest of its queue does not."""
+    host = make_host(zones=(("DMA32", 4096),), max_pages=256, switches={"bio_rescuer": False})
+    device = _stack(put_above, host)
+
+    async def body(task: Task) -> None:
+        _no_memory(host, device)
+        await submit(device, task, write=True, slot=0, nr=(SPLIT_POOL_SIZE + 2) * CHUNK)
+        await host.pause(task, 1_000_000)
+        before = device.queue.digest()
+        device._bio_list.pop()
+        after = device.queue.digest()
+        assert after[:-1] == before[:-1]
+        assert after != before
+
+    host.run(body)

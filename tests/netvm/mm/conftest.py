@@ -168,6 +168,10 @@ class Device:
             rq.versions = [self.store.get(slot, 0) for slot in range(rq.slot, rq.end_slot)]
         self.queue.end_request(rq, error, self.softirq)
 
+    def digest(self) -> tuple[Any, ...]:
+        """What it holds is outstanding in its queue."""
+        return ()
+
     def release(self) -> None:
         """Complete everything that is held, and hold nothing more."""
         self.held = False
