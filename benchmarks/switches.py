@@ -39,6 +39,17 @@ class Carrier(NamedTuple):
     overrides: tuple[str, ...] = ()
 
 
+_OVER_NFS = ('storage.kind="nfs"', "vm.hung_task_timeout_secs=5")
+_TINY_CRYPT = (
+    'storage.kind="disk"',
+    "storage.encrypted=true",
+    "storage.size_mib=16",
+    "machine.ram_mib=8",
+    "machine.reserved_pages=700",
+    "machine.cpus=12",
+    "machine.costs.scale=1.0",
+    "workload.0.mib=5",
+)
 CARRIERS = (
     Carrier("A2/nbd, small", "A2/nbd-fixed", SMALL_A2),
     Carrier("A2/iscsi, small", "A2/iscsi-fixed", SMALL_A2),
@@ -47,7 +58,12 @@ CARRIERS = (
     Carrier("R2/nbd", "R2/nbd-fixed"),
     Carrier("R3/nbd", "R3/nbd-fixed"),
     Carrier("R6/nbd", "R6/swap-fixed"),
-    Carrier("R1 over NFS", "R1/nbd-fixed", ('storage.kind="nfs"',)),
+    Carrier("R1 over NFS", "R1/nbd-fixed", _OVER_NFS),
+    Carrier(
+        "R1 over NFS, wsize of 16 KiB",
+        "R1/nbd-fixed",
+        (*_OVER_NFS, "storage.wsize_bytes=16384", "storage.commit_ms=20"),
+    ),
     Carrier("A2/nbd, small, pages recycled", "A2/nbd-fixed", (*SMALL_A2, "nic.recycle=true")),
     Carrier("A2/nbd, small, dm-crypt", "A2/nbd-fixed", (*SMALL_A2, "storage.encrypted=true")),
     Carrier("R1/nbd, swap of 8 MiB", "R1/nbd-fixed", ("storage.size_mib=8",)),
@@ -55,6 +71,9 @@ CARRIERS = (
     Carrier("R5/nbd", "R5/writer-fixed"),
     Carrier("R4/nbd, io_flusher", "R4/nbd-cure", ("kernel.fixes.io_flusher_servers=true",)),
     Carrier("A4/nbd", "A4/nbd-fixed", ("traffic.0.stop_ms=400",)),
+    Carrier("A6/nbd", "A6/nbd-fixed"),
+    Carrier("tiny, requests cut into pages", "tiny/nbd", ("machine.costs.scale=1.0", "storage.split_kib=4")),
+    Carrier("tiny, dm-crypt, 12 CPUs", "tiny/nbd", _TINY_CRYPT),
 )
 
 
@@ -149,6 +168,7 @@ def switches() -> list[str]:
     return [name for name in FIXES if getattr(kernel, name)]
 
 
+_RULE = "hangs by rule, {}, once no page is free at all (`tests/netvm/block/test_{}.py`); no whole host came to that"
 NOTES: dict[str, tuple[tuple[str, ...], str]] = {
     "throttle_direct_reclaim": (
         ("R6/nbd", "A2/nbd, small"),
@@ -172,10 +192,20 @@ NOTES: dict[str, tuple[tuple[str, ...], str]] = {
     "loop_noio": (("C1/loop",), ""),
     "swap_bios_limit": (("A2/nbd, small, dm-crypt",), ""),
     "loopback_target_noio": (("R4/nbd, io_flusher",), "NBD's server takes no such scope"),
-    "nfs_swap_memalloc": (("R1 over NFS",), ""),
+    "nfs_swap_memalloc": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
     "rpc_swap_memalloc": (("R1 over NFS",), ""),
-    "rpc_alloc_nowait": (("R1 over NFS",), ""),
-    "nfs_swap_stable": (("R1 over NFS",), ""),
+    "rpc_alloc_nowait": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
+    "nfs_swap_stable": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
+    "swap_file_batches": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
+    "tcp_one_skb": (("A6/nbd",), ""),
+    "bio_rescuer": (
+        ("tiny, requests cut into pages",),
+        _RULE.format("parts of a request above the pool of 16", "split"),
+    ),
+    "crypt_alloc_mutex": (
+        ("tiny, dm-crypt, 12 CPUs",),
+        _RULE.format("pages of a request times workers above the pool of 256", "crypt"),
+    ),
 }
 """In which carriers a switch is expected to matter most; and what is known of it beyond what was seen."""
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue
 from netvm.block.stacked import Part, StackedDevice
-from netvm.mm.gfp import GFP_HIGHMEM, GFP_NOIO, GFP_NOWAIT
+from netvm.mm.gfp import GFP_HIGHMEM, GFP_KSWAPD_RECLAIM, GFP_NOIO, GFP_NOWAIT
 from netvm.mm.mempool import Mempool
 from netvm.mm.page_alloc import PageAllocator
 from netvm.runtime.costs import CpuCosts
@@ -91,8 +91,9 @@ class CryptDevice(StackedDevice):
         self._works = [WorkItem(f"kcryptd_crypt dm-0.{i}", self.kcryptd_crypt) for i in range(nr_workers)]
 
     def fill(self, task: Task) -> None:
-        """Set the pool's pages aside (crypt_ctr); memory is plentiful then."""
-        pages = [self._pages.try_alloc(task, GFP_NOWAIT) for _ in range(CRYPT_PAGE_POOL)]
+        """Set the pool's pages aside (crypt_ctr). Raises UsageError if the machine has none for some."""
+        # nobody reclaims yet
+        pages = [self._pages.try_alloc(task, GFP_NOWAIT & ~GFP_KSWAPD_RECLAIM) for _ in range(CRYPT_PAGE_POOL)]
         self.page_pool.fill(page for page in pages if page is not None)
 
     def _writes_below(self) -> list[Provider | Task]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from netvm.block.blk_mq import BLK_STS_OK, Plug, Request, RequestQueue
 from netvm.block.stacked import Part, StackedDevice
-from netvm.mm.gfp import GFP_NOIO, GFP_NOWAIT
+from netvm.mm.gfp import GFP_KSWAPD_RECLAIM, GFP_NOIO, GFP_NOWAIT
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Provider, Task
@@ -55,10 +55,10 @@ class SplitDevice(StackedDevice):
         self._cutter: Task | None = None
 
     def fill(self, task: Task) -> None:
-        """Set the pool's bios aside (bioset_create); memory is plentiful then."""
-        bios = [self._cache.try_alloc(task, GFP_NOWAIT) for _ in range(SPLIT_POOL_SIZE)]
-        assert min(bios) >= 0
-        self.pool.fill(bios)
+        """Set the pool's bios aside (bioset_create). Raises UsageError if the machine has no memory for some."""
+        # nobody reclaims yet
+        mask = GFP_NOWAIT & ~GFP_KSWAPD_RECLAIM
+        self.pool.fill([self._cache.try_alloc(task, mask) for _ in range(SPLIT_POOL_SIZE)])
 
     def _holders(self) -> list[Provider | Task]:
         """Say who could give a bio back: parts below, or who keeps parts on a list."""

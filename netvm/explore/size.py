@@ -69,7 +69,7 @@ class SizeResult(msgspec.Struct, frozen=True, kw_only=True):
     """Declared maximum of each consumer, in pages."""
     analytic_pages: int = 0
     slack_pages: int | None = None
-    """Analytic bound minus the edge; None where the knob does not count pages of reserve."""
+    """Analytic bound minus the edge; None where the knob is no reserve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,10 @@ class Knob:
     factor: int = 1
     """Units of the key in one of the knob."""
     is_reserve: bool = False
+
+    def pages(self, value: int) -> int:
+        """Return a value of a reserve in pages."""
+        return value * 1024 // PAGE_SIZE if self.name == "vm.min_free_kbytes" else value
 
     def override(self, value: int) -> str:
         """Return what ``--set`` takes for a value."""
@@ -185,7 +189,7 @@ def smallest_safe(
         ),
         analytic=table,
         analytic_pages=bound,
-        slack_pages=bound - edge if edge is not None and knob.is_reserve and knob.key != "vm.min_free_kbytes" else None,
+        slack_pages=bound - knob.pages(edge) if edge is not None and knob.is_reserve else None,
     )
 
 

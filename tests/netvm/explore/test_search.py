@@ -8,6 +8,8 @@ from netvm.errors import UsageError
 from netvm.explore.properties import PROPERTIES, Explorable, always
 from netvm.explore.search import STRATEGIES, Budget, UnsteadyError, check
 from netvm.explore.subject import Subject
+from netvm.scenario.catalog import find
+from netvm.scenario.load import load_scenario
 
 SAFE = {"frames": 6, "reserve": 3, "writebacks": 1, "bystanders": 1, "drop": True}
 SMALL_RESERVE = {"frames": 6, "reserve": 1, "writebacks": 1, "bystanders": 1, "drop": True}
@@ -96,3 +98,17 @@ def test_an_unknown_strategy_is_refused(machine: Callable[..., Subject]) -> None
     """The message lists what there is."""
     with pytest.raises(UsageError, match="must be one of random, pct, pos, delay, exhaustive"):
         check(machine(**SAFE), strategy="luck")
+
+
+@pytest.mark.slow
+def test_a_whole_host_is_proved_and_its_like_over_a_network_refuted() -> None:
+    """Every schedule of the smallest host that swaps to a disk is run; over NBD some random one kills a program."""
+    subjects = {
+        name: Subject(scenario=load_scenario(find(name)[0].path), name=name, calm_boot=True)
+        for name in ("tiny/disk", "tiny/nbd")
+    }
+    disk = check(subjects["tiny/disk"], strategy="delay", budget=Budget(nr_schedules=1000))
+    assert disk.result == "proved"
+    assert disk.schedules == disk.distinct
+    assert "direct reclaim was entered" not in disk.vacuous
+    assert check(subjects["tiny/nbd"], budget=Budget(nr_schedules=40)).result == "refuted"

@@ -73,6 +73,7 @@ def test_knobs_are_numeric_keys() -> None:
     scenario = scenario_from({"storage": {"kind": "nbd"}, "workload": [{"kind": "anon-hog", "mib": 8}]}, origin="x")
     assert knob_of("workload.0.mib", scenario).override(9) == "workload.0.mib=9"
     assert knob_of("reserve.pages", scenario).override(100) == "vm.min_free_kbytes=400"
+    assert knob_of("reserve.pages", scenario).pages(100) == knob_of("vm.min_free_kbytes", scenario).pages(400) == 100
     assert sum(consumers(scenario).values()) > scenario.nic.ring
     with pytest.raises(UsageError, match="no such key"):
         knob_of("workload.1.mib", scenario)
