@@ -32,7 +32,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_MEMALLOC, GFP_NOWARN
+from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_MEMALLOC, GFP_NOWARN, gfp_name
 from netvm.mm.page_alloc import PageAllocator
 from netvm.net.skb import SK_BUFF_BYTES, PageFrag, Skb, SkbAllocator
 from netvm.net.wire import LinkDirection, Packet
@@ -167,7 +167,9 @@ class Nic:
         """Say what reception waits for, in kernel words."""
         if not self._buffers:
             return "ring empty, no page for a buffer (GFP_ATOMIC)"
-        return "no sk_buff head: skbuff_head_cache with plain GFP_ATOMIC"
+        mask = self.skbs.rx_head_gfp()
+        told = "plain GFP_ATOMIC" if mask == GFP_ATOMIC else gfp_name(mask)
+        return f"no sk_buff head: skbuff_head_cache with {told}"
 
     def fill_at_boot(self, pfns: list[int]) -> None:
         """Fill the ring from order-3 blocks that boot set aside."""

@@ -114,5 +114,5 @@ def test_a_machine_too_small_for_its_pools_is_told() -> None:
             machine={"ram_mib": 24, "reserved_pages": 4700},
             storage={"kind": "iscsi", "size_mib": 16, "role": "fs"},
         )
-    with pytest.raises(UsageError, match=r"machine\.ram_mib: no memory at boot for the 256 elements of crypt page_pool"):
+    with pytest.raises(UsageError, match=r"no memory at boot for the 256 elements of crypt page_pool"):
         booted(machine={"ram_mib": 2, "reserved_pages": 300}, storage={"kind": "disk", "encrypted": True})
