@@ -60,6 +60,8 @@ class _Inode:
 class BlockFileSystem:
     """One file system, all of a device."""
 
+    tells_nospc = False
+
     def __init__(
         self,
         cache: PageCache,

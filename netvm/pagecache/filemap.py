@@ -152,11 +152,17 @@ class PageCache:
         self, task: Task, mapping: Mapping, index: int, nr_pages: int, *, content: list[int] | None = None
     ) -> int:
         """Write as write(2) does, the inode locked all the while: while memory is waited for and while throttled."""
+        seen = mapping.wb_err
         await mapping.i_rwsem.down(task)
         try:
-            return await self.generic_perform_write(task, mapping, index, nr_pages, content=content)
+            error = await self.generic_perform_write(task, mapping, index, nr_pages, content=content)
         finally:
             mapping.i_rwsem.up(task)
+        if not error and mapping.fs.tells_nospc and mapping.wb_err > seen and mapping.wb_errno == -Errno.ENOSPC:
+            # a server that is full meanwhile: all is written at once, and the writer is told (nfs_file_write)
+            # MODEL: the open file's own mark is not moved, so its next fsync tells it again
+            error, _seen = await self.fsync(task, mapping, seen)
+        return error
 
     async def generic_perform_write(
         self, task: Task, mapping: Mapping, index: int, nr_pages: int, *, content: list[int] | None = None

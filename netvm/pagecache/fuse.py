@@ -206,6 +206,8 @@ class FuseConnection:
 class FuseFileSystem:
     """One FUSE mount."""
 
+    tells_nospc = False
+
     def __init__(
         self,
         cache: PageCache,

@@ -65,6 +65,8 @@ class FileSystem(Protocol):
     """One mounted file system."""
 
     name: str
+    tells_nospc: bool
+    """A write(2) that finds the storage full meanwhile says so itself (nfs_file_write), and not the next fsync."""
 
     @property
     def bdi(self) -> "BackingDevice":

@@ -67,13 +67,13 @@ class NfsFileSystem:
     """One mounted export as the page cache sees it."""
 
     name = "nfs"
+    tells_nospc = True
 
     def __init__(self, context: MountContext, mount: Mount) -> None:
         self.cache = context.cache
         self.reader = context.reader
         self.world = context.world
-        self.mount = mount
-        self.client = mount.client
+        self.mount, self.client = mount, mount.client
         self.pools = mount.client.pools
         self._bdi = context.throttle.add_device("nfs")
         context.flusher.add_device(self._bdi)

@@ -48,6 +48,7 @@ class SlowStore:
         self.pages_per_s = pages_per_s
         self.error = 0
         """What the next writes end with."""
+        self.tells_nospc = False
         self.busy_until_ns = 0
         self.store: dict[tuple[int, int], int] = {}
         self.private: set[int] = set()

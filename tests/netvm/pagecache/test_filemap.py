@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from netvm.errors import Errno
 from netvm.mm.frames import PG_DIRTY, PG_WRITEBACK
 from netvm.pagecache.invariants import check_pagecache
@@ -159,3 +161,22 @@ def test_what_was_reported_as_failed_may_have_arrived(host: Any) -> None:
     assert [host.cache.is_lost(mapping, 3, held) for held in (6, 7, 8)] == [True, False, False]
     mapping.lost[3] = True
     assert not host.cache.is_lost(mapping, 3, 6)
+
+
+@pytest.mark.parametrize(("tells", "errno"), [(True, Errno.ENOSPC), (True, Errno.EIO), (False, Errno.ENOSPC)])
+def test_a_write_tells_of_a_server_that_is_full(make_host: Any, tells: bool, errno: Errno) -> None:
+    """Over NFS a write(2) during which the storage ran full returns ENOSPC; any other error waits for fsync."""
+    host = make_host(zones=(("DMA32", 8192),), cpus=1)
+    fs = host.slow_store(pages_per_s=100_000)
+    fs.tells_nospc = tells
+    fs.error = -int(errno)
+
+    async def body(task: Task) -> tuple[int, int]:
+        mapping = host.cache.create(fs, "file")
+        told = 0
+        while not told and mapping.nr_pages < 6400:
+            told = await host.cache.generic_file_write_iter(task, mapping, mapping.nr_pages, 64)
+        error, _seen = await host.cache.fsync(task, mapping)
+        return told, error
+
+    assert host.run(body) == (-Errno.ENOSPC if tells and errno == Errno.ENOSPC else 0, -errno)

@@ -69,13 +69,15 @@ def test_a_restarted_server_is_sent_exactly_what_it_lost() -> None:
     assert fs.nr_resent_pages == service.nr_lost_blocks > 0
 
 
-def test_a_full_server_is_an_error_at_fsync() -> None:
-    """The program is told, and what could not be kept is counted as lost."""
+@pytest.mark.parametrize(("status", "at_fsync"), [(NfsStat3.NFS3ERR_IO, True), (NfsStat3.NFS3ERR_NOSPC, False)])
+def test_a_server_that_cannot_keep_a_file_is_an_error(status: NfsStat3, at_fsync: bool) -> None:
+    """The program is told, of a full server by write() itself; what could not be kept is counted as lost."""
     experiment = Experiment(writer(), name="nfs")
-    experiment.host.backend.service.error = NfsStat3.NFS3ERR_NOSPC
+    experiment.host.backend.service.error = status
     run_virtual(experiment.run)
     assert experiment.outcome().verdict == "IO_ERROR"
-    assert experiment.host.files.cache.nr_lost == 1024
+    assert (experiment.host.files.cache.nr_lost == 1024) is at_fsync
+    assert experiment.host.files.cache.nr_lost
 
 
 def test_a_slow_commit_only_delays() -> None:
