@@ -130,7 +130,7 @@ _PRESSURE: Any = {
 )
 def test_the_server_waits_for_pages_that_only_it_can_write(switch: str, verdict: str) -> None:
     """Under pressure it stands in throttle_vm_writeout for its own pages; any of three cures takes that away."""
-    switches = {"per_bdi_dirty_limits": True} | ({switch: True} if switch else {})
+    switches = {"per_bdi_dirty_limits": True, "vm_writeout_nofs_naps": True} | ({switch: True} if switch else {})
     outcome = _run("2.6.11", switches, **_PRESSURE)
     assert outcome.verdict == verdict
     told = "\n".join(outcome.explanation)
