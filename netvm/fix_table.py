@@ -344,6 +344,24 @@ TABLE: Final = (
         summary="reclaim with a full mask sends the COMMIT of an NFS page again, and waits for it without a bound",
     ),
     Fix(
+        name="nfs_connect_nofs",
+        year=2012,
+        version="3.6",
+        source='5cf02d09b50b "nfs: skip commit in releasepage if we\'re freeing memory for fs-related reasons", '
+        "Jeff Layton",
+        summary="who connects a transport again waits for no COMMIT of pages it reclaims for the socket (PF_FSTRANS, "
+        "later a NOFS scope); before, it allocated like any program",
+    ),
+    Fix(
+        name="nfs_check_dirty_writeback",
+        year=2013,
+        version="3.11",
+        in_all=True,
+        source='f919b1968fa2 "fs: nfs: inform the VM about pages being committed or unstable", Mel Gorman',
+        summary="reclaim takes an NFS page that waits for a COMMIT for dirty, and while one is out for under "
+        "writeback; before, for clean",
+    ),
+    Fix(
         name="nfs_swap_memalloc",
         year=2012,
         version="3.6",

@@ -422,8 +422,10 @@ class NfsFileSystem:
     def is_dirty_writeback(self, pfns: PfnArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None:
         """A page with a request counts as dirty, and as under writeback while a COMMIT is out.
 
-        Mirrors ``nfs_check_dirty_writeback``.
+        Mirrors ``nfs_check_dirty_writeback`` (3.11); before, reclaim saw but the page's own flags.
         """
+        if not self.client.fixes.nfs_check_dirty_writeback:
+            return None
         inode, indices = self._of_pages(pfns)
         tags = inode.mapping.tags[indices]
         dirty = (tags & _U8(TAG_DIRTY) != 0) | (inode.requests[indices] != 0)

@@ -327,7 +327,8 @@ class Xprt:
         client = self.client
         privileged = client.fixes.nfs_swap_memalloc or client.fixes.rpc_swap_memalloc
         memalloc = PF_MEMALLOC if client.nr_swapping and privileged else 0
-        with GfpScope(task, PF_MEMALLOC_NOFS | memalloc):
+        nofs = PF_MEMALLOC_NOFS if client.fixes.nfs_connect_nofs else 0
+        with GfpScope(task, nofs | memalloc):
             if not self._objects and not await self._sock_alloc(task):
                 self._connecting = False
                 self.release_write(self._connect_item)

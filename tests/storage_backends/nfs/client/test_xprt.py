@@ -1,6 +1,9 @@
 """The transport: writing under its lock, and connecting again."""
 
+import pytest
+
 from netvm.mm.gfp import PF_MEMALLOC
+from netvm.pagecache.ports import WritebackControl
 from storage_backends.nfs.client.xprt import XS_TCP_INIT_REEST_TO_NS
 from storage_backends.nfs.connection.procedures import NULL
 
@@ -98,3 +101,43 @@ def test_connecting_for_swap_may_use_the_reserve(mounted) -> None:
 
         host.run(script)
         assert seen == [flags]
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_who_connects_again_waits_for_no_commit(mounted, fixed) -> None:
+    """A new socket takes a page that only reclaim can find: a file's, which waits for a COMMIT on that very socket.
+
+    Since 3.6 it leaves such pages alone and connects when there is memory; before, it waited for its own connection.
+    """
+    host = mounted(
+        "storage.role=fs",
+        'kernel.preset="2.6.11"',
+        f"kernel.fixes.nfs_connect_nofs={str(fixed).lower()}",
+        "kernel.fixes.nfs_commit_after_writeback=false",
+        "kernel.fixes.nfs_check_dirty_writeback=false",
+        "vm.dirty_writeback_centisecs=0",
+    )
+    connected = []
+
+    async def script(task) -> None:
+        files, slabs = host.host.files, host.host.slabs
+        mapping = files.cache.create(files.fs, "log")
+        await files.cache.generic_perform_write(task, mapping, 0, 256)
+        await files.fs.writepages(task, mapping, WritebackControl(nr_to_write=256, reason="background"))
+        await files.cache.wait_on_writeback(task, mapping)
+        pages = host.drain()
+        for name in ("kmalloc-2k", "kmalloc-1k"):
+            while slabs[name].try_alloc(host.host.softirq, 0) >= 0:
+                pass
+        host.xprt._objects = []
+        host.backend.reset_connection()
+        await host.pause(task, 100)
+        rpc = await host.client.call_async(task, NULL, None, done=lambda _rpc, _task: None)
+        assert rpc is not None
+        await host.pause(task, 8000)
+        host.give_back(pages)
+        await host.pause(task, 30_000)
+        connected.append(host.xprt.is_connected)
+
+    host.run(script)
+    assert connected == [fixed]
