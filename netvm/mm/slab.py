@@ -234,7 +234,7 @@ class SlabCache:
         free[slab] = before + 1
         self.nr_active -= 1
         assert self.nr_active >= 0
-        if slab != self._slab:
+        if slab != self._slab and (not before or len(self._partial) >= self.min_partial):
             self._note_freed(slab, before)
 
     def free_many(self, slabs: list[int]) -> None:

@@ -147,6 +147,11 @@ class TcpConnection:
         ``max_bytes`` bounds the segment below GSO's limit, to no less than one packet.
         """
         sender = self._sender
+        queue, rtx = sender.queue, sender.rtx
+        all_sent = queue.write_seq == sender.snd_nxt and queue.fin_seq is None
+        if all_sent and sender.established and not sender.probe_due and rtx.lost_out <= rtx.retrans_out:
+            # most calls ask after the last segment has gone
+            return None
         plan = sender.plan(now_ns, more=more, max_bytes=max_bytes or self.config.gso_max_bytes)
         if plan is None:
             return None

@@ -45,7 +45,6 @@ class Sender:
 
     __slots__ = (
         "_last_sent_ns",
-        "_probe_due",
         "_rto_resend",
         "_snd_wl1",
         "_syn_retries",
@@ -55,6 +54,7 @@ class Sender:
         "iss",
         "max_window_bytes",
         "mss_bytes",
+        "probe_due",
         "queue",
         "recovery",
         "rtt",
@@ -82,7 +82,7 @@ class Sender:
         self._last_sent_ns = NEVER_NS
         self._syn_retries = 0
         # The timer asked for a probe, or for the retransmission of the head, that has not left yet.
-        self._probe_due = False
+        self.probe_due = False
         self._rto_resend = False
 
     def open(self, now_ns: int, *, syn_retries: int) -> None:
@@ -142,13 +142,9 @@ class Sender:
             )
         if not self.established:
             return None
-        if self._probe_due:
+        if self.probe_due:
             return self._plan_probe()
-        queue = self.queue
-        if queue.write_seq == self.snd_nxt and queue.fin_seq is None:
-            # nothing waits: most calls ask after the last segment has gone
-            return None
-        size = queue.head_bytes(self.snd_nxt)
+        size = self.queue.head_bytes(self.snd_nxt)
         if size is None:
             return None
         plan = self._plan_new(size, now_ns, more=more, max_bytes=max_bytes)
@@ -219,7 +215,7 @@ class Sender:
         """Note that a segment with data, SYN or FIN, or a probe, left the host."""
         seq = segment.seq
         if seq < self.snd_una:
-            self._probe_due = False
+            self.probe_due = False
             self.counters["TCPWinProbe"] += 1
         elif seq < self.snd_nxt:
             self._sent_again(segment, now_ns)
@@ -238,7 +234,7 @@ class Sender:
             timer = self.timer
             if timer.kind is _PROBE:
                 timer.probes_out = timer.backoff = 0
-                self._probe_due = False
+                self.probe_due = False
             timer.start(_RETRANSMIT, now_ns)
             if self._last_sent_ns >= 0:
                 self.recovery.cc.on_transmit_start(now_ns - self._last_sent_ns)
@@ -266,13 +262,13 @@ class Sender:
         """Note that what :meth:`plan` offered did not leave: no memory, or ``congestion`` of the host's own queue."""
         if congestion and self.established:
             self.recovery.enter_cwr(self.snd_nxt)
-        timer_asked = self._probe_due
+        timer_asked = self.probe_due
         if self.snd_una <= segment.seq < self.snd_nxt:
             timer_asked = self._rto_resend
             self._rto_resend = False
             if segment.seq > self.iss or self.timer.retransmits:
                 self.counters["TCPRetransFail"] += packets_of(segment.size_bytes, self.mss_bytes)
-        self._probe_due = False
+        self.probe_due = False
         if timer_asked and congestion:
             self.timer.congested(now_ns)
         elif not self.rtx.packets_out:
@@ -350,7 +346,7 @@ class Sender:
         if size is None or (size or 1) <= self.snd_una + self.snd_wnd_bytes - self.snd_nxt:
             timer.backoff = 0
             timer.stop()
-            self._probe_due = False
+            self.probe_due = False
         else:
             timer.start(TimerKind.PROBE, now_ns)
 
@@ -386,7 +382,7 @@ class Sender:
             return False
         timer.probes_out += 1
         timer.back_off(TimerKind.PROBE, now_ns)
-        self._probe_due = True
+        self.probe_due = True
         return True
 
     def clear(self) -> None:
@@ -395,7 +391,7 @@ class Sender:
         self.rtx.clear()
         self.timer.stop()
         self.established = False
-        self._probe_due = self._rto_resend = False
+        self.probe_due = self._rto_resend = False
 
     def digest(self) -> tuple[object, ...]:
         """Return what decides the next steps, without clock, round trip and backoff."""
@@ -403,7 +399,7 @@ class Sender:
             self.snd_una,
             self.snd_nxt,
             self.snd_wnd_bytes,
-            self._probe_due,
+            self.probe_due,
             self._rto_resend,
             self.timer.kind,
             self.queue.digest(),
