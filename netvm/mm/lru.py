@@ -76,8 +76,7 @@ class LruList:
         return self.size
 
     def _make_room(self, nr: int) -> None:
-        if self._head - self._tail + nr <= self._mask + 1:
-            return
+        """Close the holes of a ring that is full, and make it larger if that is not enough."""
         pages = self.pages()
         capacity = self._mask + 1
         while capacity < 2 * (len(pages) + nr):
@@ -93,7 +92,8 @@ class LruList:
     def add_head(self, pfns: PfnArray) -> None:
         """Add pages at the head, one after another: the last becomes the newest."""
         nr = len(pfns)
-        self._make_room(nr)
+        if self._head - self._tail + nr > self._mask + 1:
+            self._make_room(nr)
         start = self._head & self._mask
         if start + nr <= self._mask + 1:
             self._ring[start : start + nr] = pfns
@@ -110,7 +110,8 @@ class LruList:
     def add_tail(self, pfns: PfnArray) -> None:
         """Add pages at the tail, one after another: the last is scanned first."""
         nr = len(pfns)
-        self._make_room(nr)
+        if self._head - self._tail + nr > self._mask + 1:
+            self._make_room(nr)
         start = (self._tail - nr) & self._mask
         if start + nr <= self._mask + 1:
             self._ring[start : start + nr] = pfns[::-1]

@@ -104,6 +104,7 @@ class Pageout:
         """
         cost_ns = self.costs.scan_pageout
         cpus = task.cpus
+        due_ns = 0 if cpus is None else cpus.due_ns()
         nr = 0
         while nr < nr_pages:
             chunk = min(nr_ready, nr_pages - nr)
@@ -111,7 +112,7 @@ class Pageout:
                 break
             nr += chunk
             task.charge_ns += chunk * cost_ns
-            if cpus is not None and cpus.should_pay(task):
+            if task.charge_ns >= due_ns and cpus is not None and cpus.should_pay(task):
                 break
         return nr
 

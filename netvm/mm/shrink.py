@@ -323,7 +323,7 @@ class Shrinker(Pageout):
             if pte & PTE_YOUNG:
                 return _REF_ACTIVATE if state & PG_REFERENCED else _REF_KEEP
         if state & PG_SWAPCACHE:
-            if np.count_nonzero(self.frames.pins[taken]):
+            if any(self.frames.pins[taken].tobytes()):
                 return None
             return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
         return _SWAP_OUT if mapping else _KEEP

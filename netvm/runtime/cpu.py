@@ -17,7 +17,7 @@ and only the timer tick looks whether it is used up, so that two equal tasks cha
 from typing import TYPE_CHECKING, Protocol
 
 from netvm.runtime.task import Task, TaskState
-from netvm.runtime.timer import TimerHandle, TimerKind
+from netvm.runtime.timer import NEVER_NS, TimerHandle, TimerKind
 from netvm.units import JIFFY_NS
 
 if TYPE_CHECKING:
@@ -139,6 +139,12 @@ class Cpus:
     def should_pay(self, task: Task) -> bool:
         """Return whether a :meth:`cond_resched` would do anything: loops over pages ask, which is cheaper."""
         return self.need_resched or task.charge_ns * self.scale >= PAY_QUANTUM_NS
+
+    def due_ns(self) -> int:
+        """Return a charge below which no task need be asked whether it should pay."""
+        if self.need_resched:
+            return 0
+        return int(PAY_QUANTUM_NS / self.scale) if self.scale else NEVER_NS
 
     async def pay(self, task: Task) -> None:
         """Let the time pass that the task has used, then give way if another task should run."""

@@ -72,7 +72,7 @@ class WaitQueue:
     def wake_all(self, value: Any = None) -> int:
         """Wake every waiter; return how many."""
         nr_woken = 0
-        while self.wake_one(value):
+        while self._waiters and self.wake_one(value):
             nr_woken += 1
         return nr_woken
 

@@ -404,3 +404,23 @@ def test_only_who_has_a_cpu_pays(run: Run) -> None:
 
     with pytest.raises(AssertionError, match="pays without a CPU"):
         run(world, meddler, honest, cpus=cpus, prepare=lambda tasks: others.append(tasks[1]))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 7.5])
+def test_who_is_charged_less_than_is_due_has_nothing_to_pay(run: Run, scale: float) -> None:
+    """Below what is due nobody should pay, a little above it everybody, and anybody at all when another should run."""
+    world = World()
+    cpus = Cpus(world, 1, scale=scale)
+
+    async def worker(task: Task) -> None:
+        due_ns = cpus.due_ns()
+        task.charge_ns = due_ns - 1
+        assert not cpus.should_pay(task)
+        task.charge_ns = due_ns + 1
+        assert cpus.should_pay(task) == bool(scale)
+        task.charge_ns = 0
+        cpus.need_resched = True
+        assert cpus.due_ns() == 0
+        assert cpus.should_pay(task)
+
+    run(world, worker, cpus=cpus)
