@@ -50,6 +50,13 @@ class Fixes:
     reclaim_throttle: bool = True
     mempool_nomemalloc: bool = True
     noio_isolation_limit: bool = True
+    isolated_wait_once: bool = True
+    memcg_wait_enters_fs: bool = True
+    memcg_oom_in_faults: bool = True
+    memcg_oom_in_charges: bool = True
+    memcg_sixteen_retries: bool = True
+    memcg_dirty_throttle: bool = True
+    ext4_page_before_handle: bool = True
     less_throttle: bool = True
     less_throttle_margin: bool = True
     local_throttle: bool = True

@@ -46,6 +46,7 @@ from netvm.mm.gfp import (
     GFP_NOWAIT,
 )
 from netvm.mm.lru import Lruvec
+from netvm.mm.memcontrol import put_new_page
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import PlugPort
 from netvm.mm.slab import SlabCache
@@ -185,6 +186,8 @@ class SwapArea:
             good += 1
         if good < len(slots):
             self.slots.free(slots[good:])
+        if self.pages.memcg is not None:
+            self.slots.memcg[slots[:good]] = frames.memcg[pfns[:good]]
         self.vmstat.nr_swapcached += good
         self.vmstat.nr_file_pages += good
         return good
@@ -313,6 +316,8 @@ class SwapArea:
             self.lruvec.folio_rotate_reclaimable(marked)
         if self.vmscan.nr_writeback_throttled:
             self.vmscan.acct_reclaim_writeback(nr)
+        for pfn in pfns if self._page_waits else ():
+            self._wake_page(pfn)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -357,12 +362,20 @@ class SwapArea:
             self.readahead.hit(space)
             self.vmstat.swap_ra_hit += 1
 
-    async def folio_lock_or_retry(self, task: Task, pfn: int) -> None:
-        """Drop the mmap lock and wait until the page is unlocked; the whole fault starts over."""
+    async def wait_on_page_writeback(self, task: Task, pfn: int) -> None:
+        """Sleep until the writeback of a page has ended (folio_wait_writeback)."""
+        await self._page_queue(pfn, f"writeback of page {pfn}").wait(task)
+
+    def _page_queue(self, pfn: int, name: str) -> WaitQueue:
         queue = self._page_waits.get(pfn)
         if queue is None:
-            resource = Resource("page", f"lock of page {pfn} (swap-in)", lambda: self._providers_of_page(pfn))
+            resource = Resource("page", name, lambda: self._providers_of_page(pfn))
             queue = self._page_waits[pfn] = WaitQueue(self.world, resource)
+        return queue
+
+    async def folio_lock_or_retry(self, task: Task, pfn: int) -> None:
+        """Drop the mmap lock and wait until the page is unlocked; the whole fault starts over."""
+        queue = self._page_queue(pfn, f"lock of page {pfn} (swap-in)")
         await (queue.wait(task) if self.tracer is None else self.tracer.wait(task, pfn, queue.wait(task)))
 
     def _wake_page(self, pfn: int) -> None:
@@ -422,12 +435,15 @@ class SwapArea:
         pfn = await self.pages.alloc_pages(task, 0, GFP_SWAPIN, self.owner_anon)
         if pfn < 0:
             return -1
+        memcg = self.pages.memcg
+        if memcg is not None and not await memcg.charge_swapin(task, pfn, GFP_SWAPIN, self.slots.memcg[slot]):
+            return -1
         if self.cache_of[slot] or not self.count_of[slot]:
             # somebody else was faster while we slept
-            self.pages.free_pages(pfn, 0)
+            put_new_page(self.pages, pfn)
             return self.cache_of[slot] - 1
         if not self.tree.try_node_for(task, slot, GFP_NOWAIT):
-            self.pages.free_pages(pfn, 0)
+            put_new_page(self.pages, pfn)
             return -1
         frames = self.frames
         frames.flags_of[pfn] |= PG_SWAPBACKED | PG_SWAPCACHE | PG_LOCKED

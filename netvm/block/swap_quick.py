@@ -68,6 +68,8 @@ class QuickWrites:
             slot += 1
             swap_of[pfn] = slot
             flags_of[pfn] = flags_of[pfn] & ~PG_DIRTY | (PG_SWAPCACHE | PG_RECLAIM | PG_WRITEBACK)
+        if area.pages.memcg is not None:
+            area.slots.memcg[first : first + nr] = area.frames.memcg[pfns]
         area.vmstat.nr_swapcached += nr
         area.vmstat.nr_file_pages += nr
         area.count_written(pfns)

@@ -47,6 +47,8 @@ class SwapSlots:
         """nr_swap_pages: slots in neither cache nor use."""
         self.count: npt.NDArray[np.uint8] = np.zeros(nr_pages, dtype=np.uint8)
         """swap_map: references from page tables."""
+        self.memcg: npt.NDArray[np.uint8] = np.zeros(nr_pages, dtype=np.uint8)
+        """swap_cgroup: memory group of the page that was last put in the swap cache with this slot."""
         self.taken: npt.NDArray[np.bool_] = np.zeros(nr_pages, dtype=np.bool_)
         """Handed out of the allocator (in use, in the swap cache, or in one of the slot caches)."""
         nr_clusters = -(-nr_pages // SWAPFILE_CLUSTER)

@@ -28,6 +28,7 @@ from netvm.mm.gfp import GFP_KERNEL, PF_KTHREAD
 from netvm.mm.kswapd import Kswapd
 from netvm.mm.ledger import Ledger
 from netvm.mm.lru import Lruvec
+from netvm.mm.memcontrol import MemControl
 from netvm.mm.memory import Memory
 from netvm.mm.oom import OomKiller
 from netvm.mm.page_alloc import PageAllocator
@@ -129,6 +130,7 @@ class _Boot:
             unbound=workers.pools[2],
             cpus=self.cpus,
         )
+        self._memory_groups(pages, lruvec)
         oom = OomKiller(self.world, vmscan=vmscan, fixes=self.fixes, log=self.log)
         memory = self._memory(pages, lruvec, vmscan, swap)
         oom.unmap = memory.unmap_all
@@ -187,6 +189,14 @@ class _Boot:
             vmstat=self.vmstat,
             costs=self.costs,
         )
+
+    def _memory_groups(self, pages: PageAllocator, lruvec: Lruvec) -> None:
+        """Make the memory groups, if there are any."""
+        if not self.options.memory_group:
+            return
+        memcg = MemControl(self.world, pages, lruvec, fixes=self.fixes)
+        for group in self.options.memory_group:
+            memcg.create(group.name, limit_pages=group.limit_kib * 1024 // PAGE_SIZE, may_swap=group.swap)
 
     def _page_allocator(self) -> PageAllocator:
         softirq = Task(world=self.world, number=0, comm="swapper/0", pid=0, cpus=self.cpus, flags=0, nice=0)

@@ -110,6 +110,7 @@ class Host:
             self.backend.digest(),
             tasks,
             len(self.oom.kills),
+            tuple(group.usage_pages for group in self.pages.memcg.groups) if self.pages.memcg is not None else (),
         )
 
     def progress(self) -> int:

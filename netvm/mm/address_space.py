@@ -39,6 +39,7 @@ class AddressSpace:
         "comm",
         "id",
         "killed",
+        "memcg",
         "nr_anon",
         "nr_page_tables",
         "nr_pages",
@@ -83,6 +84,8 @@ class AddressSpace:
         self.task: Task | None = None
         self.touches: TouchRecorder | None = None
         """Where the program's report is kept."""
+        self.memcg = 0
+        """Memory group its pages are charged to; 0: none."""
         self.killed = False
         self.oom_reaped = False
         """MMF_OOM_SKIP: the OOM killer is through with it."""

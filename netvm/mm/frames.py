@@ -5,7 +5,7 @@ frames through a memoryview of the same memory, whose items are plain Python int
 from zeroed memory that the operating system hands out when it is touched, so a 64 GiB host boots at once and costs what
 it uses.
 
-A frame takes 22 bytes here, and 4 more in the ring of the LRU list it is on (:mod:`netvm.mm.lru`). ``index`` and
+A frame takes 23 bytes here, and 4 more in the ring of the LRU list it is on (:mod:`netvm.mm.lru`). ``index`` and
 ``swap`` hold value + 1 so that zero means none.
 """
 
@@ -61,7 +61,7 @@ PG_READAHEAD: Final = 0x4000
 PG_PCP: Final = 0x8000
 """On a per-cpu list."""
 
-BYTES_PER_FRAME: Final = 22
+BYTES_PER_FRAME: Final = 23
 
 
 class Frames:
@@ -78,6 +78,8 @@ class Frames:
         "lru_slot_of",
         "mapping",
         "mapping_of",
+        "memcg",
+        "memcg_of",
         "nr_frames",
         "owner",
         "owner_of",
@@ -107,6 +109,8 @@ class Frames:
         """Place in the ring of its LRU list."""
         self.pins: npt.NDArray[np.uint8] = np.zeros(nr_frames, dtype=np.uint8)
         """References beyond the mapping, the swap cache and isolation (``page_count`` above what reclaim expects)."""
+        self.memcg: npt.NDArray[np.uint8] = np.zeros(nr_frames, dtype=np.uint8)
+        """Memory group that a page of a program or file is charged to (:mod:`netvm.mm.memcontrol`); 0: none."""
         self.flags_of = scalar_view(self.flags)
         self.block_of = scalar_view(self.block)
         self.owner_of = scalar_view(self.owner)
@@ -115,6 +119,7 @@ class Frames:
         self.swap_of = scalar_view(self.swap)
         self.lru_slot_of = scalar_view(self.lru_slot)
         self.pins_of = scalar_view(self.pins)
+        self.memcg_of = scalar_view(self.memcg)
 
 
 def scalar_view(column: npt.NDArray[Any]) -> "memoryview[int]":

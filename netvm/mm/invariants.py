@@ -12,6 +12,7 @@ import numpy as np
 from netvm.mm.frames import PG_BUDDY, PG_LRU, PG_PCP, PG_RESERVE, PG_SWAPCACHE, Frames
 from netvm.mm.ledger import FREE, PCP, Ledger
 from netvm.mm.lru import LRU_NAMES, Lruvec
+from netvm.mm.memcontrol import MemControl
 from netvm.mm.shrink import Shrinker
 from netvm.mm.zone import HIGHATOMIC, MAX_ORDER, NR_MIGRATETYPES, Zone
 
@@ -72,18 +73,31 @@ def check_ledger(ledger: Ledger, frames: Frames, zones: list[Zone]) -> None:
 def check_lruvec(lruvec: Lruvec, frames: Frames) -> None:
     """Each page on a list says so, is on one list only, and the batches hold pages that are on none."""
     seen: set[int] = set()
-    for name, lru in zip(LRU_NAMES, lruvec.lists, strict=True):
-        pages = lru.pages().tolist()
-        assert len(pages) == len(lru), f"list {name} has {len(pages)} pages, counts {len(lru)}"
-        for pfn in pages:
-            assert pfn not in seen, f"frame {pfn} is on two lists"
-            assert frames.flags_of[pfn] & PG_LRU, f"frame {pfn} is on {name} without PG_lru"
-            seen.add(pfn)
+    for memcg, group in enumerate(lruvec.tree()):
+        for name, lru in zip(LRU_NAMES, group.lists, strict=True):
+            pages = lru.pages().tolist()
+            assert len(pages) == len(lru), f"list {name} has {len(pages)} pages, counts {len(lru)}"
+            for pfn in pages:
+                assert pfn not in seen, f"frame {pfn} is on two lists"
+                assert frames.flags_of[pfn] & PG_LRU, f"frame {pfn} is on {name} without PG_lru"
+                assert frames.memcg_of[pfn] == memcg, f"frame {pfn} is on {name} of a group it is not charged to"
+                seen.add(pfn)
     marked = int(np.count_nonzero(frames.flags & np.uint16(PG_LRU)))
     assert marked == len(seen), f"{marked} frames carry PG_lru, {len(seen)} are on a list"
     for pfn in lruvec.batched:
         assert pfn not in seen, f"frame {pfn} is in lru_add and on a list"
         assert not frames.flags_of[pfn] & (PG_BUDDY | PG_PCP), f"frame {pfn} is in lru_add and free"
+
+
+def check_memcg(memcg: MemControl, frames: Frames) -> None:
+    """What groups count is what frames are charged to them, and only pages of programs and files are."""
+    charged = np.flatnonzero(frames.memcg)
+    for group in memcg.groups:
+        mine = int(np.count_nonzero(frames.memcg == group.id))
+        assert mine == group.usage_pages, f"group {group.name}: {mine} frames charged, counts {group.usage_pages}"
+    ledger = memcg.pages.ledger
+    owners = {ledger.names[owner] for owner in np.unique(frames.owner[charged]).tolist()}
+    assert owners <= {"anon", "file"}, f"pages of {sorted(owners - {'anon', 'file'})} are charged to memory groups"
 
 
 def check_mappings(shrinker: Shrinker, frames: Frames) -> None:
@@ -124,6 +138,9 @@ def audit_memory(zones: list[Zone], frames: Frames, ledger: Ledger, lruvec: Lruv
         lambda: check_mappings(shrinker, frames),
         *(lambda zone=zone: check_zone(zone, frames) for zone in zones),
     ]
+    memcg = shrinker.vmscan.pages.memcg
+    if memcg is not None:
+        checks.append(lambda: check_memcg(memcg, frames))
     found = []
     for check in checks:
         try:

@@ -162,8 +162,11 @@ class Kswapd:
     def _kswapd_age_node(self, task: Task) -> None:
         """Keep the inactive list supplied (kswapd_age_node)."""
         vmscan = self.vmscan
-        if vmscan.swap.nr_total_slots() > 0 and inactive_is_low(vmscan.lruvec, file=False):
-            vmscan.shrinker.shrink_active_list(task, SWAP_CLUSTER_MAX)
+        if not vmscan.swap.nr_total_slots():
+            return
+        for lruvec in vmscan.lruvec.tree():
+            if inactive_is_low(lruvec, file=False):
+                vmscan.shrinker.shrink_active_list(task, lruvec, SWAP_CLUSTER_MAX)
 
     async def _kswapd_shrink_node(self, task: Task, sc: ScanControl) -> bool:
         """One pass; return whether it scanned as much as it wanted to reclaim (kswapd_shrink_node)."""

@@ -10,8 +10,14 @@ rotated as array slices.
 
 The batches matter: a page in ``lru_add`` is invisible to reclaim until a drain, and a page whose write has ended
 moves to the inactive tail only when 15 of them are flushed.
+
+A memory group (:mod:`netvm.mm.memcontrol`) has lists of its own. The node's :class:`Lruvec` is that of all pages that
+belong to no group; what it is given of a group's pages it hands down. Counts are of a lruvec and all below it.
+
+# MODEL: each group has batches of its own, where a CPU has one for the pages of all groups.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -189,19 +195,24 @@ class Lruvec:
         "_add_batch",
         "_rotate_batch",
         "anon_cost",
+        "by_memcg",
         "congested",
         "file_cost",
         "frames",
         "lists",
         "nonresident_age",
+        "parent",
         "refaults_anon",
         "refaults_file",
         "vmstat",
     )
 
-    def __init__(self, frames: Frames, vmstat: VmStat) -> None:
+    def __init__(self, frames: Frames, vmstat: VmStat, *, parent: "Lruvec | None" = None) -> None:
         self.frames = frames
         self.vmstat = vmstat
+        self.parent = parent
+        self.by_memcg: list[Lruvec] = []
+        """Of the node, on a host with memory groups: itself, then each group's."""
         self.lists = [LruList(frames) for _ in range(5)]
         self.anon_cost = 0
         self.file_cost = 0
@@ -211,6 +222,34 @@ class Lruvec:
         self.congested = False
         self._add_batch: list[int] = []
         self._rotate_batch: list[int] = []
+
+    # -- groups ---------------------------------------------------------------------------------------------------
+
+    def tree(self) -> "list[Lruvec]":
+        """Return this lruvec and all below it, in the order in which reclaim visits them (mem_cgroup_iter)."""
+        return self.by_memcg or [self]
+
+    def nr_pages(self, lru: int) -> int:
+        """Return the pages on one list, groups below included (lruvec_page_state)."""
+        if not self.by_memcg:
+            return self.lists[lru].size
+        return sum(lruvec.lists[lru].size for lruvec in self.by_memcg)
+
+    def _by_group(self, pfns: list[int]) -> "Iterator[tuple[Lruvec, list[int]]]":
+        """Generate each group that pages belong to, and its pages in order; the node's own come first."""
+        memcg_of = self.frames.memcg_of
+        for memcg, lruvec in enumerate(self.by_memcg):
+            mine = [pfn for pfn in pfns if memcg_of[pfn] == memcg]
+            if mine:
+                yield lruvec, mine
+
+    def workingset_age_nonresident(self, nr_pages: int) -> None:
+        """Let the refault clock go on, here and above, by pages activated or evicted."""
+        self.nonresident_age += nr_pages
+        if self.parent is not None:
+            self.parent.workingset_age_nonresident(nr_pages)
+
+    # -- pages come and go ----------------------------------------------------------------------------------------
 
     def lru_of(self, pfn: int) -> int:
         """Return which list a page belongs on (folio_lru_list): by what backs it, and whether it is active.
@@ -224,13 +263,19 @@ class Lruvec:
 
     def folio_add_lru(self, pfn: int) -> None:
         """Put a new page in the ``lru_add`` batch; a full batch is flushed."""
+        if self.by_memcg and self.frames.memcg_of[pfn]:
+            self.by_memcg[self.frames.memcg_of[pfn]].folio_add_lru(pfn)
+            return
         batch = self._add_batch
         batch.append(pfn)
         if len(batch) >= PAGEVEC_SIZE:
             self._flush_add()
 
     def add_many(self, pfns: PfnArray, *, file: bool = False) -> None:
-        """Put new inactive pages of one type in the batch in order, flushing as it fills."""
+        """Put new inactive pages of one type and group in the batch in order, flushing as it fills."""
+        if self.by_memcg and (memcg := self.frames.memcg_of[int(pfns[0])]):
+            self.by_memcg[memcg].add_many(pfns, file=file)
+            return
         batch = self._add_batch
         nr = len(pfns)
         if len(batch) + nr < PAGEVEC_SIZE:
@@ -263,6 +308,14 @@ class Lruvec:
 
     def folio_rotate_reclaimable(self, pfns: list[int]) -> None:
         """Queue pages whose write has ended for the inactive tail (folio_rotate_reclaimable), in batches of 15."""
+        if self.by_memcg:
+            for lruvec, mine in self._by_group(pfns):
+                lruvec.rotate(mine)
+            return
+        self.rotate(pfns)
+
+    def rotate(self, pfns: list[int]) -> None:
+        """Queue pages of this lruvec for the tail of their inactive list."""
         flags = self.frames.flags_of
         ready = [pfn for pfn in pfns if flags[pfn] & _HOW_IT_STANDS == PG_LRU]
         start = 0
@@ -308,6 +361,14 @@ class Lruvec:
 
         # MODEL: a page is moved at once, as on one CPU; activation of a page in the ``lru_add`` batch waits for it.
         """
+        if self.by_memcg:
+            for lruvec, mine in self._by_group(pfns):
+                lruvec.activate(mine)
+            return
+        self.activate(pfns)
+
+    def activate(self, pfns: list[int]) -> None:
+        """Note that pages of this lruvec were read."""
         flags = self.frames.flags_of
         for pfn in pfns:
             state = flags[pfn]
@@ -321,10 +382,12 @@ class Lruvec:
                     self.vmstat.pgactivate += 1
                 else:
                     flags[pfn] = state & ~PG_REFERENCED | PG_ACTIVE
-                self.nonresident_age += 1
+                self.workingset_age_nonresident(1)
 
     def lru_add_drain(self) -> None:
-        """Flush both batches (lru_add_drain)."""
+        """Flush both batches, those of groups too (lru_add_drain)."""
+        for lruvec in self.by_memcg[1:]:
+            lruvec.lru_add_drain()
         if self._add_batch:
             self._flush_add()
         if self._rotate_batch:
@@ -332,6 +395,9 @@ class Lruvec:
 
     def forget(self, pfn: int) -> None:
         """Take a page that is freed off its list or out of the batches."""
+        if self.by_memcg and self.frames.memcg_of[pfn]:
+            self.by_memcg[self.frames.memcg_of[pfn]].forget(pfn)
+            return
         flags = self.frames.flags_of
         if flags[pfn] & PG_LRU:
             self.lists[self.lru_of(pfn)].remove(pfn)
@@ -344,6 +410,14 @@ class Lruvec:
     def forget_many(self, pfns: PfnArray) -> None:
         """Take pages that are freed off their lists (munmap, exit)."""
         self.lru_add_drain()
+        if self.by_memcg:
+            for lruvec, mine in self._by_group(pfns.tolist()):
+                lruvec.take_off(np.array(mine, dtype=np.intp))
+            return
+        self.take_off(pfns)
+
+    def take_off(self, pfns: PfnArray) -> None:
+        """Take pages of this lruvec off its lists."""
         state = self.frames.flags[pfns]
         kind = np.where(self.frames.mapping[pfns] < 0, 2, 0) + (state & PG_ACTIVE != 0)
         kind[state & PG_UNEVICTABLE != 0] = UNEVICTABLE_LIST
@@ -357,21 +431,22 @@ class Lruvec:
     @property
     def nr_batched(self) -> int:
         """Pages in the ``lru_add`` batch: on no list yet."""
-        return len(self._add_batch)
+        return len(self._add_batch) + sum(lruvec.nr_batched for lruvec in self.by_memcg[1:])
 
     @property
     def batched(self) -> list[int]:
         """The pages in the ``lru_add`` batch."""
-        return list(self._add_batch)
+        return [*self._add_batch, *(pfn for lruvec in self.by_memcg[1:] for pfn in lruvec.batched)]
 
     def note_cost(self, *, file: bool, nr_pages: int) -> None:
-        """Remember what reclaiming a type has cost; old costs fade (lru_note_cost)."""
+        """Remember what reclaiming a type has cost, here and above; old costs fade (lru_note_cost)."""
+        if self.parent is not None:
+            self.parent.note_cost(file=file, nr_pages=nr_pages)
         if file:
             self.file_cost += nr_pages
         else:
             self.anon_cost += nr_pages
-        inactive_anon, active_anon, inactive_file, active_file, _ = self.lists
-        lrusize = inactive_anon.size + active_anon.size + inactive_file.size + active_file.size
+        lrusize = self.nr_pages(0) + self.nr_pages(1) + self.nr_pages(2) + self.nr_pages(3)
         if self.anon_cost + self.file_cost > lrusize // 4:
             self.anon_cost //= 2
             self.file_cost //= 2

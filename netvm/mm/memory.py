@@ -16,6 +16,7 @@ from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, PTRS_PER_PTE
 from netvm.mm.frames import PG_LRU, PG_SWAPBACKED, PG_SWAPCACHE, PfnArray
 from netvm.mm.gfp import GFP_COMP, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_ZERO
 from netvm.mm.lru import Lruvec
+from netvm.mm.memcontrol import put_new_page
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import SwapPort
 from netvm.mm.shrink import Shrinker
@@ -71,6 +72,8 @@ class Memory:
         space = AddressSpace(self._next_space, task.comm, nr_pages, oom_score_adj=oom_score_adj)
         self._next_space += 1
         space.task = task
+        if self.pages.memcg is not None:
+            space.memcg = self.pages.memcg.id_of(task)
         task.mm = space
         self.shrinker.spaces[space.id] = space
         return space
@@ -232,11 +235,16 @@ class Memory:
         entries = space.pte[vpn : vpn + limit]
         gaps = np.flatnonzero(entries)
         nr = int(gaps[0]) if len(gaps) else len(entries)
-        pfns = self.pages.try_alloc_run(task, nr, GFP_ANON, self.owner_anon)
-        if not pfns:
+        memcg = self.pages.memcg
+        nr = nr if memcg is None else memcg.margin(task, nr)
+        found = self.pages.try_alloc_run(task, nr, GFP_ANON, self.owner_anon) if nr else []
+        if not found:
             return 0
-        self._map_new(task, space, vpn, np.array(pfns, dtype=np.intp))
-        return len(pfns)
+        pfns = np.array(found, dtype=np.intp)
+        if memcg is not None:
+            memcg.charge_at_once(task, pfns)
+        self._map_new(task, space, vpn, pfns)
+        return len(found)
 
     def _map_new(self, task: Task, space: AddressSpace, vpn: int, pfns: PfnArray) -> None:
         """Write new pages into the page table and on the LRU (do_anonymous_page)."""
@@ -263,8 +271,11 @@ class Memory:
         pfn = await self.pages.alloc_pages(task, 0, GFP_ANON, self.owner_anon)
         if pfn < 0:
             return 0
+        memcg = self.pages.memcg
+        if memcg is not None and not await memcg.charge(task, pfn, GFP_KERNEL, fault=True):
+            return 0
         if space.killed or task.killed:
-            self.pages.free_pages(pfn, 0)
+            put_new_page(self.pages, pfn)
             return 0
         state = self.frames.flags_of[pfn]
         self._map_new(task, space, vpn, np.array([pfn], dtype=np.intp))

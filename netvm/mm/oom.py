@@ -9,7 +9,7 @@ later without its help.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
 from netvm.mm.address_space import AddressSpace
@@ -22,6 +22,9 @@ from netvm.runtime.world import World
 from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
 from netvm.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from netvm.mm.memcontrol import MemCgroup
 
 __all__ = ["OomKill", "OomKiller", "oom_badness"]
 
@@ -47,6 +50,10 @@ class OomKill:
     free_swap_pages: int
     pages_under_writeback: int
     free_pages: int
+    memcg: str = ""
+    """Memory group whose limit was met; empty if the machine was short."""
+    memcg_pages: int = 0
+    """What the group held then."""
 
 
 def oom_badness(space: AddressSpace, total_pages: int) -> int:
@@ -83,24 +90,31 @@ class OomKiller:
         """Release oom_lock."""
         self._locked = False
 
-    def out_of_memory(self, task: Task, gfp: int, order: int) -> bool:
-        """Kill somebody if that is right; return whether the allocator should go on trying (out_of_memory)."""
+    def out_of_memory(self, task: Task, gfp: int, order: int, *, memcg: "MemCgroup | None" = None) -> bool:
+        """Kill somebody if that is right; return whether the allocator should go on trying (out_of_memory).
+
+        For a memory group at its limit only members are looked at, whatever the mask, and nobody panics.
+        """
         if task.killed:
             task.flags |= PF_OOM_VICTIM
             return True
-        if not gfp & GFP_FS:
+        if not gfp & GFP_FS and memcg is None:
             return True
-        victim = self._select_bad_process()
+        spaces = [space for space in self.spaces.values() if memcg is None or space.memcg == memcg.id]
+        victim = self._select_bad_process(spaces, memcg)
         if victim is None:
-            if any(space.killed and not space.oom_reaped for space in self.spaces.values()):
+            if any(space.killed and not space.oom_reaped for space in spaces):
                 # an earlier victim is still on its way out
                 return True
+            if memcg is not None:
+                self.log("Memory cgroup out of memory and no killable processes", memcg=memcg.name)
+                return False
             self.panicked = True
             self.log("Kernel panic - not syncing: System is deadlocked on memory")
             self.world.stop()
             # a panic does not return: whoever asked must not go round again in a world that stands still
             return False
-        self._oom_kill_process(victim, task, gfp, order)
+        self._oom_kill_process(victim, task, gfp, order, memcg)
         return True
 
     def victims_on_their_way(self) -> list[Provider | Task]:
@@ -111,11 +125,15 @@ class OomKiller:
             if space.killed and not space.oom_reaped and space.task is not None
         ]
 
-    def _select_bad_process(self) -> AddressSpace | None:
-        total = self.vmscan.node.managed + self.vmscan.swap.nr_total_slots()
+    def _select_bad_process(self, spaces: list[AddressSpace], memcg: "MemCgroup | None") -> AddressSpace | None:
+        swap = self.vmscan.swap.nr_total_slots()
+        if memcg is None:
+            total = self.vmscan.node.managed + swap
+        else:
+            total = memcg.limit_pages + (swap if memcg.may_swap else 0)
         chosen: AddressSpace | None = None
         most = 0
-        for space in self.spaces.values():
+        for space in spaces:
             if space.oom_reaped or space.oom_score_adj == -1000 or space.task is None:
                 continue
             if space.killed:
@@ -126,9 +144,13 @@ class OomKiller:
                 chosen, most = space, points
         return chosen
 
-    def _oom_kill_process(self, victim: AddressSpace, task: Task, gfp: int, order: int) -> None:
-        vmscan = self.vmscan
+    def _oom_kill_process(
+        self, victim: AddressSpace, task: Task, gfp: int, order: int, memcg: "MemCgroup | None"
+    ) -> None:
+        vmscan, frames = self.vmscan, self.vmscan.pages.frames
         vmscan.vmstat.oom_kill += 1
+        if memcg is not None:
+            memcg.nr_oom_kill += 1
         self.kills.append(
             OomKill(
                 time_ns=self.world.now_ns,
@@ -138,14 +160,16 @@ class OomKiller:
                 victim=victim.comm,
                 anon_rss_pages=victim.nr_anon,
                 swap_pages=victim.nr_swap,
-                free_swap_pages=vmscan.swap.nr_free_slots(),
-                pages_under_writeback=vmscan.vmstat.nr_writeback,
+                free_swap_pages=vmscan.swap.nr_free_slots() if memcg is None else vmscan.nr_swap_pages(memcg.lruvec),
+                pages_under_writeback=vmscan.vmstat.nr_writeback if memcg is None else memcg.nr_writeback(frames),
                 free_pages=vmscan.node.nr_free,
+                memcg="" if memcg is None else memcg.name,
+                memcg_pages=0 if memcg is None else memcg.usage_pages,
             )
         )
         assert victim.task is not None
         self.log(
-            "Out of memory: Killed process",
+            "Out of memory: Killed process" if memcg is None else "Memory cgroup out of memory: Killed process",
             pid=victim.task.pid,
             comm=victim.comm,
             anon_rss_kib=victim.nr_anon * 4,

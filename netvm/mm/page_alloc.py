@@ -72,6 +72,7 @@ from netvm.trace.vmstat import VmStat
 from netvm.units import JIFFY_NS
 
 if TYPE_CHECKING:
+    from netvm.mm.memcontrol import MemControl
     from netvm.mm.oom import OomKiller
     from netvm.mm.vmscan import Vmscan
 
@@ -113,6 +114,7 @@ class PageAllocator:
         self.node_dirty_ok: NodeDirtyPort = lambda: True
         self.vmscan: Vmscan
         self.oom: OomKiller
+        self.memcg: MemControl | None = None
         self.failures: dict[tuple[str, int, int], int] = {}
         """Allocation failures by (comm, order, mask): what warn_alloc would have printed."""
         self.memory = Resource("memory", "a free page")  # its providers are set where the host is wired

@@ -61,6 +61,10 @@ class FilePort(Protocol):
         """Write one dirty page for kswapd; return whether it is under way."""
         ...
 
+    async def wait_on_page_writeback(self, task: Task, pfn: int) -> None:
+        """Sleep until a page is no longer under writeback, or might not be (folio_wait_writeback)."""
+        ...
+
     def wakeup_flusher_threads(self, reason: str) -> None:
         """Have the flushers write what is dirty."""
         ...
@@ -130,6 +134,10 @@ class SwapPort(Protocol):
         Each is unlocked as soon as it is under writeback. Where that is so already, ``begun`` says their first slot and
         their content.
         """
+        ...
+
+    async def wait_on_page_writeback(self, task: Task, pfn: int) -> None:
+        """Sleep until a page is no longer under writeback, or might not be (folio_wait_writeback)."""
         ...
 
     async def swap_write_unplug(self, task: Task, plug: PlugPort) -> None:

@@ -7,7 +7,7 @@ the last priority, hardly any file pages, or plenty of idle ones.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from netvm.mm.gfp import ALLOC_WMARK_HIGH
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
@@ -16,6 +16,9 @@ from netvm.runtime.task import Task
 from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
 from netvm.trace.vmstat import VmStat
+
+if TYPE_CHECKING:
+    from netvm.mm.memcontrol import MemCgroup
 
 __all__ = [
     "DEACTIVATE_ANON",
@@ -44,6 +47,8 @@ class ScanControl:
     gfp: int
     order: int
     nr_to_reclaim: int = SWAP_CLUSTER_MAX
+    memcg: "MemCgroup | None" = None
+    """The memory group whose limit is met (target_mem_cgroup); None: the node is short."""
     priority: int = DEF_PRIORITY
     may_writepage: bool = True
     may_unmap: bool = True
@@ -120,12 +125,13 @@ class ScanControl:
                 self.may_deactivate |= DEACTIVATE_ANON
             if vmstat.workingset_activate_file != lruvec.refaults_file or inactive_is_low(lruvec, file=True):
                 self.may_deactivate |= DEACTIVATE_FILE
-        inactive_file = lruvec.lists[INACTIVE_FILE].size
+        inactive_file = lruvec.nr_pages(INACTIVE_FILE)
         self.cache_trim_mode = bool(inactive_file >> self.priority) and not self.may_deactivate & DEACTIVATE_FILE
-        file = inactive_file + lruvec.lists[ACTIVE_FILE].size
         self.file_is_tiny = False
-        if not self.may_deactivate & DEACTIVATE_ANON and lruvec.lists[INACTIVE_ANON].size >> self.priority:
-            left = file
+        if self.memcg is not None:
+            return
+        if not self.may_deactivate & DEACTIVATE_ANON and lruvec.nr_pages(INACTIVE_ANON) >> self.priority:
+            left = inactive_file + lruvec.nr_pages(ACTIVE_FILE)
             for zone in node.zones:
                 left += zone.nr_free - zone.wmark_pages(ALLOC_WMARK_HIGH)
             self.file_is_tiny = left <= 0
@@ -133,7 +139,7 @@ class ScanControl:
     def get_scan_count(self, lruvec: Lruvec, *, nr_swap_pages: int, swappiness: int) -> list[int]:
         """Return how many pages of each evictable list to scan (get_scan_count)."""
         sizes = [lru.size >> self.priority for lru in lruvec.lists[:4]]
-        if not self.may_swap or nr_swap_pages <= 0:
+        if not self.may_swap or nr_swap_pages <= 0 or (self.memcg is not None and not swappiness):
             return [0, 0, sizes[2], sizes[3]]
         if not self.priority and swappiness:
             return sizes
@@ -153,9 +159,8 @@ class ScanControl:
 
 def inactive_is_low(lruvec: Lruvec, *, file: bool) -> bool:
     """Whether the inactive list is small beside the active one (inactive_is_low)."""
-    lists = lruvec.lists
-    inactive = lists[INACTIVE_FILE if file else INACTIVE_ANON].size
-    active = lists[ACTIVE_FILE if file else ACTIVE_ANON].size
+    inactive = lruvec.nr_pages(INACTIVE_FILE if file else INACTIVE_ANON)
+    active = lruvec.nr_pages(ACTIVE_FILE if file else ACTIVE_ANON)
     gib = (inactive + active) >> 18
     ratio = int((10 * gib) ** 0.5) if gib else 1
     return inactive * ratio < active

@@ -37,7 +37,8 @@ from netvm.mm.frames import (
     PG_WRITEBACK,
     PfnArray,
 )
-from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON
+from netvm.mm.gfp import GFP_FS, GFP_IO
+from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON, Lruvec
 from netvm.mm.pageout import Pageout
 from netvm.mm.ports import PlugPort
 from netvm.runtime.task import Task
@@ -84,11 +85,12 @@ class Shrinker(Pageout):
 
     # -- the inactive list ----------------------------------------------------------------------------------------
 
-    async def shrink_inactive_list(self, task: Task, nr_to_scan: int, sc: "ScanControl", plug: PlugPort) -> int:
+    async def shrink_inactive_list(
+        self, task: Task, lruvec: Lruvec, nr_to_scan: int, sc: "ScanControl", plug: PlugPort
+    ) -> int:
         """Isolate a batch from the tail, deal with it, put the rest back; return pages reclaimed."""
         vmstat = self.vmstat
-        lruvec = self.lruvec
-        lruvec.lru_add_drain()
+        self.lruvec.lru_add_drain()
         taken = lruvec.lists[INACTIVE_ANON].isolate_tail(nr_to_scan)
         nr_taken = len(taken)
         task.charge_ns += self.costs.shrink_call
@@ -100,14 +102,16 @@ class Shrinker(Pageout):
         else:
             vmstat.pgscan_direct += nr_taken
         met = sc.met() if self.vmscan.tracer is not None else ()
+        if sc.memcg is not None:
+            await self._wait_for_marked(task, taken, sc)
         state = self.frames.flags[taken]
         fate = self._common_fate(taken, state.tobytes(), sc)
         nr_reclaimed, nr_active = 0, 0 if fate == _REF_KEEP else nr_taken
-        if not self._keep_alike(task, taken, fate, int(state[0]), sc):
+        if not self._keep_alike(task, lruvec, taken, fate, int(state[0]), sc):
             self.frames.flags[taken] = state & _NOT_LRU
             vmstat.nr_isolated_anon += nr_taken
             nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug, fate=fate)
-            nr_active = self._move_folios_to_lru(kept)
+            nr_active = self._move_folios_to_lru(lruvec, kept)
             vmstat.nr_isolated_anon -= nr_taken
             vmstat.pgsteal_anon += nr_reclaimed
             if sc.kswapd:
@@ -121,7 +125,21 @@ class Shrinker(Pageout):
             sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=False)
         return nr_reclaimed
 
-    def _keep_alike(self, task: Task, taken: PfnArray, fate: int | None, state: int, sc: "ScanControl") -> bool:
+    async def _wait_for_marked(self, task: Task, taken: PfnArray, sc: "ScanControl") -> None:
+        """Wait for pages under writeback that a reclaim of this group has met before (shrink_folio_list, case 3).
+
+        A swapped page goes to a device, not through a file system, unless swap is a file.
+        """
+        flags_of = self.frames.flags_of
+        if not sc.gfp & GFP_IO or (self.swap.needs_fs and not sc.gfp & GFP_FS):
+            return
+        for pfn in taken.tolist():
+            while flags_of[pfn] & (PG_WRITEBACK | PG_RECLAIM | PG_LOCKED) == PG_WRITEBACK | PG_RECLAIM:
+                await self.swap.wait_on_page_writeback(task, pfn)
+
+    def _keep_alike(
+        self, task: Task, lruvec: Lruvec, taken: PfnArray, fate: int | None, state: int, sc: "ScanControl"
+    ) -> bool:
         """Deal with a batch whose pages have the same flags and are all kept; False if it is none.
 
         Nobody else can look meanwhile, so the pages go from list to list without being isolated.
@@ -134,7 +152,7 @@ class Shrinker(Pageout):
             self.frames.flags[taken] = state | PG_REFERENCED
             task.charge_ns += nr * self.costs.scan_keep
             sc.nr_ref_keep += nr
-            self.lruvec.lists[INACTIVE_ANON].add_head(taken)
+            lruvec.lists[INACTIVE_ANON].add_head(taken)
         else:
             task.charge_ns += nr * self.costs.scan_activate
             if fate == _WRITEBACK:
@@ -144,12 +162,12 @@ class Shrinker(Pageout):
                 sc.nr_immediate += nr
             self.frames.flags[taken] = state | PG_ACTIVE
             self.vmstat.pgactivate += nr
-            self.lruvec.nonresident_age += nr
-            self.lruvec.lists[ACTIVE_ANON].add_head(taken)
+            lruvec.workingset_age_nonresident(nr)
+            lruvec.lists[ACTIVE_ANON].add_head(taken)
         sc.nr_scanned += nr
         return True
 
-    def _move_folios_to_lru(self, pfns: PfnArray) -> int:
+    def _move_folios_to_lru(self, lruvec: Lruvec, pfns: PfnArray) -> int:
         """Put survivors back at the head of a list, oldest first (move_folios_to_lru); return how many are active."""
         flags = self.frames.flags
         if self.nr_orphans:
@@ -160,11 +178,11 @@ class Shrinker(Pageout):
         flags[pfns] = state | _U16(PG_LRU)
         active = state & _U16(PG_ACTIVE) != 0
         nr_active = int(np.count_nonzero(active))
-        lists = self.lruvec.lists
+        lists = lruvec.lists
         if not nr_active:
             lists[INACTIVE_ANON].add_head(pfns)
             return 0
-        self.lruvec.nonresident_age += nr_active
+        lruvec.workingset_age_nonresident(nr_active)
         if nr_active == len(pfns):
             lists[ACTIVE_ANON].add_head(pfns)
             return nr_active
@@ -191,6 +209,8 @@ class Shrinker(Pageout):
         frames.index[pfns] = 0
         frames.swap[pfns] = 0
         frames.owner[pfns] = 1
+        if self.vmscan.pages.memcg is not None:
+            self.vmscan.pages.memcg.uncharge(pfns)
         self.vmscan.pages.free_singles(pfns.tolist(), self.owner_anon, nr_reserve)
 
     # -- the pages of a batch -------------------------------------------------------------------------------------
@@ -383,10 +403,10 @@ class Shrinker(Pageout):
 
     # -- the active list ------------------------------------------------------------------------------------------
 
-    def shrink_active_list(self, task: Task, nr_to_scan: int) -> None:
+    def shrink_active_list(self, task: Task, lruvec: Lruvec, nr_to_scan: int) -> None:
         """Move pages from the active tail to the inactive head (shrink_active_list)."""
         self.lruvec.lru_add_drain()
-        taken = self.lruvec.lists[ACTIVE_ANON].isolate_tail(nr_to_scan)
+        taken = lruvec.lists[ACTIVE_ANON].isolate_tail(nr_to_scan)
         nr = len(taken)
         task.charge_ns += self.costs.shrink_call + nr * self.costs.scan_keep
         if not nr:
@@ -397,6 +417,6 @@ class Shrinker(Pageout):
                 self.spaces[mapping].bits_of[self.frames.index_of[pfn] - 1] &= 0xFF & ~PTE_YOUNG
         flags = self.frames.flags
         flags[taken] = flags[taken] & _U16(0xFFFF & ~PG_ACTIVE) | _U16(PG_WORKINGSET)
-        self.lruvec.lists[INACTIVE_ANON].add_head(taken)
+        lruvec.lists[INACTIVE_ANON].add_head(taken)
         self.vmstat.pgrefill += nr
         self.vmstat.pgdeactivate += nr

@@ -11,6 +11,9 @@ is the flusher's work. Each page of a batch, in isolation order:
   that mark already and the node is PGDAT_DIRTY. Direct reclaim never writes a file page;
 - clean: its file system gives up what it keeps beside the page, and it is freed, leaving a shadow entry.
 
+A reclaim for a memory group waits for a page under writeback that it meets with the mark: the group's dirt is held back
+by nothing else. Which of them may wait was learnt from a deadlock (``memcg_wait_enters_fs``).
+
 If all pages of a batch were dirty and not yet under writeback the flushers are woken. The books of what was met are
 what kswapd concludes PGDAT_DIRTY, PGDAT_WRITEBACK and congestion from.
 """
@@ -33,8 +36,8 @@ from netvm.mm.frames import (
     PG_WRITEBACK,
     PfnArray,
 )
-from netvm.mm.gfp import GFP_FS
-from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE
+from netvm.mm.gfp import GFP_FS, GFP_IO
+from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE, Lruvec
 from netvm.mm.ports import FilePort
 from netvm.runtime.task import Task
 
@@ -60,11 +63,11 @@ class FileShrinker:
         self.costs = vmscan.costs
         self.owner_file = vmscan.pages.ledger.owner("file")
 
-    async def shrink_inactive_list(self, task: Task, nr_to_scan: int, sc: "ScanControl") -> int:
+    async def shrink_inactive_list(self, task: Task, lruvec: Lruvec, nr_to_scan: int, sc: "ScanControl") -> int:
         """Isolate a batch from the tail, deal with it, put the rest back; return pages reclaimed."""
         vmstat = self.vmstat
         self.lruvec.lru_add_drain()
-        taken = self.lruvec.lists[INACTIVE_FILE].isolate_tail(nr_to_scan)
+        taken = lruvec.lists[INACTIVE_FILE].isolate_tail(nr_to_scan)
         nr_taken = len(taken)
         task.charge_ns += self.costs.shrink_call
         if not nr_taken:
@@ -78,8 +81,10 @@ class FileShrinker:
             vmstat.pgscan_direct += nr_taken
         unqueued_before = sc.nr_unqueued_dirty
         met = sc.met()
+        if sc.memcg is not None:
+            await self._wait_for_marked(task, taken, sc)
         kept, nr_reclaimed = await self.shrink_folio_list(task, taken, sc)
-        nr_active = self._move_folios_to_lru(kept)
+        nr_active = self._move_folios_to_lru(lruvec, kept)
         vmstat.nr_isolated_file -= nr_taken
         vmstat.pgsteal_file += nr_reclaimed
         if sc.kswapd:
@@ -88,13 +93,28 @@ class FileShrinker:
             vmstat.pgsteal_direct += nr_reclaimed
         if sc.nr_unqueued_dirty - unqueued_before == nr_taken:
             self.files.wakeup_flusher_threads("vmscan")
+            if sc.memcg is not None and self.vmscan.fixes.memcg_dirty_throttle:
+                await self.vmscan.reclaim_throttle(task, "VMSCAN_THROTTLE_WRITEBACK")
         sc.nr_taken += nr_taken
         sc.nr_file_taken += nr_taken
         if self.vmscan.tracer is not None:
             sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=True)
         return nr_reclaimed
 
-    def _move_folios_to_lru(self, kept: PfnArray) -> int:
+    async def _wait_for_marked(self, task: Task, taken: PfnArray, sc: "ScanControl") -> None:
+        """Wait for pages under writeback that a reclaim of this group has met before (shrink_folio_list, case 3).
+
+        # MODEL: the batch's marked pages are waited for before the rest of it is looked at, not each in its turn.
+        """
+        may_wait = GFP_FS if self.vmscan.fixes.memcg_wait_enters_fs else GFP_IO
+        if not sc.gfp & may_wait:
+            return
+        flags_of = self.frames.flags_of
+        for pfn in taken.tolist():
+            while flags_of[pfn] & (PG_WRITEBACK | PG_RECLAIM | PG_LOCKED) == PG_WRITEBACK | PG_RECLAIM:
+                await self.files.wait_on_page_writeback(task, pfn)
+
+    def _move_folios_to_lru(self, lruvec: Lruvec, kept: PfnArray) -> int:
         """Put survivors back at the head of a list, oldest first (move_folios_to_lru); return how many are active."""
         if not len(kept):
             return 0
@@ -107,9 +127,9 @@ class FileShrinker:
         flags[kept] |= _U16(PG_LRU)
         active = flags[kept] & _U16(PG_ACTIVE) != 0
         nr_active = int(np.count_nonzero(active))
-        lists = self.lruvec.lists
+        lists = lruvec.lists
         if nr_active:
-            self.lruvec.nonresident_age += nr_active
+            lruvec.workingset_age_nonresident(nr_active)
             lists[ACTIVE_FILE].add_head(kept[active])
             kept = kept[~active]
         if len(kept):
@@ -125,6 +145,8 @@ class FileShrinker:
         frames.mapping[pfns] = 0
         frames.index[pfns] = 0
         frames.owner[pfns] = 1
+        if self.vmscan.pages.memcg is not None:
+            self.vmscan.pages.memcg.uncharge(pfns)
         self.vmscan.pages.free_singles(pfns.tolist(), self.owner_file, nr_reserve)
 
     # -- the pages of a batch -------------------------------------------------------------------------------------
@@ -234,10 +256,10 @@ class FileShrinker:
 
     # -- the active list ------------------------------------------------------------------------------------------
 
-    def shrink_active_list(self, task: Task, nr_to_scan: int) -> None:
+    def shrink_active_list(self, task: Task, lruvec: Lruvec, nr_to_scan: int) -> None:
         """Move pages from the active tail to the inactive head (shrink_active_list)."""
         self.lruvec.lru_add_drain()
-        taken = self.lruvec.lists[ACTIVE_FILE].isolate_tail(nr_to_scan)
+        taken = lruvec.lists[ACTIVE_FILE].isolate_tail(nr_to_scan)
         nr = len(taken)
         task.charge_ns += self.costs.shrink_call + nr * self.costs.scan_keep
         if not nr:
@@ -246,6 +268,6 @@ class FileShrinker:
         self.files.take_young(taken)
         flags = self.frames.flags
         flags[taken] = flags[taken] & _U16(0xFFFF & ~PG_ACTIVE) | _U16(PG_WORKINGSET)
-        self.lruvec.lists[INACTIVE_FILE].add_head(taken)
+        lruvec.lists[INACTIVE_FILE].add_head(taken)
         self.vmstat.pgrefill += nr
         self.vmstat.pgdeactivate += nr

@@ -9,12 +9,14 @@ A reclaim goes over priorities 12 to 0; at each it scans ``size >> priority`` of
 when 32 pages have been reclaimed, which is looked at only between priorities (and between batches, except in the
 first pass of a direct reclaimer). So a direct reclaim frees some 39 pages, never fewer than 32.
 
-# MODEL: one node, no memory groups, classic LRU lists.
+A reclaim for a memory group (:mod:`netvm.mm.memcontrol`) goes over the group's lists alone and frees no slabs.
+
+# MODEL: one node, classic LRU lists; the refault clock and the counts of refaults are the node's, for groups too.
 # MODEL: pages of zones above those a request may use are not skipped by its reclaim (reclaim_idx).
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
 from netvm.mm.gfp import (
@@ -54,6 +56,9 @@ from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
 from netvm.trace.vmstat import VmStat
 from netvm.units import JIFFY_NS, NS_PER_S
+
+if TYPE_CHECKING:
+    from netvm.mm.memcontrol import MemCgroup
 
 __all__ = ["MAX_KSWAPD_FAILURES", "Vmscan"]
 
@@ -191,10 +196,10 @@ class Vmscan:
 
     def node_lru_pages(self) -> int:
         """Return the LRU pages that could be reclaimed: file pages, and anonymous ones while swap has room."""
-        lists = self.lruvec.lists
-        total = lists[INACTIVE_FILE].size + lists[ACTIVE_FILE].size
+        nr_pages = self.lruvec.nr_pages
+        total = nr_pages(INACTIVE_FILE) + nr_pages(ACTIVE_FILE)
         if self.swap.nr_free_slots() > 0:
-            total += lists[INACTIVE_ANON].size + lists[ACTIVE_ANON].size
+            total += nr_pages(INACTIVE_ANON) + nr_pages(ACTIVE_ANON)
         return total
 
     def zone_reclaimable_pages(self, zone: Zone) -> int:
@@ -235,7 +240,8 @@ class Vmscan:
     async def do_try_to_free_pages(self, task: Task, sc: ScanControl) -> int:
         """Go over the priorities until enough is reclaimed (do_try_to_free_pages)."""
         while True:
-            self.vmstat.allocstall["movable" if sc.gfp & 0x08 else "normal"] += 1
+            if sc.memcg is None:
+                self.vmstat.allocstall["movable" if sc.gfp & 0x08 else "normal"] += 1
             sc.priority = DEF_PRIORITY
             while sc.priority >= 0:
                 sc.nr_scanned = 0
@@ -246,7 +252,7 @@ class Vmscan:
                 if sc.priority < DEF_PRIORITY - 2:
                     sc.may_writepage = True
                 sc.priority -= 1
-            self.snapshot_refaults()
+            self.snapshot_refaults(sc.memcg)
             if sc.nr_reclaimed:
                 return sc.nr_reclaimed
             if not sc.skipped_deactivate or sc.force_deactivate:
@@ -258,7 +264,7 @@ class Vmscan:
         if sc.nr_reclaimed > sc.nr_scanned >> 3:
             self.throttles.queues["VMSCAN_THROTTLE_NOPROGRESS"].wake_all()
             return
-        if not sc.kswapd and sc.priority == 1 and not sc.nr_reclaimed:
+        if not sc.kswapd and sc.memcg is None and sc.priority == 1 and not sc.nr_reclaimed:
             await self.reclaim_throttle(task, "VMSCAN_THROTTLE_NOPROGRESS")
 
     def allow_direct_reclaim(self) -> bool:
@@ -304,16 +310,19 @@ class Vmscan:
     async def shrink_node(self, task: Task, sc: ScanControl) -> None:
         """Scan the node once at the current priority (shrink_node)."""
         at_first = sc.nr_reclaimed
+        target = self.lruvec if sc.memcg is None else sc.memcg.lruvec
         while True:
             before = sc.nr_reclaimed
             sc.clear_round()
-            sc.prepare_scan_count(self.node, self.lruvec, self.vmstat)
+            sc.prepare_scan_count(self.node, target, self.vmstat)
             task.charge_ns += self.costs.reclaim_pass
-            await self.shrink_lruvec(task, sc)
-            sc.nr_reclaimed += self.slab_shrinkers.shrink_slab(task, sc.gfp, sc.priority)
+            for lruvec in target.tree():
+                await self.shrink_lruvec(task, lruvec, sc)
+            if sc.memcg is None:
+                sc.nr_reclaimed += self.slab_shrinkers.shrink_slab(task, sc.gfp, sc.priority)
             if sc.kswapd:
                 await self._note_round(task, sc)
-            if not sc.kswapd and self.lruvec.congested and not task.flags & PF_LOCAL_THROTTLE:
+            if not sc.kswapd and target.congested and not task.flags & PF_LOCAL_THROTTLE:
                 await self.reclaim_throttle(task, "VMSCAN_THROTTLE_CONGESTED")
             if not self._should_continue_reclaim(sc, sc.nr_reclaimed - before):
                 break
@@ -340,19 +349,25 @@ class Vmscan:
             return False
         if any(zone.compaction_suitable(sc.order) for zone in self.node.zones):
             return False
-        inactive = self.lruvec.lists[INACTIVE_FILE].size
+        inactive = self.lruvec.nr_pages(INACTIVE_FILE)
         if self.swap.nr_free_slots() > 0:
-            inactive += self.lruvec.lists[INACTIVE_ANON].size
+            inactive += self.lruvec.nr_pages(INACTIVE_ANON)
         return inactive > 2 << sc.order
 
-    def snapshot_refaults(self) -> None:
+    def snapshot_refaults(self, memcg: "MemCgroup | None" = None) -> None:
         """Remember how many refaults were activated up to now, to see those that follow (snapshot_refaults)."""
-        self.lruvec.refaults_anon = self.vmstat.workingset_activate_anon
-        self.lruvec.refaults_file = self.vmstat.workingset_activate_file
+        target = self.lruvec if memcg is None else memcg.lruvec
+        target.refaults_anon = self.vmstat.workingset_activate_anon
+        target.refaults_file = self.vmstat.workingset_activate_file
 
-    async def shrink_lruvec(self, task: Task, sc: ScanControl) -> None:
+    def nr_swap_pages(self, lruvec: Lruvec) -> int:
+        """Return the free slots that pages of a lruvec may take (mem_cgroup_get_nr_swap_pages)."""
+        memcg = self.pages.memcg
+        return 0 if memcg is not None and memcg.swapless(lruvec) else self.swap.nr_free_slots()
+
+    async def shrink_lruvec(self, task: Task, lruvec: Lruvec, sc: ScanControl) -> None:
         """Scan the lists in batches of 32 under one plug (shrink_lruvec)."""
-        nr = sc.get_scan_count(self.lruvec, nr_swap_pages=self.swap.nr_free_slots(), swappiness=self.swappiness)
+        nr = sc.get_scan_count(lruvec, nr_swap_pages=self.nr_swap_pages(lruvec), swappiness=self.swappiness)
         targets = list(nr)
         nr_to_reclaim = sc.nr_to_reclaim
         nr_reclaimed = 0
@@ -364,7 +379,7 @@ class Vmscan:
                 if nr[lru]:
                     nr_to_scan = min(SWAP_CLUSTER_MAX, nr[lru])
                     nr[lru] -= nr_to_scan
-                    nr_reclaimed += await self.shrink_list(task, lru, nr_to_scan, sc, plug)
+                    nr_reclaimed += await self.shrink_list(task, lruvec, lru, nr_to_scan, sc, plug)
             if cpus is not None and cpus.should_pay(task):
                 await cpus.cond_resched(task)
             if nr_reclaimed < nr_to_reclaim or proportional:
@@ -373,41 +388,53 @@ class Vmscan:
                 break
         plug.finish()
         sc.nr_reclaimed += nr_reclaimed
-        if self.swap.nr_total_slots() > 0 and inactive_is_low(self.lruvec, file=False):
-            self.shrinker.shrink_active_list(task, SWAP_CLUSTER_MAX)
+        if self.swap.nr_total_slots() > 0 and inactive_is_low(lruvec, file=False):
+            self.shrinker.shrink_active_list(task, lruvec, SWAP_CLUSTER_MAX)
         if not self.fixes.no_vm_writeout_throttle and self.file_shrinker is not None:
             await self.file_shrinker.files.throttle_vm_writeout(task, sc.gfp)
 
-    async def shrink_list(self, task: Task, lru: int, nr_to_scan: int, sc: ScanControl, plug: PlugPort) -> int:
+    async def shrink_list(
+        self, task: Task, lruvec: Lruvec, lru: int, nr_to_scan: int, sc: ScanControl, plug: PlugPort
+    ) -> int:
         """Scan one batch of one list; return pages reclaimed (shrink_list)."""
         if lru in (ACTIVE_ANON, ACTIVE_FILE):
-            self._shrink_active_list(task, lru, nr_to_scan, sc)
+            self._shrink_active_list(task, lruvec, lru, nr_to_scan, sc)
             return 0
         file = lru == INACTIVE_FILE
         too_many = not sc.kswapd and self.too_many_isolated(sc, file=file)
         if too_many and await self._wait_for_isolated(task, sc, file=file):
             return SWAP_CLUSTER_MAX if task.killed else 0
         if file:
-            return await self.file_shrinker.shrink_inactive_list(task, nr_to_scan, sc) if self.file_shrinker else 0
-        return await self.shrinker.shrink_inactive_list(task, nr_to_scan, sc, plug)
+            files = self.file_shrinker
+            return await files.shrink_inactive_list(task, lruvec, nr_to_scan, sc) if files is not None else 0
+        return await self.shrinker.shrink_inactive_list(task, lruvec, nr_to_scan, sc, plug)
 
-    def _shrink_active_list(self, task: Task, lru: int, nr_to_scan: int, sc: ScanControl) -> None:
+    def _shrink_active_list(self, task: Task, lruvec: Lruvec, lru: int, nr_to_scan: int, sc: ScanControl) -> None:
         """Scan one batch of an active list, if its inactive one is to grow (shrink_list)."""
         if not sc.may_deactivate & (DEACTIVATE_ANON if lru == ACTIVE_ANON else DEACTIVATE_FILE):
             sc.skipped_deactivate = True
         elif lru == ACTIVE_ANON:
-            self.shrinker.shrink_active_list(task, nr_to_scan)
+            self.shrinker.shrink_active_list(task, lruvec, nr_to_scan)
         elif self.file_shrinker is not None:
-            self.file_shrinker.shrink_active_list(task, nr_to_scan)
+            self.file_shrinker.shrink_active_list(task, lruvec, nr_to_scan)
 
     async def _wait_for_isolated(self, task: Task, sc: ScanControl, *, file: bool) -> bool:
-        """Wait once since too many pages are isolated; True if it did not help (too_many_isolated)."""
-        await self.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
-        return task.killed or self.too_many_isolated(sc, file=file)
+        """Wait since too many pages are isolated, from 4.14 on once; True if it did not help (too_many_isolated)."""
+        while True:
+            await self.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
+            if task.killed:
+                return True
+            if not self.too_many_isolated(sc, file=file):
+                return False
+            if self.fixes.isolated_wait_once:
+                return True
 
     def too_many_isolated(self, sc: ScanControl, *, file: bool = False) -> bool:
         """Whether reclaimers have taken more pages off the lists than are left on them; if not, nobody waits for it."""
-        inactive = self.lruvec.lists[INACTIVE_FILE if file else INACTIVE_ANON].size
+        if sc.memcg is not None:
+            # who reclaims for a group of cgroup v1 is held back by its own pages under writeback
+            return False
+        inactive = self.lruvec.nr_pages(INACTIVE_FILE if file else INACTIVE_ANON)
         isolated = self.vmstat.nr_isolated_file if file else self.vmstat.nr_isolated_anon
         if sc.gfp & GFP_KERNEL & (GFP_IO | GFP_FS) == GFP_IO | GFP_FS and self.fixes.noio_isolation_limit:
             inactive >>= 3

@@ -18,11 +18,11 @@ def workingset_refault(lruvec: Lruvec, pfn: int, shadow: int, *, file: bool, nr_
     ``shadow`` is the eviction's age * 2 + its workingset bit; anonymous lists count only while swap has free slots.
     """
     vmstat, flags_of = lruvec.vmstat, lruvec.frames.flags_of
-    lists = lruvec.lists
+    nr_pages = lruvec.nr_pages
     distance = lruvec.nonresident_age - shadow // 2
-    size = len(lists[ACTIVE_FILE]) + (0 if file else len(lists[INACTIVE_FILE]))
+    size = nr_pages(ACTIVE_FILE) + (0 if file else nr_pages(INACTIVE_FILE))
     if nr_free_slots > 0:
-        size += len(lists[ACTIVE_ANON]) + (len(lists[INACTIVE_ANON]) if file else 0)
+        size += nr_pages(ACTIVE_ANON) + (nr_pages(INACTIVE_ANON) if file else 0)
     active = distance <= size
     restored = active and shadow & 1
     if active:

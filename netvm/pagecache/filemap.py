@@ -29,6 +29,7 @@ from netvm.mm.frames import (
 )
 from netvm.mm.gfp import GFP_COMP, GFP_HIGHUSER_MOVABLE, GFP_NOWAIT, GFP_WRITE
 from netvm.mm.lru import Lruvec
+from netvm.mm.memcontrol import put_new_page
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import SlabCache
 from netvm.mm.workingset import workingset_refault
@@ -225,11 +226,15 @@ class PageCache:
                     break
                 nr_nodes_there = ((node + 1) << NODE_SHIFT) - index
             nr = min(nr, nr_nodes_there)
+            memcg = self.pages.memcg
+            nr = nr if memcg is None else memcg.margin(task, nr)
             found = self.pages.try_alloc_run(task, nr, GFP_PAGECACHE_WRITE, self.owner_file) if nr > 0 else []
             if not found:
                 self.nodes.trim(mapping, index, index + limit)
                 return 0
             pfns = np.array(found, dtype=np.intp)
+            if memcg is not None:
+                memcg.charge_at_once(task, pfns)
             self._add_pages(mapping, index, pfns)
             self.nodes.trim(mapping, index + len(pfns), index + limit)
         task.charge_ns += len(pfns) * self.costs.write_page
@@ -260,12 +265,14 @@ class PageCache:
         pfn = await self.pages.alloc_pages(task, 0, gfp, self.owner_file)
         if pfn < 0:
             return -Errno.ENOMEM
+        if self.pages.memcg is not None and not await self.pages.memcg.charge(task, pfn, gfp):
+            return -Errno.ENOMEM
         if not await self.nodes.get_for_sure(task, mapping, index):
-            self.pages.free_pages(pfn, 0)
+            put_new_page(self.pages, pfn)
             return -Errno.ENOMEM
         if mapping.pfn_of[index]:
             # somebody else was faster while we slept
-            self.pages.free_pages(pfn, 0)
+            put_new_page(self.pages, pfn)
             return -Errno.EAGAIN
         self._add_pages(mapping, index, np.array([pfn], dtype=np.intp), locked=locked)
         return pfn
@@ -429,6 +436,12 @@ class PageCache:
             _index, nr = mapping.first_tagged(TAG_WRITEBACK, start, end, 1)
             if not nr:
                 return
+            await self._writeback_wait(mapping).wait(task)
+
+    async def wait_on_page_writeback(self, task: Task, pfn: int) -> None:
+        """Sleep until the writeback of some page of a page's file has ended (folio_wait_writeback)."""
+        mapping = self.mappings.get(-self.frames.mapping_of[pfn])
+        if mapping is not None and self.frames.flags_of[pfn] & PG_WRITEBACK:
             await self._writeback_wait(mapping).wait(task)
 
     def _writeback_wait(self, mapping: Mapping) -> WaitQueue:

@@ -109,6 +109,10 @@ class FileReclaim:
         await mapping.fs.writepages(task, mapping, wbc)
         return wbc.nr_to_write <= 0
 
+    async def wait_on_page_writeback(self, task: Task, pfn: int) -> None:
+        """Sleep until the writeback of some page of its file has ended."""
+        await self.cache.wait_on_page_writeback(task, pfn)
+
     def wakeup_flusher_threads(self, reason: str) -> None:
         """Have the flushers write what is dirty."""
         self.cache.flusher.wakeup_flusher_threads(reason)

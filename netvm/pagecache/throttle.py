@@ -177,8 +177,8 @@ class DirtyThrottle:
         for zone in self.node.zones:
             most = max(zone.lowmem_reserve) + zone.watermark[2]
             reserve += min(most, zone.managed)
-        lists = self.lruvec.lists
-        return max(0, self.node.nr_free - reserve) + len(lists[INACTIVE_FILE]) + len(lists[ACTIVE_FILE]) + 1
+        files = self.lruvec.nr_pages(INACTIVE_FILE) + self.lruvec.nr_pages(ACTIVE_FILE)
+        return max(0, self.node.nr_free - reserve) + files + 1
 
     def limits(self) -> DirtyLimits:
         """Return the thresholds and where the system stands (domain_dirty_limits)."""

@@ -132,6 +132,8 @@ class Outcome(_Report, frozen=True, kw_only=True):
     vmstat: dict[str, int] = {}
     direct_reclaim_latency_us: LatencyReport = LatencyReport()
     reserve: ReserveReport = ReserveReport()
+    memory_groups: dict[str, dict[str, int]] = {}
+    """By group, in pages and times: memory.current, its peak and limit, memory.events and the lists of memory.stat."""
     drops: dict[str, int] = {}
     """Packets dropped, by the kernel's reason."""
     workload: list[WorkloadReport] = []

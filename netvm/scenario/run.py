@@ -268,6 +268,7 @@ class Experiment:
             vmstat=self._vmstat(),
             direct_reclaim_latency_us=self._latency(),
             reserve=self._reserve(),
+            memory_groups=self._memory_groups(),
             drops={key: count for key, count in host.netstat.as_dict().items() if key in _DROPS},
             workload=[self._workload(program) for program in self.programs],
             audit=self.audit(),
@@ -276,8 +277,8 @@ class Experiment:
 
     def _vmstat(self) -> dict[str, int]:
         values = {"nr_free_pages": self.host.node.nr_free, **self.host.vmstat.as_dict()}
-        for name, lru in zip(LRU_NAMES[:4], self.host.lruvec.lists, strict=False):
-            values[f"nr_{name}"] = len(lru)
+        for lru, name in enumerate(LRU_NAMES[:4]):
+            values[f"nr_{name}"] = self.host.lruvec.nr_pages(lru)
         limits = self.host.files.throttle.limits()
         values["nr_dirty_threshold"] = limits.thresh
         values["nr_dirty_background_threshold"] = limits.bg_thresh
@@ -302,6 +303,10 @@ class Experiment:
             peak_used=ledger.reserve_peak,
             by_owner=dict(sorted(ledger.by_owner_at_peak.items())),
         )
+
+    def _memory_groups(self) -> dict[str, dict[str, int]]:
+        memcg = self.host.pages.memcg
+        return {group.name: group.stat() for group in memcg.groups} if memcg is not None else {}
 
     def _workload(self, program: Program) -> WorkloadReport:
         ended_ns = program.ended_ns or self.world.now_ns

@@ -31,6 +31,7 @@ def impossibilities(scenario: Scenario) -> Iterator[Blame]:
     yield from _boot(scenario)
     yield from _vm(scenario)
     yield from _files(scenario)
+    yield from _groups(scenario)
     yield from _network(scenario)
     yield from _iscsi(scenario.storage)
     yield from _times(scenario)
@@ -148,6 +149,9 @@ def _files(scenario: Scenario) -> Iterator[Blame]:
             if isinstance(workload, FileWriter | FileReader):
                 problem = 'uses files; storage.role must be "fs"'
                 yield Blame(path=("workload", index, "name"), value=workload.name, problem=problem)
+        if storage.extent_kib:
+            problem = 'is of a file system; storage.role must be "fs"'
+            yield Blame(path=("storage", "extent_kib"), value=storage.extent_kib, problem=problem)
         if storage.swap_mib:
             problem = 'all of the device is swap; must be 0, or storage.role "fs"'
             yield Blame(path=("storage", "swap_mib"), value=storage.swap_mib, problem=problem)
@@ -162,13 +166,28 @@ def _files(scenario: Scenario) -> Iterator[Blame]:
             problem = f"must be at most max_background = {storage.fuse.max_background}"
             path = ("storage", "fuse", "congestion_threshold")
             yield Blame(path=path, value=storage.fuse.congestion_threshold, problem=problem)
-    if storage.kind == "nfs" and (storage.encrypted or storage.split_kib):
-        key = "encrypted" if storage.encrypted else "split_kib"
+    if storage.kind == "nfs" and (storage.encrypted or storage.split_kib or storage.extent_kib):
+        key = "encrypted" if storage.encrypted else "split_kib" if storage.split_kib else "extent_kib"
         problem = 'needs a block device; storage.kind must be "iscsi", "nbd" or "disk"'
         yield Blame(path=("storage", key), value=getattr(storage, key), problem=problem)
     if storage.role == "fs" and storage.swap_mib >= storage.size_mib:
         problem = f"must be less than size_mib = {storage.size_mib}"
         yield Blame(path=("storage", "swap_mib"), value=storage.swap_mib, problem=problem)
+
+
+def _groups(scenario: Scenario) -> Iterator[Blame]:
+    """Generate workloads that name a memory group which is not there, and groups of one name."""
+    names = [group.name for group in scenario.memory_group]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            problem = "this name stands here twice; every group needs its own"
+            yield Blame(path=("memory_group", index, "name"), value=name, problem=problem)
+    for index, workload in enumerate(scenario.workload):
+        name = workload.memory_group
+        if name and name not in names:
+            meant = nearest(name, names)
+            hint = f"did you mean {meant}?" if meant else "must be the name of a [[memory_group]]"
+            yield Blame(path=("workload", index, "memory_group"), value=name, problem=f"unknown memory group; {hint}")
 
 
 def _network(scenario: Scenario) -> Iterator[Blame]:

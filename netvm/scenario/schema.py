@@ -18,6 +18,7 @@ from netvm.scenario.schema_workload import (
     AnonPulse,
     FileReader,
     FileWriter,
+    MemoryGroup,
     MetadataStorm,
     Natural,
     Positive,
@@ -41,6 +42,7 @@ __all__ = [
     "Kernel",
     "Link",
     "Machine",
+    "MemoryGroup",
     "MetadataStorm",
     "Nic",
     "Readers",
@@ -294,6 +296,9 @@ class Storage(_Table, frozen=True, kw_only=True):
     they use that one itself."""
     fuse: Fuse | None = None
     """Programs use a FUSE mount over the file system on the storage (or over the loop device's)."""
+    extent_kib: Annotated[int, Meta(ge=0, le=1_048_576, multiple_of=4)] = 0
+    """Programs use ext4 with delayed allocation on a device whose free space lies in pieces of this size: pages get
+    their blocks, an extent at a time, when they are written back; 0: when they are first written, in one piece."""
     place: Literal["remote", "local"] = "remote"
     """``remote``: a server outside the host. ``local``: a server process on this host, over loopback. A ``disk`` is
     always local hardware."""
@@ -483,6 +488,8 @@ class Scenario(_Table, frozen=True, kw_only=True):
     """Where dirty pages go."""
     workload: Annotated[list[Workload], Meta(min_length=1)]
     """Programs that take memory; the run ends when the last has ended."""
+    memory_group: Annotated[list[MemoryGroup], Meta(max_length=255)] = []
+    """Memory groups that programs can be put in."""
     traffic: list[Traffic] = []
     """What else arrives from the network."""
     fault: list[Fault] = []

@@ -13,6 +13,7 @@ __all__ = [
     "AnonPulse",
     "FileReader",
     "FileWriter",
+    "MemoryGroup",
     "MetadataStorm",
     "Natural",
     "Positive",
@@ -27,6 +28,17 @@ Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every table: immutable, strict about its keys."""
+
+
+class MemoryGroup(_Table, frozen=True, kw_only=True):
+    """``[[memory_group]]``: a limit on the memory of the programs that name it (cgroup v1 ``memory``)."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    """What workloads call it."""
+    limit_kib: Annotated[int, Meta(ge=64, le=17_179_869_184, multiple_of=4)]
+    """memory.limit_in_bytes: anonymous pages and page cache of its programs together."""
+    swap: bool = True
+    """Its anonymous pages may be swapped out."""
 
 
 class AnonHog(_Table, frozen=True, kw_only=True, tag="anon-hog", tag_field="kind"):
@@ -55,6 +67,8 @@ class AnonHog(_Table, frozen=True, kw_only=True, tag="anon-hog", tag_field="kind
     """Seed of the touch order of ``rand``, ``hot`` and ``zipf``."""
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """/proc/PID/oom_score_adj; -1000: never killed."""
+    memory_group: str = ""
+    """Name of the ``[[memory_group]]`` that its pages are charged to; empty: none."""
 
 
 class AnonPulse(_Table, frozen=True, kw_only=True, tag="anon-pulse", tag_field="kind"):
@@ -74,6 +88,8 @@ class AnonPulse(_Table, frozen=True, kw_only=True, tag="anon-pulse", tag_field="
     """When it starts."""
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """/proc/PID/oom_score_adj; -1000: never killed."""
+    memory_group: str = ""
+    """Name of the ``[[memory_group]]`` that its pages are charged to; empty: none."""
 
 
 class FileWriter(_Table, frozen=True, kw_only=True, tag="file-writer", tag_field="kind"):
@@ -109,6 +125,8 @@ class FileWriter(_Table, frozen=True, kw_only=True, tag="file-writer", tag_field
     """Seed of the order of ``rand``."""
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """/proc/PID/oom_score_adj; -1000: never killed."""
+    memory_group: str = ""
+    """Name of the ``[[memory_group]]`` that its pages are charged to; empty: none."""
 
 
 class FileReader(_Table, frozen=True, kw_only=True, tag="file-reader", tag_field="kind"):
@@ -134,6 +152,8 @@ class FileReader(_Table, frozen=True, kw_only=True, tag="file-reader", tag_field
     """Seed of the order of ``rand``."""
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """/proc/PID/oom_score_adj; -1000: never killed."""
+    memory_group: str = ""
+    """Name of the ``[[memory_group]]`` that its pages are charged to; empty: none."""
 
 
 class MetadataStorm(_Table, frozen=True, kw_only=True, tag="metadata-storm", tag_field="kind"):
@@ -153,6 +173,8 @@ class MetadataStorm(_Table, frozen=True, kw_only=True, tag="metadata-storm", tag
     """When it starts."""
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """/proc/PID/oom_score_adj; -1000: never killed."""
+    memory_group: str = ""
+    """Name of the ``[[memory_group]]`` that its pages are charged to; empty: none."""
 
 
 Workload = AnonHog | AnonPulse | FileWriter | FileReader | MetadataStorm

@@ -118,14 +118,20 @@ def _is_stuck(task: Task) -> bool:
 def _memory_lines(host: Host) -> list[str]:
     """The figures that a sysrq memory dump would show."""
     vmstat = host.vmstat
-    lists = host.lruvec.lists
+    nr_pages = host.lruvec.nr_pages
     counts = (
-        f"writeback:{vmstat.nr_writeback} isolated_anon:{vmstat.nr_isolated_anon} inactive_anon:{len(lists[0])} "
-        f"active_anon:{len(lists[1])} swapcached:{vmstat.nr_swapcached} "
+        f"writeback:{vmstat.nr_writeback} isolated_anon:{vmstat.nr_isolated_anon} inactive_anon:{nr_pages(0)} "
+        f"active_anon:{nr_pages(1)} swapcached:{vmstat.nr_swapcached} "
         f"swap free:{host.swap.nr_free_slots()} of {host.swap.nr_total_slots()} pages"
     )
     lines = [counts]
     lines += [_zone_line(zone) for zone in host.node.zones]
+    if host.pages.memcg is not None:
+        lines += [
+            f"memory group {group.name}: {group.usage_pages} of {group.limit_pages} pages, max {group.nr_max}, oom "
+            f"{group.nr_oom}"
+            for group in host.pages.memcg.groups
+        ]
     reserve = host.ledger.reserve_table()
     if reserve:
         held = ", ".join(f"{name} {n}" for name, n in sorted(reserve.items(), key=lambda item: -item[1]))
@@ -265,8 +271,9 @@ def explain_oom(host: Host) -> list[str]:
                 f" EARLY: swap had {kill.free_swap_pages} pages free and {kill.pages_under_writeback} pages were under "
                 "writeback"
             )
+        group = f" memory group {kill.memcg} at {kill.memcg_pages} pages," if kill.memcg else ""
         lines.append(
-            f"at {kill.time_ns / NS_PER_S:.3f} s {kill.invoked_by} invoked oom-killer: order={kill.order}, "
+            f"at {kill.time_ns / NS_PER_S:.3f} s {kill.invoked_by} invoked oom-killer:{group} order={kill.order}, "
             f"gfp_mask={kill.gfp:#x}({gfp_name(kill.gfp)}), free {kill.free_pages} pages; killed {kill.victim} "
             f"(anon-rss {kill.anon_rss_pages * 4} kB, swap {kill.swap_pages * 4} kB).{early}"
         )

@@ -42,6 +42,9 @@ def start_workloads(host: Host, workloads: list[Workload], ended: Callable[[], N
     for program in programs:
         program.task = host.world.spawn(program.name, _BODIES[type(program.spec)], host, program, cpus=host.cpus)
         program.task.on_exit.append(one_ended)
+        if program.spec.memory_group:
+            assert host.pages.memcg is not None
+            host.pages.memcg.attach(program.task, program.spec.memory_group)
     return programs
 
 
