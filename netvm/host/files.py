@@ -33,6 +33,7 @@ from netvm.pagecache.reclaim import FileReclaim
 from netvm.pagecache.throttle import DirtySysctls, DirtyThrottle
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.workqueue import WorkerPool, Workqueue
+from netvm.units import PAGE_SIZE
 
 __all__ = ["Files", "make_files", "swap_pages"]
 
@@ -130,7 +131,8 @@ def make_files(
             files.fs = backend.mount(mounts)
         else:
             assert isinstance(io, BlockSwapIo)
-            files.fs = _on_device(options, files, slabs, io.queue, bios, backend.stored)
+            extent_pages = 0 if options.storage.loop_mib else options.storage.extent_kib * 1024 // PAGE_SIZE
+            files.fs = _on_device(options, files, slabs, io.queue, bios, backend.stored, extent_pages=extent_pages)
         if options.storage.loop_mib:
             files.fs = _on_loop(options, files, slabs, bios, kblockd, unbound)
         if options.storage.fuse is not None:
@@ -168,11 +170,22 @@ def _on_device(
     queue: RequestQueue,
     bios: BioSet,
     stored: Callable[[], npt.NDArray[np.int64]],
+    *,
+    extent_pages: int,
 ) -> BlockFileSystem:
     """Mount a file system on the storage, behind the swap area."""
     nr_blocks = options.storage.size_mib * PAGES_PER_MIB
     first_block = swap_pages(options.storage)
-    return _block_fs(files, slabs, queue, bios, nr_blocks=nr_blocks, first_block=first_block, stored=stored)
+    return _block_fs(
+        files,
+        slabs,
+        queue,
+        bios,
+        nr_blocks=nr_blocks,
+        first_block=first_block,
+        stored=stored,
+        extent_pages=extent_pages,
+    )
 
 
 def _on_loop(
@@ -196,7 +209,14 @@ def _on_loop(
     )
     queue = device.queue = _queue(options, cache, device, kblockd)
     return _block_fs(
-        files, slabs, queue, bios, nr_blocks=nr_pages, first_block=1, stored=lambda: device.backing.version
+        files,
+        slabs,
+        queue,
+        bios,
+        nr_blocks=nr_pages,
+        first_block=1,
+        stored=lambda: device.backing.version,
+        extent_pages=options.storage.extent_kib * 1024 // PAGE_SIZE,
     )
 
 
@@ -278,6 +298,7 @@ def _block_fs(
     nr_blocks: int,
     first_block: int,
     stored: Callable[[], npt.NDArray[np.int64]],
+    extent_pages: int = 0,
 ) -> BlockFileSystem:
     """Mount a file system on a block device."""
     bdi = files.throttle.add_device(queue.name)
@@ -294,6 +315,7 @@ def _block_fs(
         first_block=first_block,
         bdi=bdi,
         stored=stored,
+        extent_pages=extent_pages,
     )
 
 

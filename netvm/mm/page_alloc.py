@@ -357,8 +357,7 @@ class PageAllocator:
 
     def _unreserve_highatomic(self, gfp: int, *, force: bool) -> bool:
         """Give a HIGHATOMIC pageblock of the request's zones back; whether pages moved."""
-        highest = gfp_zone(gfp)
-        zones = [zone for zone in self.node.zones if zone.index <= highest]
+        zones = [zone for zone in self.node.zones if zone.index <= gfp_zone(gfp)]
         return self.buddy.pageblocks.unreserve_highatomic_pageblock(zones, self.migratetype(gfp), force=force)
 
     async def alloc_pages_may_oom(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, bool]:

@@ -7,6 +7,8 @@ mempool), and the block layer cuts it into requests of ``max_sectors_kb``.
 
 Content goes to the storage as version numbers, so the device's content can be held against what was acknowledged.
 
+With ``extent_pages`` blocks are given when pages are written back (:mod:`netvm.pagecache.delalloc`).
+
 # MODEL: no metadata blocks and no journal: fsync waits for the pages alone. The recorded ext2 wrote some 3 blocks of
 # metadata for 1,000 of data, ext4 fewer. A split bio's own head (bio_split, 128 bytes a request) is not taken.
 """
@@ -26,6 +28,7 @@ from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
 from netvm.mm.slab import SlabCache
 from netvm.pagecache.bdi import BackingDevice
+from netvm.pagecache.delalloc import BIO_MAX_VECS, DelayedAllocation
 from netvm.pagecache.filemap import PageCache
 from netvm.pagecache.mapping import TAG_WRITEBACK, Mapping
 from netvm.pagecache.ports import WritebackControl
@@ -33,9 +36,8 @@ from netvm.pagecache.readahead import FileReader
 from netvm.pagecache.walk import DirtyWalk
 from netvm.runtime.task import Provider, Task
 
-__all__ = ["BIO_MAX_VECS", "BlockFileSystem"]
+__all__ = ["BlockFileSystem"]
 
-BIO_MAX_VECS: Final = 256
 _EXTENT_PAGES: Final = 2048
 """A growing file gets its blocks in such pieces (delayed allocation, mballoc)."""
 
@@ -76,6 +78,7 @@ class BlockFileSystem:
         first_block: int,
         bdi: BackingDevice,
         stored: Callable[[], npt.NDArray[np.int64]],
+        extent_pages: int = 0,
     ) -> None:
         self.cache = cache
         self.reader = reader
@@ -87,7 +90,7 @@ class BlockFileSystem:
         self.nr_blocks = nr_blocks
         self._bdi = bdi
         self._stored = stored
-        self._next_block = first_block
+        self.next_block = first_block
         """Before it lie the superblock, or a swap area."""
         self._file_of: npt.NDArray[np.int32] = np.zeros(nr_blocks, dtype=np.int32)
         self._index_of: npt.NDArray[np.int32] = np.zeros(nr_blocks, dtype=np.int32)
@@ -97,6 +100,8 @@ class BlockFileSystem:
         """By serial: pages left, bio, vector."""
         self._next_bio = 1
         cache.filesystems.append(self)
+        self.delalloc = DelayedAllocation(self, extent_pages=extent_pages) if extent_pages else None
+        """None: a file gets its blocks when it is first written."""
 
     @property
     def bdi(self) -> BackingDevice:
@@ -107,18 +112,21 @@ class BlockFileSystem:
 
     def attach(self, mapping: Mapping) -> None:
         """Give a file its place. Raises UsageError if it is larger than the device."""
-        if mapping.nr_pages > self.nr_blocks - self._next_block:
+        if mapping.nr_pages > self.nr_blocks - self.next_block:
             raise UsageError(
-                f"storage.size_mib: {self.nr_blocks - self._next_block} pages are left on {self.name}, {mapping.name} "
+                f"storage.size_mib: {self.nr_blocks - self.next_block} pages are left on {self.name}, {mapping.name} "
                 f"needs {mapping.nr_pages}"
             )
         inode = _Inode(np.zeros(64, dtype=np.int32), np.zeros(64, dtype=np.int32))
         mapping.private = inode
+        if self.delalloc is not None:
+            self.delalloc.attach(mapping)
         if mapping.nr_pages:
             inode.grow(mapping.nr_pages)
             self._allocate(mapping, inode, 0, mapping.nr_pages)
 
-    def _inode(self, mapping: Mapping) -> _Inode:
+    def inode_of(self, mapping: Mapping) -> _Inode:
+        """Return where a file's pages are."""
         inode = mapping.private
         assert isinstance(inode, _Inode)
         return inode
@@ -126,30 +134,39 @@ class BlockFileSystem:
     def _allocate(self, mapping: Mapping, inode: _Inode, index: int, nr_pages: int) -> int:
         """Give pages without blocks new ones in order; return how many of the range have blocks now."""
         here = inode.blocks[index : index + nr_pages]
-        if nr_pages <= self.nr_blocks - self._next_block and not here.any():
-            first = self._next_block
-            self._next_block += nr_pages
-            here[:] = np.arange(first + 1, self._next_block + 1)
-            self._file_of[first : self._next_block] = mapping.id
-            self._index_of[first : self._next_block] = np.arange(index, index + nr_pages)
+        if nr_pages <= self.nr_blocks - self.next_block and not here.any():
+            first = self.next_block
+            self.next_block += nr_pages
+            here[:] = np.arange(first + 1, self.next_block + 1)
+            self._file_of[first : self.next_block] = mapping.id
+            self._index_of[first : self.next_block] = np.arange(index, index + nr_pages)
             return nr_pages
         wanted = np.flatnonzero(here == 0) + index
-        nr = min(len(wanted), self.nr_blocks - self._next_block)
+        nr = min(len(wanted), self.nr_blocks - self.next_block)
         if nr < len(wanted):
             nr_pages = int(wanted[nr]) - index
         taken = wanted[:nr]
-        inode.blocks[taken] = np.arange(self._next_block + 1, self._next_block + nr + 1)
-        there = slice(self._next_block, self._next_block + nr)
+        inode.blocks[taken] = np.arange(self.next_block + 1, self.next_block + nr + 1)
+        there = slice(self.next_block, self.next_block + nr)
         self._file_of[there] = mapping.id
         self._index_of[there] = taken
-        self._next_block += nr
+        self.next_block += nr
         return nr_pages
+
+    def take_blocks(self, mapping: Mapping, index: int, nr_pages: int) -> None:
+        """Give pages without blocks the next ones on the device."""
+        inode = self.inode_of(mapping)
+        assert not inode.blocks[index : index + nr_pages].any()
+        assert self._allocate(mapping, inode, index, nr_pages) == nr_pages
 
     async def write_begin(self, task: Task, mapping: Mapping, index: int, nr_pages: int) -> int:
         """Reserve blocks and attach buffer heads; return 0 or -ENOSPC."""
-        inode = self._inode(mapping)
+        inode = self.inode_of(mapping)
         inode.grow(index + nr_pages)
-        if not inode.blocks[index : index + nr_pages].all():
+        if self.delalloc is not None:
+            if self.delalloc.reserve(mapping, index, nr_pages):
+                return -Errno.ENOSPC
+        elif not inode.blocks[index : index + nr_pages].all():
             ahead = min(max(nr_pages, _EXTENT_PAGES), max(mapping.nr_pages - index, nr_pages))
             inode.grow(index + ahead)
             if self._allocate(mapping, inode, index, ahead) < nr_pages:
@@ -173,7 +190,9 @@ class BlockFileSystem:
 
     async def writepages(self, task: Task, mapping: Mapping, wbc: WritebackControl) -> int:
         """Put runs of dirty pages in bios and submit them under one plug (mpage_writepages, ext4_writepages)."""
-        inode = self._inode(mapping)
+        if self.delalloc is not None:
+            return await self.delalloc.writepages(task, mapping, wbc)
+        inode = self.inode_of(mapping)
         walk = DirtyWalk(self.cache, mapping, wbc)
         plug = self.queue.start_plug(task)
         try:
@@ -205,7 +224,13 @@ class BlockFileSystem:
         pfns, versions = self.cache.start_writeback(mapping, index, nr)
         task.charge_ns += nr * self.cache.costs.writepage
         self.cache.vmstat.pgpgout += 4 * nr
-        self._note_bio(block, nr, bio, vector)
+        await self.submit_bio(task, plug, block, pfns, versions, bio, vector)
+
+    async def submit_bio(
+        self, task: Task, plug: Plug, block: int, pfns: list[int], versions: list[int], bio: int, vector: int
+    ) -> None:
+        """Send pages that are under writeback and lie one after another on the device."""
+        self._note_bio(block, len(pfns), bio, vector)
         await self.queue.submit_pages(
             task, plug, write=True, slot=block, pfns=pfns, bios=[], versions=versions, end_io=self.end_bio_write
         )
@@ -258,7 +283,7 @@ class BlockFileSystem:
 
     async def readpages(self, task: Task, mapping: Mapping, indices: npt.NDArray[np.intp], pfns: PfnArray) -> None:
         """Read locked pages; one that has no block is a hole and is zero at once."""
-        inode = self._inode(mapping)
+        inode = self.inode_of(mapping)
         inode.grow(int(indices.max()) + 1)
         blocks = inode.blocks[indices] - 1
         holes = blocks < 0
@@ -310,7 +335,7 @@ class BlockFileSystem:
         if not len(pfns):
             return
         frames = self.cache.frames
-        inode = self._inode(self.cache.mappings[-frames.mapping_of[int(pfns[0])]])
+        inode = self.inode_of(self.cache.mappings[-frames.mapping_of[int(pfns[0])]])
         indices = frames.index[pfns] - 1
         indices = indices[indices < len(inode.buffer_heads)]
         for head in inode.buffer_heads[indices].tolist():
@@ -322,10 +347,14 @@ class BlockFileSystem:
 
     def needs_page(self, mapping: Mapping, index: int) -> list[Provider | Task]:
         """Say who could end the I/O of a page: the requests it is in."""
-        block = int(self._inode(mapping).blocks[index]) - 1
+        block = int(self.inode_of(mapping).blocks[index]) - 1
         driver = self.queue.driver
-        found = [driver.needs(rq) for rq in self.queue.outstanding.values() if rq.slot <= block < rq.end_slot]
-        return list(found) or [Provider(name=f"{self.queue.name}: the request queue")]
+        found: list[Provider | Task] = [
+            driver.needs(rq) for rq in self.queue.outstanding.values() if rq.slot <= block < rq.end_slot
+        ]
+        if not found and self.delalloc is not None:
+            found = self.delalloc.needs_block(block)
+        return found or [Provider(name=f"{self.queue.name}: the request queue")]
 
     def notes(self) -> list[str]:
         """There is nothing to tell."""
@@ -338,7 +367,7 @@ class BlockFileSystem:
         for mapping in self.cache.mappings.values():
             if mapping.fs is not self:
                 continue
-            inode = self._inode(mapping)
+            inode = self.inode_of(mapping)
             known = np.flatnonzero(inode.blocks[: mapping.nr_pages])
             settled = known[mapping.tags[known] & np.uint8(TAG_WRITEBACK) == 0]
             held = content[inode.blocks[settled] - 1]
@@ -352,4 +381,4 @@ class BlockFileSystem:
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
-        return (self._next_block, len(self._bios), self.queue.digest())
+        return (self.next_block, len(self._bios), self.queue.digest())

@@ -27,7 +27,7 @@ from netvm.mm.frames import (
     PG_WRITEBACK,
     PfnArray,
 )
-from netvm.mm.gfp import GFP_COMP, GFP_HIGHUSER_MOVABLE, GFP_NOWAIT, GFP_WRITE
+from netvm.mm.gfp import GFP_COMP, GFP_FS, GFP_HIGHUSER_MOVABLE, GFP_NOWAIT, GFP_WRITE
 from netvm.mm.lru import Lruvec
 from netvm.mm.memcontrol import put_new_page
 from netvm.mm.page_alloc import PageAllocator
@@ -250,7 +250,8 @@ class PageCache:
                     break
                 await self.wait_on_page_locked(task, mapping, index)
                 continue
-            pfn = await self.add_new_page(task, mapping, index, GFP_PAGECACHE_WRITE)
+            gfp = GFP_PAGECACHE_WRITE & ~GFP_FS if mapping.nofs_writes else GFP_PAGECACHE_WRITE
+            pfn = await self.add_new_page(task, mapping, index, gfp)
             if pfn == -Errno.EAGAIN:
                 continue
             if pfn < 0:

@@ -45,6 +45,7 @@ class Mapping:
         "name",
         "node_entries",
         "node_slab",
+        "nofs_writes",
         "nr_cached",
         "nr_dirty",
         "nr_mapped",
@@ -90,6 +91,8 @@ class Mapping:
         self.node_slab: dict[int, int] = {}
         self.pfn_of = scalar_view(self.pfn)
         self.tags_of = scalar_view(self.tags)
+        self.nofs_writes = False
+        """Pages for write(2) are taken where the file system may not be entered (AOP_FLAG_NOFS)."""
         self.nr_cached = 0
         self.nr_dirty = 0
         self.nr_writeback = 0

@@ -42,16 +42,19 @@ async def file_writer(task: Task, host: Host, program: Program) -> None:
     program.begun_ns = host.world.now_ns
     if spec.local_throttle:
         task.flags |= PF_LOCAL_THROTTLE
-    mapping = _open(host, spec.file or program.name)
+    name = spec.file or program.name
+    mapping = _open(host, name)
     space = host.memory.map_anonymous(task, max(1, spec.heap_mib * PAGES_PER_MIB), oom_score_adj=spec.oom_score_adj)
     random = Seeds(spec.seed).stream(program.name)
     try:
         if spec.heap_mib and not await host.memory.touch_run(task, space, 0, space.nr_pages, write=True):
             program.bus_error = not task.killed
             return
-        for index in range(spec.passes):
-            if not await _write_pass(task, host, program, mapping, index, random):
-                return
+        for number in range(spec.files):
+            mapping = _open(host, f"{name}.{number}") if number else mapping
+            for index in range(spec.passes):
+                if not await _write_pass(task, host, program, mapping, number * spec.passes + index, random):
+                    return
         program.finished = True
     finally:
         program.end(task, host, space)

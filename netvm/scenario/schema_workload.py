@@ -101,6 +101,8 @@ class FileWriter(_Table, frozen=True, kw_only=True, tag="file-writer", tag_field
     """Size of each process's file."""
     file: str = ""
     """Name of the file, which all who name it write; empty: each process has one of its own."""
+    files: Positive = 1
+    """Files that each process writes one after another (a copy of a tree), all of one size; passes are over each."""
     heap_mib: Annotated[int, Meta(ge=0, le=16_777_216)] = 0
     """Anonymous memory it touches before it begins, and keeps."""
     chunk_kib: Annotated[int, Meta(ge=4, le=1_048_576, multiple_of=4)] = 64

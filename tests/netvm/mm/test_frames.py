@@ -5,7 +5,7 @@ import numpy as np
 from netvm.mm import frames as frames_module
 from netvm.mm.frames import BYTES_PER_FRAME, Frames
 
-COLUMNS = ("flags", "block", "owner", "mapping", "index", "swap", "lru_slot", "pins")
+COLUMNS = ("flags", "block", "owner", "mapping", "index", "swap", "lru_slot", "pins", "memcg")
 
 
 def test_every_column_starts_at_zero() -> None:
@@ -18,9 +18,9 @@ def test_every_column_starts_at_zero() -> None:
 
 
 def test_a_frame_takes_what_the_module_says() -> None:
-    """64 GiB of frames are emulated in a fraction of a gigabyte: 22 bytes each."""
+    """64 GiB of frames are emulated in a fraction of a gigabyte: 23 bytes each."""
     frames = Frames(64)
-    assert sum(getattr(frames, name).itemsize for name in COLUMNS) == BYTES_PER_FRAME == 22
+    assert sum(getattr(frames, name).itemsize for name in COLUMNS) == BYTES_PER_FRAME == 23
 
 
 def test_single_frames_are_plain_integers_of_the_same_memory() -> None:

@@ -217,7 +217,7 @@ async def _clean_pages(host, task, nr_pages: int) -> None:
     sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0)
     plug = host.swap.start_plug(task)
     while host.vmstat.pswpout < nr_pages:
-        await host.shrinker.shrink_inactive_list(task, SWAP_CLUSTER_MAX, sc, plug)
+        await host.shrinker.shrink_inactive_list(task, host.lruvec, SWAP_CLUSTER_MAX, sc, plug)
     plug.finish()
     await host.pause(task, NS_PER_S)
     host.lruvec.lru_add_drain()

@@ -286,7 +286,7 @@ async def _scan(host, task, nr_batches: int = 1, **control) -> None:
     sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0, **control)
     plug = host.swap.start_plug(task)
     for _ in range(nr_batches):
-        await host.shrinker.shrink_inactive_list(task, SWAP_CLUSTER_MAX, sc, plug)
+        await host.shrinker.shrink_inactive_list(task, host.lruvec, SWAP_CLUSTER_MAX, sc, plug)
     plug.finish()
 
 

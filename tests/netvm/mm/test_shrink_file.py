@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from netvm.mm.frames import PG_ACTIVE, PG_RECLAIM, PG_REFERENCED
-from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
+from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS, GFP_NOIO
 from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE
+from netvm.mm.memcontrol import MemControl
 from netvm.mm.scan_control import ScanControl
+from netvm.pagecache.ports import WritebackControl
 from netvm.runtime.task import Task
+from netvm.units import NS_PER_S
 
 _spec = spec_from_file_location("file_host", Path(__file__).parents[1] / "pagecache" / "conftest.py")
 assert _spec is not None
@@ -49,7 +52,7 @@ def test_clean_pages_are_freed_at_once(host: Any) -> None:
         await host.cache.fsync(task, mapping)
         free = host.node.nr_free + sum(pcp.count for pcp in host.zone.pcp)
         sc = _control()
-        assert await host.vmscan.file_shrinker.shrink_inactive_list(task, 32, sc) == 8
+        assert await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, sc) == 8
         assert host.node.nr_free + sum(pcp.count for pcp in host.zone.pcp) == free + 8
         assert (host.vmstat.pgscan_file, host.vmstat.pgsteal_file, mapping.nr_cached) == (8, 8, 0)
         assert (sc.nr_taken, sc.nr_file_taken, sc.nr_dirty) == (8, 8, 0)
@@ -62,7 +65,7 @@ def test_direct_reclaim_never_writes_a_file_page(host: Any) -> None:
 
     async def body(task: Task, mapping: Any, pfns: list[int]) -> None:
         sc = _control()
-        assert await host.vmscan.file_shrinker.shrink_inactive_list(task, 32, sc) == 0
+        assert await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, sc) == 0
         assert (sc.nr_dirty, sc.nr_unqueued_dirty, host.vmstat.nr_vmscan_immediate_reclaim) == (8, 8, 8)
         assert host.vmstat.nr_vmscan_write == 0
         assert [host.frames.flags_of[pfn] & (PG_RECLAIM | PG_ACTIVE) for pfn in pfns] == [PG_RECLAIM | PG_ACTIVE] * 8
@@ -83,7 +86,7 @@ def test_kswapd_writes_marked_pages_of_a_dirty_node(host: Any, gfp: int, nr_writ
         for pfn in pfns:
             host.frames.flags_of[pfn] |= PG_RECLAIM
         host.vmscan.flags.dirty = True
-        await host.vmscan.file_shrinker.shrink_inactive_list(task, 32, _control(kswapd=True, gfp=gfp))
+        await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, _control(kswapd=True, gfp=gfp))
         assert host.vmstat.nr_vmscan_write == nr_written
         assert mapping.nr_dirty == 8 - nr_written
 
@@ -96,12 +99,12 @@ def test_pages_under_writeback_come_round(host: Any) -> None:
     async def body(task: Task, mapping: Any, pfns: list[int]) -> None:
         host.cache.start_writeback(mapping, 0, 8)
         sc = _control(kswapd=True)
-        await host.vmscan.file_shrinker.shrink_inactive_list(task, 32, sc)
+        await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, sc)
         assert (sc.nr_writeback, sc.nr_immediate, sc.nr_congested) == (8, 0, 0)
-        host.vmscan.file_shrinker.shrink_active_list(task, 32)
+        host.vmscan.file_shrinker.shrink_active_list(task, host.lruvec, 32)
         host.vmscan.flags.writeback = True
         sc = _control(kswapd=True)
-        await host.vmscan.file_shrinker.shrink_inactive_list(task, 32, sc)
+        await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, sc)
         assert (sc.nr_writeback, sc.nr_immediate, sc.nr_congested) == (0, 8, 8)
         host.cache.end_writeback(mapping, mapping.tagged(2, 0, 8), error=0, task=task)
         host.lruvec.lru_add_drain()
@@ -117,7 +120,7 @@ def test_a_referenced_dirty_page_gets_another_round(host: Any) -> None:
         await host.cache.fsync(task, mapping)
         host.lruvec.mark_accessed([pfns[0], pfns[1], pfns[0]])
         assert host.frames.flags_of[pfns[0]] & (PG_ACTIVE | PG_REFERENCED) == PG_ACTIVE
-        assert await host.vmscan.file_shrinker.shrink_inactive_list(task, 32, _control()) == 7
+        assert await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, _control()) == 7
         assert mapping.nr_cached == 1
 
     _scan(host, body)
@@ -129,7 +132,53 @@ def test_pages_that_cannot_be_released_stay(host: Any) -> None:
     async def body(task: Task, mapping: Any, pfns: list[int]) -> None:
         await host.cache.fsync(task, mapping)
         mapping.fs.private, mapping.fs.releasable = {pfns[2]}, False
-        assert await host.vmscan.file_shrinker.shrink_inactive_list(task, 32, _control()) == 7
+        assert await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, _control()) == 7
         assert host.frames.flags_of[pfns[2]] & PG_ACTIVE
 
     _scan(host, body)
+
+
+@pytest.mark.parametrize(
+    ("gfp", "strict", "waits"),
+    [(GFP_KERNEL, True, True), (GFP_NOFS, True, False), (GFP_NOFS, False, True), (GFP_NOIO, False, False)],
+)
+def test_a_group_waits_for_its_writeback_if_the_mask_allows(gfp: int, strict: bool, waits: bool) -> None:
+    """Met with the mark of an earlier look, a page under writeback is waited for; who may wait is the fix's test."""
+    host = _module.FileHost(switches={"memcg_wait_enters_fs": strict})
+    fs = host.slow_store(pages_per_s=8)
+    memcg = MemControl(host.world, host.pages, host.lruvec, fixes=host.fixes)
+    group = memcg.create("g", limit_pages=8, may_swap=False)
+
+    async def body(task: Task) -> int:
+        memcg.attach(task, "g")
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 8)
+        await fs.writepages(task, mapping, WritebackControl(nr_to_write=8))
+        sc = ScanControl(gfp=gfp, order=0, memcg=group)
+        files = host.vmscan.file_shrinker
+        assert await files.shrink_inactive_list(task, group.lruvec, 32, sc) == 0
+        assert host.world.now_ns == 0
+        files.shrink_active_list(task, group.lruvec, 32)
+        return await files.shrink_inactive_list(task, group.lruvec, 32, sc)
+
+    assert host.run(body) == (8 if waits else 0)
+    assert (host.world.now_ns >= NS_PER_S) == waits
+
+
+@pytest.mark.parametrize("throttled", [True, False])
+def test_a_group_full_of_dirt_lets_the_flusher_work(throttled: bool) -> None:
+    """Reclaim that meets nothing but unqueued dirt wakes the flusher and, with memcg_dirty_throttle, sleeps."""
+    host = _module.FileHost(switches={"memcg_dirty_throttle": throttled})
+    fs = host.slow_store(pages_per_s=8)
+    memcg = MemControl(host.world, host.pages, host.lruvec, fixes=host.fixes)
+    group = memcg.create("g", limit_pages=8, may_swap=False)
+
+    async def body(task: Task) -> int:
+        memcg.attach(task, "g")
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 8)
+        sc = ScanControl(gfp=GFP_KERNEL, order=0, memcg=group)
+        await host.vmscan.file_shrinker.shrink_inactive_list(task, group.lruvec, 32, sc)
+        return host.world.now_ns
+
+    assert host.run(body) == (NS_PER_S // 10 if throttled else 0)

@@ -75,7 +75,7 @@ async def _clean_pages(host, task, nr_pages: int):
     sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0)
     plug = host.swap.start_plug(task)
     while host.vmstat.pswpout < nr_pages:
-        await host.shrinker.shrink_inactive_list(task, SWAP_CLUSTER_MAX, sc, plug)
+        await host.shrinker.shrink_inactive_list(task, host.lruvec, SWAP_CLUSTER_MAX, sc, plug)
     plug.finish()
     await host.pause(task, NS_PER_S)
     host.lruvec.lru_add_drain()
@@ -131,7 +131,7 @@ def test_the_first_priority_never_stops_early(host, kswapd: bool, priority: int,
     _sizes(host, 80 << priority)
     taken = 0
 
-    async def shrink_list(task, lru, nr, sc, plug):
+    async def shrink_list(task, lruvec, lru, nr, sc, plug):
         nonlocal taken
         taken += nr
         return nr
@@ -140,7 +140,7 @@ def test_the_first_priority_never_stops_early(host, kswapd: bool, priority: int,
     sc = ScanControl(gfp=GFP_KERNEL, order=0, kswapd=kswapd, priority=priority, file_is_tiny=True)
 
     async def body(task):
-        await host.vmscan.shrink_lruvec(task, sc)
+        await host.vmscan.shrink_lruvec(task, host.lruvec, sc)
 
     host.run(body)
     assert taken == sc.nr_reclaimed == scanned
@@ -165,7 +165,7 @@ def test_what_is_enough_is_left_in_proportion(host, sizes: tuple[int, ...], scan
     _sizes(host, *sizes)
     found: dict[int, int] = {}
 
-    async def shrink_list(task, lru, nr, sc, plug):
+    async def shrink_list(task, lruvec, lru, nr, sc, plug):
         found[lru] = found.get(lru, 0) + nr
         return nr
 
@@ -174,7 +174,7 @@ def test_what_is_enough_is_left_in_proportion(host, sizes: tuple[int, ...], scan
     sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0, kswapd=True)
 
     async def body(task):
-        await host.vmscan.shrink_lruvec(task, sc)
+        await host.vmscan.shrink_lruvec(task, host.lruvec, sc)
 
     host.run(body)
     assert found == scanned
@@ -598,7 +598,7 @@ def _shrink_one(host, *, kswapd: bool = False, kill: bool = False):
     async def body(task):
         if kill:
             task.killed = True
-        return await host.vmscan.shrink_list(task, INACTIVE_ANON, 32, sc, host.swap.start_plug(task))
+        return await host.vmscan.shrink_list(task, host.lruvec, INACTIVE_ANON, 32, sc, host.swap.start_plug(task))
 
     return host.run(body)
 
@@ -616,6 +616,21 @@ def test_too_many_isolated_pages_make_a_reclaimer_wait_once(make_host) -> None:
     other.vmstat.nr_isolated_anon = 500
     _shrink_one(other, kswapd=True)
     assert (other.world.now_ns, other.vmstat.pgscan_anon) == (0, 32)
+
+
+def test_before_4_14_it_waits_until_there_are_fewer(make_host) -> None:
+    """Without isolated_wait_once a reclaimer goes on waiting, and then takes its batch."""
+    host = make_host(free=100, switches={"isolated_wait_once": False})
+    host.lru_pages(64)
+    host.vmstat.nr_isolated_anon = 500
+
+    def fewer() -> None:
+        host.vmstat.nr_isolated_anon = 0
+
+    host.world.call_after(NS_PER_S, fewer)
+    _shrink_one(host)
+    assert host.world.now_ns == NS_PER_S
+    assert host.vmstat.pgscan_anon == 32
 
 
 def test_a_dying_task_does_not_insist(make_host) -> None:
@@ -636,7 +651,7 @@ def test_a_reclaimer_that_finds_room_wakes_those_who_wait_for_it(make_host) -> N
 
     async def waiter(task):
         sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0)
-        await host.vmscan.shrink_list(task, INACTIVE_ANON, 32, sc, host.swap.start_plug(task))
+        await host.vmscan.shrink_list(task, host.lruvec, INACTIVE_ANON, 32, sc, host.swap.start_plug(task))
         ended_ns.append(host.world.now_ns)
 
     async def body(task):
@@ -660,7 +675,7 @@ async def _under_writeback(host, task, nr_pages: int) -> None:
     sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0)
     plug = host.swap.start_plug(task)
     while host.vmstat.nr_writeback < nr_pages:
-        await host.shrinker.shrink_inactive_list(task, SWAP_CLUSTER_MAX, sc, plug)
+        await host.shrinker.shrink_inactive_list(task, host.lruvec, SWAP_CLUSTER_MAX, sc, plug)
     plug.finish()
 
 
@@ -732,7 +747,7 @@ def _rounds(host, *, nr_inactive: int = 1000, **control) -> int:
     _sizes(host, nr_inactive)
     rounds = 0
 
-    async def shrink_lruvec(task, sc):
+    async def shrink_lruvec(task, lruvec, sc):
         nonlocal rounds
         rounds += 1
         sc.nr_reclaimed += 8 if rounds < 20 else 0

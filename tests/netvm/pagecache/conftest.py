@@ -173,8 +173,8 @@ class FileHost(_mini.MiniHost):  # type: ignore[misc, name-defined]  # the modul
         """Mount a store of a given speed."""
         return SlowStore(self, name, pages_per_s=pages_per_s, **share)
 
-    def block_fs(self, nr_blocks: int = 4096) -> BlockFileSystem:
-        """Make a file system on the small host's block device."""
+    def block_fs(self, nr_blocks: int = 4096, *, extent_pages: int = 0) -> BlockFileSystem:
+        """Make a file system on the small host's block device; with ``extent_pages`` blocks come at writeback."""
         bdi = self.throttle.add_device("fake0")
         self.flusher.add_device(bdi)
         bios, biovecs = (
@@ -194,6 +194,7 @@ class FileHost(_mini.MiniHost):  # type: ignore[misc, name-defined]  # the modul
             first_block=1,
             bdi=bdi,
             stored=lambda: self.stored(nr_blocks),
+            extent_pages=extent_pages,
         )
 
     def stored(self, nr_blocks: int) -> npt.NDArray[np.int64]:

@@ -235,3 +235,30 @@ def test_a_fuse_mount_stands_on_a_file_system(storage: dict[str, object], line: 
 def test_a_fault_of_nfs_needs_nfs(storage: dict[str, object], kind: str, line: str) -> None:
     """A slow COMMIT and a connection that only one side knows are faults of an NFS server."""
     assert _refusal(storage=storage, fault=[{"at_ms": 1, "kind": kind}]) == f'fault.0.kind = "{kind}": {line}'
+
+
+def test_a_workload_s_group_is_one_of_those_there() -> None:
+    """A memory group that nobody has made is refused, with the one that was meant; so are two of one name."""
+    groups = [{"name": "small", "limit_kib": 4096}]
+    workload = [{"kind": "anon-hog", "mib": 1, "memory_group": "smal"}]
+    assert _refusal(workload=workload, memory_group=groups) == (
+        'workload.0.memory_group = "smal": unknown memory group; did you mean small?'
+    )
+    assert _refusal(workload=workload) == (
+        'workload.0.memory_group = "smal": unknown memory group; must be the name of a [[memory_group]]'
+    )
+    assert _refusal(memory_group=groups * 2) == (
+        'memory_group.1.name = "small": this name stands here twice; every group needs its own'
+    )
+    mistyped = [{"name": "small", "limit_kb": 4096}]
+    assert _refusal(memory_group=mistyped).startswith("memory_group.0.limit_kb")
+
+
+def test_extents_are_of_a_file_system_on_a_block_device() -> None:
+    """``extent_kib`` needs a file system, and one of this host."""
+    assert _refusal(storage={"kind": "nbd", "extent_kib": 64}) == (
+        'storage.extent_kib = 64: is of a file system; storage.role must be "fs"'
+    )
+    assert _refusal(storage={"kind": "nfs", "role": "fs", "extent_kib": 64}) == (
+        'storage.extent_kib = 64: needs a block device; storage.kind must be "iscsi", "nbd" or "disk"'
+    )
