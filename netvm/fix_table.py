@@ -231,59 +231,6 @@ TABLE: Final = (
         summary="reclaimers that may not do IO have a higher isolation limit, so they never wait for those that may",
     ),
     Fix(
-        name="isolated_wait_once",
-        year=2017,
-        version="4.14",
-        source='db73ee0d4637 "mm, vmscan: do not loop on too_many_isolated for ever", Michal Hocko',
-        summary="a reclaimer that meets too many isolated pages waits once, then goes without; before, until there are "
-        "fewer",
-    ),
-    Fix(
-        name="memcg_wait_enters_fs",
-        year=2015,
-        version="4.2",
-        source='ecf5fc6e9654 "mm, vmscan: Do not wait for page writeback for GFP_NOFS allocations", Michal Hocko',
-        summary="reclaim for a memory group waits for a page under writeback only if it may enter the file system; "
-        "before, if it may do IO",
-    ),
-    Fix(
-        name="memcg_oom_in_faults",
-        year=2013,
-        version="3.12",
-        source='3812c8c8f395 "mm: memcg: do not trap chargers with full callstack on OOM", Johannes Weiner',
-        summary="of charges that a memory group has no room for only those of page faults call the OOM killer; others "
-        "fail",
-    ),
-    Fix(
-        name="memcg_oom_in_charges",
-        year=2018,
-        version="4.19",
-        source='29ef680ae7c2 "memcg, oom: move out_of_memory back to the charge path", Michal Hocko',
-        summary="any charge that a memory group has no room for calls the OOM killer, as before 3.12",
-    ),
-    Fix(
-        name="memcg_sixteen_retries",
-        year=2020,
-        version="5.9",
-        source='d977aa9390b4 "mm/memcg: unify reclaim retry limits with page allocator", Chris Down',
-        summary="a charge reclaims sixteen times without success before the OOM killer is called; before, five times",
-    ),
-    Fix(
-        name="memcg_dirty_throttle",
-        year=2022,
-        version="6.2",
-        source='81a70c21d917 "mm/cgroup/reclaim: fix dirty pages throttling on cgroup v1", Aneesh Kumar K.V',
-        summary="reclaim for a memory group that meets nothing but dirt nobody writes yet sleeps until some is written",
-    ),
-    Fix(
-        name="ext4_page_before_handle",
-        year=2013,
-        version="3.9",
-        source='47564bfb95bf "ext4: grab page before starting transaction handle in write_begin()", Theodore Ts\'o',
-        summary="a page for a write is taken with a full mask, before the transaction starts; before, inside it, with "
-        "GFP_NOFS",
-    ),
-    Fix(
         name="less_throttle",
         year=2005,
         version="2.6.12",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from netvm.fix_table import TABLE, Fix
+from netvm.fix_table_groups import GROUP_TABLE
 
 __all__ = ["FIXES", "PRESETS", "Fix", "Fixes", "preset"]
 
@@ -50,13 +51,6 @@ class Fixes:
     reclaim_throttle: bool = True
     mempool_nomemalloc: bool = True
     noio_isolation_limit: bool = True
-    isolated_wait_once: bool = True
-    memcg_wait_enters_fs: bool = True
-    memcg_oom_in_faults: bool = True
-    memcg_oom_in_charges: bool = True
-    memcg_sixteen_retries: bool = True
-    memcg_dirty_throttle: bool = True
-    ext4_page_before_handle: bool = True
     less_throttle: bool = True
     less_throttle_margin: bool = True
     local_throttle: bool = True
@@ -91,6 +85,13 @@ class Fixes:
     fuse_temp_pages: bool = True
     fuse_strictlimit: bool = True
     fuse_writeback_indeterminate: bool = True
+    isolated_wait_once: bool = True
+    memcg_wait_enters_fs: bool = True
+    memcg_oom_in_faults: bool = True
+    memcg_oom_in_charges: bool = True
+    memcg_sixteen_retries: bool = True
+    memcg_dirty_throttle: bool = True
+    ext4_page_before_handle: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""
@@ -102,7 +103,7 @@ class Fixes:
         return Fixes(**values)
 
 
-FIXES: Mapping[str, Fix] = {fix.name: fix for fix in TABLE}
+FIXES: Mapping[str, Fix] = {fix.name: fix for fix in (*TABLE, *GROUP_TABLE)}
 """Every fix by name, oldest theme first."""
 
 assert list(FIXES) == [f.name for f in fields(Fixes)], "the switch board and its table list the same fixes"
@@ -117,7 +118,7 @@ def preset(kernel: str) -> Fixes:
     if kernel not in PRESETS:
         raise KeyError(kernel)
     have = {}
-    for fix in TABLE:
+    for fix in (*TABLE, *GROUP_TABLE):
         merged = fix.version is not None and _version(fix.version) <= _version(kernel)
         # MODEL: presets older than a fix with in_all have it as well
         merged = merged or fix.in_all

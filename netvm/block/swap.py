@@ -38,15 +38,9 @@ from netvm.mm.frames import (
     Frames,
     scalar_view,
 )
-from netvm.mm.gfp import (
-    GFP_COMP,
-    GFP_HIGH,
-    GFP_HIGHUSER_MOVABLE,
-    GFP_NOMEMALLOC,
-    GFP_NOWAIT,
-)
+from netvm.mm.gfp import GFP_COMP, GFP_HIGH, GFP_HIGHUSER_MOVABLE, GFP_NOMEMALLOC, GFP_NOWAIT
 from netvm.mm.lru import Lruvec
-from netvm.mm.memcontrol import put_new_page
+from netvm.mm.memcontrol import alloc_swapin_page, put_new_page
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import PlugPort
 from netvm.mm.slab import SlabCache
@@ -367,11 +361,10 @@ class SwapArea:
         await self._page_queue(pfn, f"writeback of page {pfn}").wait(task)
 
     def _page_queue(self, pfn: int, name: str) -> WaitQueue:
-        queue = self._page_waits.get(pfn)
-        if queue is None:
+        if pfn not in self._page_waits:
             resource = Resource("page", name, lambda: self._providers_of_page(pfn))
-            queue = self._page_waits[pfn] = WaitQueue(self.world, resource)
-        return queue
+            self._page_waits[pfn] = WaitQueue(self.world, resource)
+        return self._page_waits[pfn]
 
     async def folio_lock_or_retry(self, task: Task, pfn: int) -> None:
         """Drop the mmap lock and wait until the page is unlocked; the whole fault starts over."""
@@ -385,9 +378,7 @@ class SwapArea:
             queue.wake_all()
 
     def _providers_of_page(self, pfn: int) -> list[Provider | Task]:
-        if pfn in self._writers:
-            return [self._writers[pfn]]
-        return list(self.io.providers(pfn))
+        return [self._writers[pfn]] if pfn in self._writers else list(self.io.providers(pfn))
 
     def _map(self, space: AddressSpace, vpn: int, pfn: int, slot: int, *, write: bool) -> None:
         frames = self.frames
@@ -432,11 +423,8 @@ class SwapArea:
 
     async def read_swap_cache_async(self, task: Task, slot: int) -> int:
         """Put a new, locked page for a slot in the swap cache; return it, or -1 (__read_swap_cache_async)."""
-        pfn = await self.pages.alloc_pages(task, 0, GFP_SWAPIN, self.owner_anon)
+        pfn = await alloc_swapin_page(self.pages, task, GFP_SWAPIN, self.owner_anon, self.slots.memcg[slot])
         if pfn < 0:
-            return -1
-        memcg = self.pages.memcg
-        if memcg is not None and not await memcg.charge_swapin(task, pfn, GFP_SWAPIN, self.slots.memcg[slot]):
             return -1
         if self.cache_of[slot] or not self.count_of[slot]:
             # somebody else was faster while we slept

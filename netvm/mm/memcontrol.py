@@ -42,7 +42,7 @@ from netvm.runtime.world import World
 from netvm.trace.tracepoints import number_of
 from netvm.units import JIFFY_NS
 
-__all__ = ["MemCgroup", "MemControl", "put_new_page"]
+__all__ = ["MemCgroup", "MemControl", "alloc_swapin_page", "put_new_page"]
 
 MEM_CGROUP_RECLAIM_RETRIES: Final = 5
 """Rounds without progress before 5.9."""
@@ -177,13 +177,10 @@ class MemControl:
 
         ``fault`` is a charge for a page fault. A page that cannot be charged is freed: then the answer is False.
         """
-        return await self._charge(task, pfn, gfp, self.id_of(task), fault=fault)
+        return await self.charge_to(task, pfn, gfp, self.id_of(task), fault=fault)
 
-    async def charge_swapin(self, task: Task, pfn: int, gfp: int, memcg: int) -> bool:
-        """Charge a page that is swapped in to the group it was taken from (mem_cgroup_swapin_charge_folio)."""
-        return await self._charge(task, pfn, gfp, memcg, fault=True)
-
-    async def _charge(self, task: Task, pfn: int, gfp: int, memcg: int, *, fault: bool) -> bool:
+    async def charge_to(self, task: Task, pfn: int, gfp: int, memcg: int, *, fault: bool) -> bool:
+        """Charge a page to the group of this id, 0 for none, or free it."""
         if not memcg:
             return True
         group = self.groups[memcg - 1]
@@ -284,6 +281,17 @@ class MemControl:
     async def _cond_resched(self, task: Task) -> None:
         if task.cpus is not None:
             await task.cpus.cond_resched(task)
+
+
+async def alloc_swapin_page(pages: PageAllocator, task: Task, gfp: int, owner: int, memcg: int) -> int:
+    """Allocate a page to swap in to, charged to the group that was swapped out; -1 if there is none.
+
+    Mirrors ``mem_cgroup_swapin_charge_folio``: whoever reads it ahead, it goes back where it was taken from.
+    """
+    pfn = await pages.alloc_pages(task, 0, gfp, owner)
+    if pfn >= 0 and pages.memcg is not None and not await pages.memcg.charge_to(task, pfn, gfp, memcg, fault=True):
+        return -1
+    return pfn
 
 
 def put_new_page(pages: PageAllocator, pfn: int) -> None:
