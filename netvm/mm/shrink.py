@@ -133,9 +133,13 @@ class Shrinker(Pageout):
         flags_of = self.frames.flags_of
         if not sc.gfp & GFP_IO or (self.swap.needs_fs and not sc.gfp & GFP_FS):
             return
+        self.frames.flags[taken] &= _NOT_LRU
+        self.vmstat.nr_isolated_anon += len(taken)
         for pfn in taken.tolist():
             while flags_of[pfn] & (PG_WRITEBACK | PG_RECLAIM | PG_LOCKED) == PG_WRITEBACK | PG_RECLAIM:
                 await self.swap.wait_on_page_writeback(task, pfn)
+        self.vmstat.nr_isolated_anon -= len(taken)
+        self.frames.flags[taken] |= _U16(PG_LRU)
 
     def _keep_alike(
         self, task: Task, lruvec: Lruvec, taken: PfnArray, fate: int | None, state: int, sc: "ScanControl"

@@ -20,7 +20,7 @@ async def swapped_out(host, task, nr_pages: int = OUT, *, keep: bool = False) ->
         sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0)
         plug = host.swap.start_plug(task)
         for _ in range(nr_pages // 32):
-            await host.shrinker.shrink_inactive_list(task, 32, sc, plug)
+            await host.shrinker.shrink_inactive_list(task, host.lruvec, 32, sc, plug)
         await host.swap.swap_write_unplug(task, plug)
         plug.finish()
         await host.pause(task, 10 * NS_PER_MS)

@@ -63,7 +63,7 @@ def made(make_host: Any) -> tuple[Any, Files]:
 async def _scan(host: Any, task: Task, nr: int, gfp: int = GFP_KERNEL) -> SwapFilePlug:
     sc = ScanControl(gfp=gfp, order=0, priority=0)
     plug = host.swap.start_plug(task)
-    await host.shrinker.shrink_inactive_list(task, nr, sc, plug)
+    await host.shrinker.shrink_inactive_list(task, host.lruvec, nr, sc, plug)
     plug.finish()
     return plug
 

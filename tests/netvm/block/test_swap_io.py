@@ -12,7 +12,7 @@ async def _swap_out(host, task, nr: int):
     space = await host.mapped(task, nr, young=False)
     sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0)
     plug = host.swap.start_plug(task)
-    await host.shrinker.shrink_inactive_list(task, nr, sc, plug)
+    await host.shrinker.shrink_inactive_list(task, host.lruvec, nr, sc, plug)
     return space, plug
 
 

@@ -34,7 +34,7 @@ def _sent(make_host, *, quick: bool, batches: list[tuple[int, int]], **options: 
         for nr, pause_us in batches:
             sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0)
             plug = host.swap.start_plug(task)
-            await host.shrinker.shrink_inactive_list(task, nr, sc, plug)
+            await host.shrinker.shrink_inactive_list(task, host.lruvec, nr, sc, plug)
             plug.finish()
             times.append((host.world.now_ns, task.charge_ns, sc.nr_scanned, host.vmstat.pswpout))
             await host.pause(task, 1000 * pause_us)
