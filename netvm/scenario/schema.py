@@ -298,8 +298,7 @@ class Storage(_Table, frozen=True, kw_only=True):
     """Programs use a FUSE mount over the file system on the storage (or over the loop device's)."""
     extent_kib: Annotated[int, Meta(ge=0, le=1_048_576, multiple_of=4)] = 0
     """Programs use ext4 with delayed allocation on a device whose free space lies in pieces of this size: pages get
-    their blocks, an extent at a time, when they are written back; 0: when they are first written, in one piece. With
-    ``loop_mib`` the file system on the loop device is of this kind."""
+    blocks when they are written back; 0: when they are first written, in one piece."""
     place: Literal["remote", "local"] = "remote"
     """``remote``: a server outside the host. ``local``: a server process on this host, over loopback. A ``disk`` is
     always local hardware."""
