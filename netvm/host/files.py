@@ -234,6 +234,7 @@ def _on_fuse(fuse: Any, files: Files, slabs: SlabCaches) -> FuseFileSystem:
         files.fs,
         buffer_pages=fuse.max_pages + 1,
         oom_score_adj=fuse.oom_score_adj,
+        memory_group=fuse.memory_group,
     )
     bdi = files.throttle.add_device(
         connection.name, max_ratio=fuse.max_ratio, strictlimit=cache.pages.fixes.fuse_strictlimit

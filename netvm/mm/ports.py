@@ -65,6 +65,10 @@ class FilePort(Protocol):
         """Sleep until a page is no longer under writeback, or might not be (folio_wait_writeback)."""
         ...
 
+    def writeback_may_last(self, pfn: int) -> bool:
+        """Whether reclaim must not wait for this page's writeback (mapping_writeback_may_deadlock_on_reclaim)."""
+        ...
+
     def wakeup_flusher_threads(self, reason: str) -> None:
         """Have the flushers write what is dirty."""
         ...

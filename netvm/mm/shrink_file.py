@@ -111,6 +111,8 @@ class FileShrinker:
             return
         flags_of = self.frames.flags_of
         for pfn in taken.tolist():
+            if self.files.writeback_may_last(pfn):
+                continue
             while flags_of[pfn] & (PG_WRITEBACK | PG_RECLAIM | PG_LOCKED) == PG_WRITEBACK | PG_RECLAIM:
                 await self.files.wait_on_page_writeback(task, pfn)
 

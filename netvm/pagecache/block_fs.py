@@ -63,6 +63,7 @@ class BlockFileSystem:
     """One file system, all of a device."""
 
     tells_nospc = False
+    writeback_may_last = False
 
     def __init__(
         self,

@@ -229,6 +229,7 @@ class FuseFileSystem:
         fixes = cache.pages.fixes
         self.copies = fixes.fuse_temp_pages and not fixes.fuse_writeback_indeterminate
         """Whether what is written is copied to temporary pages."""
+        self.writeback_may_last = fixes.fuse_writeback_indeterminate
         self.owner_temp = cache.pages.ledger.owner("fuse_temp")
         self.nr_writeback_temp = 0
         """NR_WRITEBACK_TEMP."""

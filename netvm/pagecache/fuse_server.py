@@ -41,6 +41,7 @@ class FuseServer:
         *,
         buffer_pages: int,
         oom_score_adj: int,
+        memory_group: str = "",
     ) -> None:
         self.cache = cache
         self.reader = reader
@@ -48,12 +49,16 @@ class FuseServer:
         self.lower = lower
         self.buffer_pages = buffer_pages
         self.oom_score_adj = oom_score_adj
+        self.memory_group = memory_group
         self._ra: dict[int, ReadAhead] = {}
         self._seen_errors: dict[int, int] = {}
 
     async def serve(self, task: Task, memory: "Memory") -> None:
         """Mount, and answer one request after another until the end (fuse_session_loop)."""
         self.connection.server = task
+        memcg = self.cache.pages.memcg
+        if memcg is not None and self.memory_group:
+            memcg.attach(task, self.memory_group)
         if self.cache.pages.fixes.io_flusher_servers:
             task.flags |= PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE
         space = memory.map_anonymous(task, self.buffer_pages, oom_score_adj=self.oom_score_adj)

@@ -67,6 +67,8 @@ class FileSystem(Protocol):
     name: str
     tells_nospc: bool
     """A write(2) that finds the storage full meanwhile says so itself (nfs_file_write), and not the next fsync."""
+    writeback_may_last: bool
+    """Reclaim must not wait for its pages under writeback (AS_WRITEBACK_MAY_DEADLOCK_ON_RECLAIM)."""
 
     @property
     def bdi(self) -> "BackingDevice":

@@ -113,6 +113,11 @@ class FileReclaim:
         """Sleep until the writeback of some page of its file has ended."""
         await self.cache.wait_on_page_writeback(task, pfn)
 
+    def writeback_may_last(self, pfn: int) -> bool:
+        """Whether the page is of a mapping marked AS_WRITEBACK_MAY_DEADLOCK_ON_RECLAIM."""
+        owner = self.frames.mapping_of[pfn]
+        return owner < 0 and self.cache.mappings[-owner].fs.writeback_may_last
+
     def wakeup_flusher_threads(self, reason: str) -> None:
         """Have the flushers write what is dirty."""
         self.cache.flusher.wakeup_flusher_threads(reason)

@@ -166,6 +166,12 @@ def _files(scenario: Scenario) -> Iterator[Blame]:
             problem = f"must be at most max_background = {storage.fuse.max_background}"
             path = ("storage", "fuse", "congestion_threshold")
             yield Blame(path=path, value=storage.fuse.congestion_threshold, problem=problem)
+        group, known = storage.fuse.memory_group, [group.name for group in scenario.memory_group]
+        if group and group not in known:
+            meant = nearest(group, known)
+            hint = f"did you mean {meant}?" if meant else "must be the name of a [[memory_group]]"
+            path = ("storage", "fuse", "memory_group")
+            yield Blame(path=path, value=group, problem=f"unknown memory group; {hint}")
     if storage.kind == "nfs" and (storage.encrypted or storage.split_kib or storage.extent_kib):
         key = "encrypted" if storage.encrypted else "split_kib" if storage.split_kib else "extent_kib"
         problem = 'needs a block device; storage.kind must be "iscsi", "nbd" or "disk"'

@@ -27,3 +27,5 @@ class Fuse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Pages of one request; 256 since 4.20, if the server asks for it."""
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """The server's /proc/PID/oom_score_adj; -1000: it is never killed."""
+    memory_group: str = ""
+    """Name of the ``[[memory_group]]`` that the server's pages are charged to; empty: none."""

@@ -68,6 +68,7 @@ class NfsFileSystem:
 
     name = "nfs"
     tells_nospc = True
+    writeback_may_last = False
 
     def __init__(self, context: MountContext, mount: Mount) -> None:
         self.cache = context.cache

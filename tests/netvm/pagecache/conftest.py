@@ -49,6 +49,7 @@ class SlowStore:
         self.error = 0
         """What the next writes end with."""
         self.tells_nospc = False
+        self.writeback_may_last = False
         self.busy_until_ns = 0
         self.store: dict[tuple[int, int], int] = {}
         self.private: set[int] = set()

@@ -135,3 +135,20 @@ def test_the_server_waits_for_pages_that_only_it_can_write(switch: str, verdict:
     assert outcome.verdict == verdict
     told = "\n".join(outcome.explanation)
     assert ("at its server -> fuse-" in told and "throttle_vm_writeout" in told) is (verdict == "HANG")
+
+
+@pytest.mark.parametrize(("marked", "verdict"), [(False, "HANG"), (True, "COMPLETED")])
+def test_a_group_does_not_wait_for_writeback_that_may_last(marked: bool, verdict: str) -> None:
+    """Without copies the server reclaims in its client's group and waits for itself, unless the mapping is marked."""
+    switches = {"fuse_temp_pages": False, "fuse_writeback_indeterminate": marked}
+    outcome = _run(
+        "6.18",
+        switches,
+        ram_mib=96,
+        fuse={"memory_group": "container"},
+        memory_group=[{"name": "container", "limit_kib": 6144}],
+        workload=[{"kind": "file-writer", "mib": 12, "memory_group": "container"}],
+    )
+    assert outcome.verdict == verdict
+    told = "\n".join(outcome.explanation)
+    assert ("at its server -> fuse-" in told and "folio_wait_writeback" in told) is not marked

@@ -19,6 +19,8 @@ _QUICK: Final = (
     "C3/fuse-broken",
     "C3/fuse-cure",
     "C3/fuse-fixed",
+    "C3/group-broken",
+    "C3/group-fixed",
     "F1/lock-fixed",
     "R2/nbd-broken",
     "R2/nbd-fixed",

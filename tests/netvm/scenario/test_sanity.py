@@ -209,11 +209,16 @@ def test_a_device_on_a_device_needs_a_device(key: str, value: object) -> None:
             {"role": "fs", "fuse": {"congestion_threshold": 13}},
             "storage.fuse.congestion_threshold = 13: must be at most max_background = 12",
         ),
+        (
+            {"role": "fs", "fuse": {"memory_group": "contaner"}},
+            'storage.fuse.memory_group = "contaner": unknown memory group; did you mean container?',
+        ),
     ],
 )
 def test_a_fuse_mount_stands_on_a_file_system(storage: dict[str, object], line: str) -> None:
-    """Its server keeps files, so there must be some; and congestion comes before the queue is full."""
-    assert _refusal(storage={"kind": "nbd"} | storage) == line
+    """Its server keeps files, so there must be some; congestion comes before the queue is full; its group is there."""
+    group = [{"name": "container", "limit_kib": 8192}]
+    assert _refusal(storage={"kind": "nbd"} | storage, memory_group=group) == line
 
 
 @pytest.mark.parametrize(
