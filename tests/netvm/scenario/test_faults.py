@@ -52,6 +52,22 @@ def test_nbd_does_not_get_over_a_lost_connection() -> None:
     assert outcome.audit == []
 
 
+@pytest.mark.slow
+def test_swap_to_a_full_device_ends_with_a_kill() -> None:
+    """Pages that the server has no block for stay dirty and are tried again, until reclaim gives up and OOM ends it."""
+    scenario = small(
+        "nbd",
+        storage={"kind": "nbd", "size_mib": 16},
+        workload=[{"kind": "anon-hog", "mib": 12, "passes": 1}],
+        fault=[{"at_ms": 0, "after_mib": 1, "kind": "disk-full", "for_ms": 100_000}],
+        run={"max_virtual_s": 20},
+    )
+    outcome = run_scenario(scenario, name="small")
+    assert outcome.verdict == "OOM"
+    assert outcome.workload[0].oom_killed
+    assert outcome.audit == []
+
+
 def test_a_stall_holds_the_wire_until_it_is_over() -> None:
     """Nothing moves while it lasts, and the longest standstill is as long as the stall."""
     outcome = run("nbd", at_ms=20, kind="stall", for_ms=2000)

@@ -1,6 +1,7 @@
 """A host that swaps to a file on NFS, from the outside."""
 
 import numpy as np
+import pytest
 
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import run_scenario
@@ -56,3 +57,22 @@ def test_what_the_server_stores_is_what_was_written(mounted) -> None:
     host.run(script)
     assert [error for _, error in host.ended] == [0, -5]
     assert np.array_equal(host.backend.stored()[4:9], [0, 11, 12, 13, 0])
+
+
+@pytest.mark.slow
+def test_swap_over_the_hosts_own_server_lives_on_memory_that_the_server_wants() -> None:
+    """RPC takes the reserve to the last page; nfsd, without it, reclaims in GFP_NOFS and goes round for good."""
+    scenario = scenario_from(
+        {
+            "machine": {"ram_mib": 24},
+            "vm": {"hung_task_timeout_secs": 2},
+            "storage": {"kind": "nfs", "place": "local", "size_mib": 32},
+            "workload": [{"kind": "anon-hog", "mib": 20, "passes": 1}],
+            "run": {"max_virtual_s": 30},
+        },
+        origin="test",
+    )
+    outcome = run_scenario(scenario, name="loop-back")
+    assert outcome.verdict in ("LIVELOCK", "HANG")
+    assert any(line.startswith("nfsd") and "out_of_memory without __GFP_FS" in line for line in outcome.explanation)
+    assert outcome.audit == []
