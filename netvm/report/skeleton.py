@@ -101,6 +101,17 @@ class _Fields:
     """Argument, beginning and end of strings with digits."""
 
 
+def _hexadecimal(chunk: Chunk, starts: Offsets, ends: Offsets) -> Mask:
+    """Say which lines have a ``0x`` in them."""
+    found = np.zeros(len(starts), dtype=np.bool_)
+    marks = chunk.find(b"x")
+    marks = marks[chunk.bytes[marks - 1] == ord("0")]
+    line = np.searchsorted(starts, marks, side="right") - 1
+    inside = (line >= 0) & (marks < ends[line])
+    found[line[inside]] = True
+    return found
+
+
 class SkeletonReader:
     """Reads the lines of a block whose skeletons are known or can be learned."""
 
@@ -121,11 +132,22 @@ class SkeletonReader:
 
     def read(self, chunk: Chunk, starts: Offsets, ends: Offsets, records: RecordArray) -> Mask:
         """Read what can be read of some lines of a block, in order; say which were."""
+        plain = np.flatnonzero(~_hexadecimal(chunk, starts, ends))
+        if len(plain) == len(starts):
+            return self._read_plain(chunk, starts, ends, records)
+        done = np.zeros(len(starts), dtype=np.bool_)
+        some = records[plain]
+        done[plain] = self._read_plain(chunk, starts[plain], ends[plain], some)
+        records[plain] = some
+        return done
+
+    def _read_plain(self, chunk: Chunk, starts: Offsets, ends: Offsets, records: RecordArray) -> Mask:
+        """Read lines without a ``0x`` in them: those with one all differ in their letters, and looking is in vain."""
         done = np.zeros(len(starts), dtype=np.bool_)
         runs = _Runs(chunk)
         if not len(runs.start) or not len(starts):
             return done
-        # the lines stand one after the other, but for those that are no events
+        # the lines stand one after the other, but for those that are not read here
         cuts = [0, *(np.flatnonzero(starts[1:] != ends[:-1] + 1) + 1).tolist(), len(starts)]
         text = b"".join(chunk.data[int(starts[a]) : int(ends[b - 1]) + 1] for a, b in pairwise(cuts))
         lefts, fields = self._shapes(text, chunk, starts, ends)
