@@ -72,6 +72,8 @@ CARRIERS = (
     Carrier("R4/nbd, io_flusher", "R4/nbd-cure", ("kernel.fixes.io_flusher_servers=true",)),
     Carrier("A4/nbd", "A4/nbd-fixed", ("traffic.0.stop_ms=400",)),
     Carrier("A6/nbd", "A6/nbd-fixed"),
+    *(Carrier(name, name) for name in ("B6/release-fixed", "B6/relapse-fixed", "B8/unstable-fixed", "B8/nofs-fixed")),
+    *(Carrier(name, name) for name in ("C3/fuse-fixed", "F1/lock-fixed", "R4/iscsi-fixed", "A5/fragments-fixed")),
     Carrier("tiny, requests cut into pages", "tiny/nbd", ("machine.costs.scale=1.0", "storage.split_kib=4")),
     Carrier("tiny, dm-crypt, 12 CPUs", "tiny/nbd", _TINY_CRYPT),
 )
@@ -168,6 +170,7 @@ def switches() -> list[str]:
     return [name for name in FIXES if getattr(kernel, name)]
 
 
+_RELEASE = ("B6/release-fixed", "B6/relapse-fixed")
 _RULE = "hangs by rule, {}, once no page is free at all (`tests/netvm/block/test_{}.py`); no whole host came to that"
 NOTES: dict[str, tuple[tuple[str, ...], str]] = {
     "throttle_direct_reclaim": (
@@ -180,18 +183,30 @@ NOTES: dict[str, tuple[tuple[str, ...], str]] = {
     "highatomic_reserve": (("R2/nbd",), "what broke R2 is a reserve too large; without one nothing is kept back"),
     "highatomic_exact_cap": (("R2/nbd",), ""),
     "highatomic_free_only": (("R2/nbd",), ""),
-    "oom_reaper": (("R1/nbd, swap of 8 MiB",), ""),
-    "oom_half_reserve": (("R1/nbd, swap of 8 MiB",), ""),
+    "oom_reaper": (("R1/nbd, swap of 8 MiB", "F1/lock-fixed"), ""),
+    "oom_half_reserve": (("R1/nbd, swap of 8 MiB", "F1/lock-fixed"), ""),
     "mempool_nomemalloc": (("A2/nbd, small", "R6/nbd"), ""),
     "less_throttle": (("C1/loop",), ""),
     "less_throttle_margin": (("C1/loop",), ""),
-    "local_throttle": (("C1/loop",), ""),
     "per_bdi_dirty_limits": (("C1/loop",), ""),
     "io_less_throttle": (("C1/loop", "R5/nbd"), ""),
     "loop_less_throttle": (("C1/loop",), ""),
     "loop_noio": (("C1/loop",), ""),
     "swap_bios_limit": (("A2/nbd, small, dm-crypt",), ""),
-    "loopback_target_noio": (("R4/nbd, io_flusher",), "NBD's server takes no such scope"),
+    "local_throttle": (("C1/loop",), ""),
+    "nfs_release_bounded": (_RELEASE, ""),
+    "nfs_release_no_commit": (_RELEASE, ""),
+    "nfs_release_writes": (_RELEASE, ""),
+    "nfs_commit_after_writeback": (("B8/unstable-fixed", "B8/nofs-fixed"), ""),
+    "unstable_is_writeback": (("B8/unstable-fixed", "B8/nofs-fixed"), ""),
+    "no_vm_writeout_throttle": (("B8/nofs-fixed", "C3/fuse-fixed"), ""),
+    "vm_writeout_nofs_naps": (("B8/nofs-fixed", "C3/fuse-fixed"), ""),
+    "ipfrag_4mib": (("A5/fragments-fixed",), ""),
+    "ipfrag_no_evictor": (("A5/fragments-fixed",), ""),
+    "fuse_temp_pages": (("C3/fuse-fixed",), ""),
+    "fuse_strictlimit": (("C3/fuse-fixed",), ""),
+    "fuse_writeback_indeterminate": (("C3/fuse-fixed",), ""),
+    "loopback_target_noio": (("R4/nbd, io_flusher", "R4/iscsi-fixed"), "NBD's server takes no such scope"),
     "nfs_swap_memalloc": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
     "rpc_swap_memalloc": (("R1 over NFS",), ""),
     "rpc_alloc_nowait": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),

@@ -13,6 +13,7 @@ slack is what it asks for beyond the edge.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -104,10 +105,20 @@ def knob_of(name: str, scenario: Scenario) -> Knob:
         elif isinstance(here, dict) and part in here:
             here = here[part]
         else:
-            raise UsageError(f"size: --knob {name}: no such key in this scenario")
+            meant = get_close_matches(name, ["reserve.pages", *_numbers(msgspec.to_builtins(scenario))], n=1)
+            hint = f"; did you mean {meant[0]}?" if meant else ""
+            raise UsageError(f"size: --knob {name}: no such key in this scenario{hint}")
     if here is not None and (isinstance(here, bool) or not isinstance(here, int)):
         raise UsageError(f"size: --knob {name}: must be a whole number, is {here!r}")
     return Knob(name, name, is_reserve=name == "vm.min_free_kbytes")
+
+
+def _numbers(table: Any, path: str = "") -> list[str]:
+    """Return the dotted paths of all whole numbers, also of those that are not set."""
+    if isinstance(table, dict | list):
+        items = table.items() if isinstance(table, dict) else enumerate(table)
+        return [found for key, value in items for found in _numbers(value, f"{path}.{key}" if path else str(key))]
+    return [path] if table is None or (isinstance(table, int) and not isinstance(table, bool)) else []
 
 
 def consumers(scenario: Scenario) -> dict[str, int]:

@@ -77,3 +77,6 @@ def test_knobs_are_numeric_keys() -> None:
     assert sum(consumers(scenario).values()) > scenario.nic.ring
     with pytest.raises(UsageError, match="no such key"):
         knob_of("workload.1.mib", scenario)
+    for wrong, meant in (("vm.min_free_kbyte", "vm.min_free_kbytes"), ("reserve.page", "reserve.pages")):
+        with pytest.raises(UsageError, match=f"no such key in this scenario; did you mean {meant}"):
+            knob_of(wrong, scenario)
