@@ -66,6 +66,16 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
         "be overtaken; may be repeated",
     )
     parser.add_argument(
+        "--property",
+        metavar="FILE",
+        dest="property_files",
+        type=Path,
+        action="append",
+        default=[],
+        help="also look at the properties of a Python file: functions under @always or @sometimes of "
+        "netvm.explore.properties; may be repeated",
+    )
+    parser.add_argument(
         "--window-us",
         metavar="US",
         type=natural,
@@ -91,6 +101,7 @@ def mishap(text: str) -> tuple[str, int]:
 
 def subject_of(arguments: argparse.Namespace, *, overrides: list[str] | None = None) -> "Subject":
     """Load what is to be explored. Raises UsageError."""
+    from netvm.explore.properties import PROPERTIES, load_properties
     from netvm.explore.subject import Subject
     from netvm.scenario.catalog import find
     from netvm.scenario.load import load_scenario
@@ -106,6 +117,7 @@ def subject_of(arguments: argparse.Namespace, *, overrides: list[str] | None = N
         mishaps=dict(arguments.mishaps),
         window_ns=arguments.window_us * 1000,
         calm_boot=arguments.calm_boot,
+        properties=(*PROPERTIES, *(found for path in arguments.property_files for found in load_properties(path))),
     )
 
 
@@ -120,6 +132,8 @@ def call(arguments: argparse.Namespace) -> int:
     strategy = arguments.strategy or ("random" if subject.scenario.abstract is None else "exhaustive")
     if not arguments.jobs:
         raise UsageError("check: --jobs 0: must be at least 1")
+    if arguments.jobs > 1 and arguments.property_files:
+        raise UsageError("check: --property is looked at in one process; leave out --jobs")
     schedules = arguments.schedules
     if schedules is None and arguments.time is None and strategy != "exhaustive":
         schedules = 1000

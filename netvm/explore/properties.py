@@ -16,13 +16,15 @@ ended; ``run.host`` holds the machine as it stands.
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TypeAlias
+from pathlib import Path
+from typing import TypeAlias, TypeVar
 
+from netvm.errors import UsageError
 from netvm.mm.ledger import Ledger
 from netvm.scenario.abstract import AbstractExperiment
 from netvm.scenario.run import Experiment
 
-__all__ = ["PROPERTIES", "Always", "Explorable", "Property", "Sometimes", "always", "sometimes"]
+__all__ = ["PROPERTIES", "Always", "Explorable", "Property", "Sometimes", "always", "load_properties", "sometimes"]
 
 Explorable: TypeAlias = Experiment | AbstractExperiment
 
@@ -69,6 +71,42 @@ def always(name: str) -> Callable[[Callable[[Explorable], str | None]], Always]:
 def sometimes(name: str) -> Callable[[Callable[[Explorable], bool]], Sometimes]:
     """Make a guard against vacuity of a function that says whether a run has seen something."""
     return lambda seen: Sometimes(name, seen)
+
+
+def load_properties(path: Path) -> list[Property]:
+    """Return the properties of a Python file, in its order. Raises UsageError if it cannot be run or has none."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        names: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
+        exec(compile(source, str(path), "exec", dont_inherit=True), names)
+    except OSError as error:
+        raise UsageError(f"--property {path}: {error.strerror or error}") from None
+    except Exception as error:  # noqa: BLE001  whatever the file raises is told as its own
+        raise UsageError(f"--property {path}: {type(error).__name__}: {error}") from None
+    found = [_blaming(path, value) for value in names.values() if isinstance(value, Always | Sometimes)]
+    if not found:
+        raise UsageError(f"--property {path}: has no function under @always or @sometimes of netvm.explore.properties")
+    return found
+
+
+T = TypeVar("T")
+
+
+def _blaming(path: Path, prop: Property) -> Property:
+    """Return a property whose own errors are told as those of its file."""
+
+    def guarded(look: Callable[[Explorable], T]) -> Callable[[Explorable], T]:
+        def looking(run: Explorable) -> T:
+            try:
+                return look(run)
+            except Exception as error:
+                raise UsageError(f"--property {path}: {prop.name!r}: {type(error).__name__}: {error}") from None
+
+        return looking
+
+    if isinstance(prop, Always):
+        return Always(prop.name, guarded(prop.wrong))
+    return Sometimes(prop.name, guarded(prop.seen))
 
 
 def _first(explanation: list[str]) -> str:

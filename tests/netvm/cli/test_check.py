@@ -90,3 +90,50 @@ def test_an_interrupted_search_tells_what_it_has_seen(
     captured = capsys.readouterr()
     assert "3 schedules (3 distinct)" in captured.out
     assert captured.err.startswith("netvm: interrupted: the search ends")
+
+
+PROPERTY = """
+from netvm.explore.properties import always, sometimes
+
+@always("no more than one page of the reserve is used")
+def one(run):
+    used = run.machine.ledger.reserve_peak
+    return f"{used} pages" if used > 1 else None
+
+@sometimes("never")
+def never(run):
+    return False
+"""
+
+
+def test_properties_of_a_file_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that fails refutes; one that is never seen is told."""
+    path = tmp_path / "mine.py"
+    path.write_text(PROPERTY)
+    arguments = ["check", "abstract/reserve", "--strategy", "random", "--schedules", "3", "--property", str(path)]
+    assert main([*arguments, "--output", str(tmp_path / "r.toml"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["failure"]["property"] == "no more than one page of the reserve is used"
+    assert "never" in told["vacuous"]
+
+
+@pytest.mark.parametrize(
+    ("text", "blame"),
+    [
+        (None, "No such file"),
+        ("x = ", "SyntaxError"),
+        ("x = 1", "no function under @always"),
+        (PROPERTY.replace("run.machine", "run.host"), "'no more than one page of the reserve is used': AttributeError"),
+    ],
+)
+def test_a_file_without_properties_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, blame: str
+) -> None:
+    """In one line that names it, with exit 2."""
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    assert main(["check", "abstract/reserve", "--strategy", "random", "--property", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"netvm: --property {path}: ")
+    assert blame in told
