@@ -99,7 +99,7 @@ def _blaming(path: Path, prop: Property) -> Property:
         def looking(run: Explorable) -> T:
             try:
                 return look(run)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  the user's own function
                 raise UsageError(f"--property {path}: {prop.name!r}: {type(error).__name__}: {error}") from None
 
         return looking
