@@ -141,5 +141,4 @@ class NfsPools:
 
     def nfs_pages_free(self, taken: list[int]) -> None:
         """Give ``nfs_page`` objects back."""
-        for slab in taken:
-            self.nfs_pages.free(slab)
+        self.nfs_pages.free_many(taken)
