@@ -130,10 +130,15 @@ def _machine(make_host):
 
         @invariant()
         def the_reserve_is_what_pageblocks_say(self):
-            """The counter is the HIGHATOMIC pageblocks, within the cap; what is on their list is from one, or was."""
+            """The counter covers the HIGHATOMIC pageblocks, within the cap; what is on their list is from one, or was.
+
+            It may be more than they are: a page that waited on a per-cpu list while its pageblock became HIGHATOMIC is
+            freed as what it was, and the block it merges into may be stolen whole, with the pageblock and without the
+            counter. The kernel does the same.
+            """
             zone = self.host.zone
             types = [zone.pageblock_type(pfn) for pfn in range(P, P + NR_FRAMES, 32)]
-            assert zone.nr_reserved_highatomic == 32 * types.count(HIGHATOMIC) <= NR_FRAMES // 100 + 32 + 31
+            assert 32 * types.count(HIGHATOMIC) <= zone.nr_reserved_highatomic <= NR_FRAMES // 100 + 32 + 31
             self.reserved |= {i for i, kind in enumerate(types) if kind == HIGHATOMIC}
             for lists in zone.free_lists:
                 assert all((pfn - P) // 32 in self.reserved for pfn in lists[HIGHATOMIC])

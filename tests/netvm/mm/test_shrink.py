@@ -624,12 +624,14 @@ def test_a_batch_is_its_pages_one_by_one(make_host, kinds: list[str], runs: bool
 def _by_request(sent: list[int], host) -> list[int]:
     """Return pages in the order the device got them: as sent, while the elevator sorts whole requests by slot."""
     requests: list[list[int]] = []
+    swap_of = host.frames.swap_of
     for pfn in sent:
-        slot = host.frames.swap_of[pfn]
-        if requests and host.frames.swap_of[requests[-1][-1]] == slot - 1:
-            requests[-1].append(pfn)
-        else:
+        # what goes on where a waiting request ends is merged behind it, whatever was sent between the two
+        before = next((rq for rq in requests if swap_of[rq[-1]] == swap_of[pfn] - 1), None)
+        if before is None:
             requests.append([pfn])
+        else:
+            before.append(pfn)
     order = {tuple(rq.pfns): i for i, rq in enumerate(host.device.started)}
     return [pfn for rq in sorted(requests, key=lambda rq: order[tuple(rq)]) for pfn in rq]
 
