@@ -66,8 +66,8 @@ def _told(text: str) -> list[str]:
         (
             "[[fault]]\nat_ms = 1\nkind = 'stalled'",
             (
-                'fault.0.kind = "stalled": must be one of "disk-full", "io-error", "link-down", "loss-burst", "reset", '
-                '"server-restart", "stall"; did you mean "stall"?'
+                'fault.0.kind = "stalled": must be one of "disk-full", "half-open", "io-error", "link-down", '
+                '"loss-burst", "reset", "server-restart", "slow-commit", "stall"; did you mean "stall"?'
             ),
         ),
         (

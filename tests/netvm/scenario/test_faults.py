@@ -110,10 +110,11 @@ def test_a_local_disk_can_only_stall() -> None:
     ],
 )
 @pytest.mark.parametrize(("fault", "errno"), [("disk-full", "ENOSPC"), ("io-error", "EIO")])
-def test_a_writer_is_told_at_fsync_what_became_of_its_pages(
-    storage: dict[str, Any], nic: str, fault: str, errno: str
-) -> None:
-    """Of a full disk it is told ENOSPC, of any other error EIO; what could not be kept is clean, lost and counted."""
+def test_a_writer_is_told_what_became_of_its_pages(storage: dict[str, Any], nic: str, fault: str, errno: str) -> None:
+    """Of a full disk it is told ENOSPC, of any other error EIO; what could not be kept is clean, lost and counted.
+
+    It is told at fsync, but for a full server: there the next write() says so, and the rest is never written.
+    """
     scenario = small(
         storage={"role": "fs", "size_mib": 16} | storage,
         nic={"kind": nic},
@@ -123,9 +124,12 @@ def test_a_writer_is_told_at_fsync_what_became_of_its_pages(
     outcome = run_scenario(scenario, name="small")
     assert outcome.verdict == "IO_ERROR"
     assert f"fwriter was told {errno}" in outcome.explanation
-    lost = [line for line in outcome.explanation if "were lost in writes that failed" in line]
-    if storage.get("place") != "local" or fault == "disk-full":
-        assert lost == ["512 file pages were lost in writes that failed"]
+    lost = [int(line.split()[0]) for line in outcome.explanation if "were lost in writes that failed" in line]
+    if storage["kind"] == "nfs" and fault == "disk-full":
+        assert len(lost) == 1
+        assert 0 < lost[0] < 512
+    elif storage.get("place") != "local":
+        assert lost == [512]
     assert outcome.vmstat.get("nr_dirty", 0) == 0
 
 
