@@ -19,6 +19,7 @@ from netvm.runtime.wait import WaitQueue
 from netvm.runtime.workqueue import WorkItem
 from netvm.units import NS_PER_S
 from storage_backends.nfs.client.pools import BIO_VEC_BYTES, rpc_task_gfp_mask
+from storage_backends.nfs.client.transport import NO_MEMORY
 from storage_backends.nfs.connection.client import Reply
 from storage_backends.nfs.connection.procedures import Procedure
 from storage_backends.nfs.connection.timeouts import RetransmitTimer
@@ -263,7 +264,7 @@ class RpcTask:
             self.action = RpcTask.call_connect
         else:
             self.action = RpcTask.call_transmit
-            if self.status == self.client.xprt.NO_MEMORY:
+            if self.status == NO_MEMORY:
                 self.delay(RESERVE_DELAY_NS, "rpc_delay: no memory for the socket's packets")
 
     async def call_status(self, _task: Task) -> None:

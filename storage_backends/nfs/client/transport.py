@@ -1,30 +1,84 @@
-"""What an RPC task asks of a transport, whatever it is made of.
+"""What an RPC task asks of a transport, whatever it is made of, and the lock that every transport has.
 
 Mirrors ``struct rpc_xprt_ops`` (include/linux/sunrpc/xprt.h): TCP is :mod:`storage_backends.nfs.client.xprt`, UDP
 :mod:`storage_backends.nfs.client.xprt_udp`. Each has its own rule for who may send, for how a call is sent, and for
 when it is sent again.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from netvm.errors import Errno
 from netvm.runtime.task import Resource, Task
+from netvm.runtime.workqueue import WorkItem
 from storage_backends.nfs.client.slots import SlotTable
 
 if TYPE_CHECKING:
+    from storage_backends.nfs.client.clnt import RpcClient
     from storage_backends.nfs.client.rpc_task import RpcTask
 
-__all__ = ["Transport"]
+__all__ = ["NOT_CONNECTED", "NO_MEMORY", "NO_ROOM", "SendLock", "Transport"]
+
+NO_MEMORY: Final = -int(Errno.ENOBUFS)
+"""Status of a call that the socket had no memory for."""
+NO_ROOM: Final = -int(Errno.EAGAIN)
+NOT_CONNECTED: Final = -int(Errno.EPIPE)
+
+
+class SendLock:
+    """XPRT_LOCKED: one at a time sends or sees to the connection, and calls that are to be sent wait for it."""
+
+    def __init__(self, client: "RpcClient") -> None:
+        self.client = client
+        self.locked_by: RpcTask | WorkItem | None = None
+        """XPRT_LOCKED and snd_task."""
+        self.sending: deque[RpcTask] = deque()
+        self.write_space = False
+        """XPRT_WRITE_SPACE: the send buffer was full."""
+
+    def needs_memalloc(self, rpc: "RpcTask") -> bool:
+        """Whether a task may use the reserve because of what it holds (xprt_needs_memalloc)."""
+        return self.client.nr_swapping > 0 and self.locked_by is rpc
+
+    def _needs_of_holder(self, rpc: "RpcTask") -> tuple[Resource | Task, ...]:
+        """Say what a call that sleeps for the lock waits for if another call has it; empty if none can be told."""
+        holder = self.locked_by
+        if holder is None or holder is rpc or isinstance(holder, WorkItem):
+            return ()
+        if holder.running_on is not None:
+            return (holder.running_on,)
+        return (self.client.rpciod.pool.needs_worker,) if holder.item.pending else ()
+
+    def _waiting(self) -> "deque[RpcTask]":
+        """Return whose turn it is, in order."""
+        return self.sending
+
+    def _admits(self, _rpc: "RpcTask") -> bool:
+        """Whether a call may have the lock."""
+        return True
+
+    def _lock_write_next(self) -> None:
+        """Wake who is next (__xprt_lock_write_next)."""
+        while self.locked_by is None and not self.write_space:
+            queue = self._waiting()
+            if not queue:
+                return
+            rpc = queue.popleft()
+            if rpc.queued and self._admits(rpc):
+                self.locked_by = rpc
+                rpc.wake_up()
+
+    def _room_again(self) -> None:
+        """The socket has room (xprt_write_space)."""
+        if self.write_space:
+            self.write_space = False
+            self._lock_write_next()
 
 
 class Transport(Protocol):
     """``struct rpc_xprt`` and its operations."""
 
     slots: SlotTable
-
-    @property
-    def NO_MEMORY(self) -> int:  # noqa: N802  # a constant of either transport
-        """Status of a call that the socket had no memory for."""
-        ...
 
     @property
     def is_connected(self) -> bool:

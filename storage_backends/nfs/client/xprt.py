@@ -12,11 +12,9 @@ first task that wants to send has a worker connect: at once after a connection t
 up to five minutes. With swap on the mount the socket is SOCK_MEMALLOC and the worker runs with PF_MEMALLOC.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from netvm.errors import Errno
 from netvm.mm.gfp import GFP_KERNEL, PF_MEMALLOC, PF_MEMALLOC_NOFS, GfpScope
 from netvm.net.dontwait import sendmsg_dontwait
 from netvm.net.sock import TcpSock
@@ -28,6 +26,7 @@ from netvm.units import NS_PER_S
 from storage_backends.nfs.client.clnt import RpcClient
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.client.slots import SlotTable
+from storage_backends.nfs.client.transport import NO_MEMORY, NO_ROOM, NOT_CONNECTED, SendLock
 from storage_backends.nfs.client.xmit_queue import XmitQueue
 from storage_backends.nfs.connection.timeouts import TCP_TIMEOUT, Expiry, RetransmitTimer, RpcTimeout
 from storage_backends.wire import Chunk, RemoteProtocolError, size_of
@@ -42,12 +41,8 @@ SOCKET_BYTES: Final = (2048, 1024)
 """struct tcp_sock, and struct socket with its inode."""
 
 
-class Xprt:
+class Xprt(SendLock):
     """``struct rpc_xprt`` over TCP."""
-
-    NO_MEMORY: Final = -int(Errno.ENOBUFS)
-    NO_ROOM: Final = -int(Errno.EAGAIN)
-    NOT_CONNECTED: Final = -int(Errno.EPIPE)
 
     def __init__(
         self,
@@ -57,18 +52,13 @@ class Xprt:
         max_slots: int,
         timeout: RpcTimeout = TCP_TIMEOUT,
     ) -> None:
-        self.client = client
+        super().__init__(client)
         self.timeout = timeout
         self.world = client.world
         self.slots = SlotTable(max_slots)
         self.sock: TcpSock | None = None
-        self.locked_by: RpcTask | WorkItem | None = None
-        """XPRT_LOCKED and snd_task."""
-        self.sending: deque[RpcTask] = deque()
         self.pending_connect: list[RpcTask] = []
         self.xmit = XmitQueue()
-        self.write_space = False
-        """XPRT_WRITE_SPACE: the send buffer was full."""
         self.close_wait = False
         """XPRT_CLOSE_WAIT: the connection is to be closed as soon as the lock is free."""
         self.nr_connects = 0
@@ -93,10 +83,6 @@ class Xprt:
         """Whether calls can be sent."""
         return self.sock is not None and self.sock.established and not self.close_wait
 
-    def needs_memalloc(self, rpc: RpcTask) -> bool:
-        """Whether a task may use the reserve because of what it holds (xprt_needs_memalloc)."""
-        return self.client.nr_swapping > 0 and self.locked_by is rpc
-
     # -- the lock -------------------------------------------------------------------------------------------------
 
     def lock_write(self, rpc: RpcTask) -> bool:
@@ -120,19 +106,6 @@ class Xprt:
             self.client.xprtiod.queue_work(self._close_item)
             return
         self._lock_write_next()
-
-    def _lock_write_next(self) -> None:
-        while self.locked_by is None and not self.write_space and self.sending:
-            rpc = self.sending.popleft()
-            if rpc.queued:
-                self.locked_by = rpc
-                rpc.wake_up()
-
-    def _room_again(self) -> None:
-        """The socket has room (xs_tcp_write_space, xprt_write_space)."""
-        if self.write_space:
-            self.write_space = False
-            self._lock_write_next()
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -190,7 +163,7 @@ class Xprt:
             more = index + 1 < len(chunks) or len(self.xmit) > 1
             sent, nospace = await sendmsg_dontwait(sock, task, chunks[index], start, more=more)
             if self.sock is not sock or not sock.established:
-                return self.NOT_CONNECTED
+                return NOT_CONNECTED
             if sent > 0:
                 failed_before = False
                 self._sent = _advance(chunks, index, start + sent)
@@ -198,9 +171,9 @@ class Xprt:
                 return self._xs_stream_nospace(task, rpc, sock)
             if sent <= 0:
                 if failed_before:
-                    return self.NO_MEMORY
+                    return NO_MEMORY
                 failed_before = True
-        return self.NOT_CONNECTED
+        return NOT_CONNECTED
 
     def _xs_stream_nospace(self, task: Task, rpc: RpcTask, sock: TcpSock) -> int:
         """Wait for the socket's callback, unless it has room by now."""
@@ -210,9 +183,9 @@ class Xprt:
             sent = sum(map(size_of, self._chunks[:index])) + start
             self.client.tracer.nospace(task, rpc, total, total - sent)
         if sock.mem.wmem_queued * 3 < sock.mem.sndbuf * 2:
-            return self.NO_ROOM
+            return NO_ROOM
         self.write_space = True
-        return self.NO_ROOM
+        return NO_ROOM
 
     # -- waiting for replies --------------------------------------------------------------------------------------
 
@@ -332,7 +305,7 @@ class Xprt:
             if not self._objects and not await self._sock_alloc(task):
                 self._connecting = False
                 self.release_write(self._connect_item)
-                self._wake_pending_connect(self.NOT_CONNECTED)
+                self._wake_pending_connect(NOT_CONNECTED)
                 return
         if self.sock is not None:
             await self._reset_transport(task, self.sock)
@@ -410,7 +383,7 @@ class Xprt:
             self._sock_free()
         for rpc in list(self.client.tasks.values()):
             if rpc.sleeps_on.startswith("xprt pending"):
-                rpc.wake_up(self.NOT_CONNECTED)
+                rpc.wake_up(NOT_CONNECTED)
         self.pending_connect = []
         self.release_write(self._close_item)
 
@@ -435,12 +408,9 @@ class Xprt:
     def needs(self, rpc: RpcTask) -> tuple[Resource | Task, ...]:
         """Say what a sleeping call waits for, as far as this host provides it."""
         if rpc.sleeps_on.startswith("xprt sending"):
-            holder = self.locked_by
-            if isinstance(holder, RpcTask) and holder is not rpc:
-                if holder.running_on is not None:
-                    return (holder.running_on,)
-                if holder.item.pending:
-                    return (self.client.rpciod.pool.needs_worker,)
+            found = self._needs_of_holder(rpc)
+            if found:
+                return found
             if self.write_space and self.sock is not None:
                 return self._needs_of_the_wire(rpc, self.sock.send_memory)
         if rpc.sleeps_on.startswith("rpc_delay"):

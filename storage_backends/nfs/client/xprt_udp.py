@@ -18,7 +18,6 @@ SOCK_MEMALLOC.
 from collections import deque
 from typing import Any, Final
 
-from netvm.errors import Errno
 from netvm.mm.zone import adjust_memalloc_reserve
 from netvm.net.udp import UdpSock
 from netvm.runtime.task import Resource, Task
@@ -27,6 +26,7 @@ from netvm.units import pages_of
 from storage_backends.nfs.client.clnt import RpcClient
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.client.slots import SlotTable
+from storage_backends.nfs.client.transport import NO_ROOM, SendLock
 from storage_backends.nfs.connection.congestion import CongestionWindow
 from storage_backends.nfs.connection.timeouts import Expiry, RetransmitTimer, RpcTimeout, RttEstimator
 from storage_backends.wire import RemoteProtocolError, size_of
@@ -44,38 +44,26 @@ class _Sent:
         self.at_ns = 0
 
 
-class UdpXprt:
+class UdpXprt(SendLock):
     """``struct rpc_xprt`` over UDP."""
 
-    NO_MEMORY: Final = -int(Errno.ENOBUFS)
-    NO_ROOM: Final = -int(Errno.EAGAIN)
-    NOT_CONNECTED: Final = -int(Errno.EPIPE)
     is_connected: Final = True
 
     def __init__(self, client: RpcClient, sock: UdpSock, *, max_slots: int, timeout: RpcTimeout) -> None:
-        self.client = client
+        super().__init__(client)
         self.world = client.world
         self.sock = sock
         self.slots = SlotTable(max_slots, nr_spare=max_slots)
         self.window = CongestionWindow(max_slots)
         self.rtt = RttEstimator(timeout)
         self.timeout = timeout
-        self.locked_by: RpcTask | None = None
-        """XPRT_LOCKED and snd_task."""
         self.resend: deque[RpcTask] = deque()
-        self.sending: deque[RpcTask] = deque()
-        self.write_space = False
-        """XPRT_WRITE_SPACE: the send buffer was full."""
         self.nr_retransmitted = 0
         self._sent: dict[int, _Sent] = {}
         self._not_responding = False
         sock.data_ready = self.xs_udp_data_ready
         sock.write_space = self._room_again
         client.connection.is_stream = False
-
-    def needs_memalloc(self, rpc: RpcTask) -> bool:
-        """Whether a task may use the reserve because of what it holds (xprt_needs_memalloc)."""
-        return self.client.nr_swapping > 0 and self.locked_by is rpc
 
     def set_memalloc(self) -> None:
         """Make the socket one that memory is freed through (xs_set_memalloc), and keep memory for what it needs."""
@@ -113,22 +101,13 @@ class UdpXprt:
             self.locked_by = None
             self._lock_write_next()
 
-    def _lock_write_next(self) -> None:
-        """Wake who is next, if the window has a unit for it (__xprt_lock_write_next_cong)."""
-        while self.locked_by is None and not self.write_space and not self.window.is_full:
-            queue = self.resend or self.sending
-            if not queue:
-                return
-            rpc = queue.popleft()
-            if rpc.queued and self.window.get(rpc.xid):
-                self.locked_by = rpc
-                rpc.wake_up()
+    def _waiting(self) -> deque[RpcTask]:
+        """Return whose turn it is, if the window has a unit for anybody (__xprt_lock_write_next_cong)."""
+        return deque() if self.window.is_full else self.resend or self.sending
 
-    def _room_again(self) -> None:
-        """The socket has room (xs_udp_write_space)."""
-        if self.write_space:
-            self.write_space = False
-            self._lock_write_next()
+    def _admits(self, rpc: RpcTask) -> bool:
+        """Whether a call has a unit of the window."""
+        return self.window.get(rpc.xid)
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -153,7 +132,7 @@ class UdpXprt:
         rpc.status = self.sock.sendmsg_nowait(task, list(chunks), sum(map(size_of, chunks)))
         if client.tracer is not None:
             client.tracer.transmit(task, rpc, rpc.status)
-        if rpc.status == self.NO_ROOM:
+        if rpc.status == NO_ROOM:
             self.write_space = True
         if rpc.status:
             return
@@ -228,12 +207,9 @@ class UdpXprt:
 
     def needs(self, rpc: RpcTask) -> tuple[Resource | Task, ...]:
         """Say what a sleeping call waits for, as far as this host provides it."""
-        holder = self.locked_by
-        if rpc.sleeps_on.startswith("xprt sending") and holder is not None and holder is not rpc:
-            if holder.running_on is not None:
-                return (holder.running_on,)
-            if holder.item.pending:
-                return (self.client.rpciod.pool.needs_worker,)
+        found = self._needs_of_holder(rpc) if rpc.sleeps_on.startswith("xprt sending") else ()
+        if found:
+            return found
         if rpc.sleeps_on.startswith("rpc_delay"):
             return (self.client.pools.pages.memory,)
         blocked = self.client.stack.receive_blocked()
