@@ -20,7 +20,6 @@ from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import World
-from netvm.units import JIFFY_NS
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
 from storage_backends.nbd.connection.server import NbdServerConnection, Request
@@ -145,11 +144,8 @@ class LocalNbdServer:
         return [] if self.task is None else [self.task]
 
     def reset(self) -> None:
-        """Reset the connection; that takes the socket's lock, which a sender keeps while it allocates."""
-        if self.sock.owner is None:
-            self.sock.abort()
-        else:
-            self.world.call_after(JIFFY_NS, self.reset, kind=TimerKind.RETRY, site="nbd-server: lock_sock")
+        """Reset the connection; the socket stays."""
+        self.stack.close(self.sock, "nbd-server: lock_sock", lambda _closed: True)
 
     async def serve(self, task: Task) -> None:
         """Answer what the disk has served, in order; between answers, read one request after another."""
