@@ -166,12 +166,7 @@ def _files(scenario: Scenario) -> Iterator[Blame]:
             problem = f"must be at most max_background = {storage.fuse.max_background}"
             path = ("storage", "fuse", "congestion_threshold")
             yield Blame(path=path, value=storage.fuse.congestion_threshold, problem=problem)
-        group, known = storage.fuse.memory_group, [group.name for group in scenario.memory_group]
-        if group and group not in known:
-            meant = nearest(group, known)
-            hint = f"did you mean {meant}?" if meant else "must be the name of a [[memory_group]]"
-            path = ("storage", "fuse", "memory_group")
-            yield Blame(path=path, value=group, problem=f"unknown memory group; {hint}")
+        yield from _unknown_group(scenario, ("storage", "fuse", "memory_group"), storage.fuse.memory_group)
     if storage.kind == "nfs" and (storage.encrypted or storage.split_kib or storage.extent_kib):
         key = "encrypted" if storage.encrypted else "split_kib" if storage.split_kib else "extent_kib"
         problem = 'needs a block device; storage.kind must be "iscsi", "nbd" or "disk"'
@@ -189,11 +184,16 @@ def _groups(scenario: Scenario) -> Iterator[Blame]:
             problem = "this name stands here twice; every group needs its own"
             yield Blame(path=("memory_group", index, "name"), value=name, problem=problem)
     for index, workload in enumerate(scenario.workload):
-        name = workload.memory_group
-        if name and name not in names:
-            meant = nearest(name, names)
-            hint = f"did you mean {meant}?" if meant else "must be the name of a [[memory_group]]"
-            yield Blame(path=("workload", index, "memory_group"), value=name, problem=f"unknown memory group; {hint}")
+        yield from _unknown_group(scenario, ("workload", index, "memory_group"), workload.memory_group)
+
+
+def _unknown_group(scenario: Scenario, path: tuple[str | int, ...], name: str) -> Iterator[Blame]:
+    """Generate the blame for a key that names a memory group which is not there."""
+    names = [group.name for group in scenario.memory_group]
+    if name and name not in names:
+        meant = nearest(name, names)
+        hint = f"did you mean {meant}?" if meant else "must be the name of a [[memory_group]]"
+        yield Blame(path=path, value=name, problem=f"unknown memory group; {hint}")
 
 
 def _network(scenario: Scenario) -> Iterator[Blame]:
