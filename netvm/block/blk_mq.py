@@ -104,9 +104,13 @@ class Request:
 
     def append(self, following: "Request", nr: int) -> None:
         """Take the first pages of what follows in the device."""
-        self.pfns += following.pfns[:nr]
-        self.bios += following.bios[:nr]
-        self.versions += following.versions[:nr]
+        self.extend(following.pfns[:nr], following.bios[:nr], following.versions[:nr])
+
+    def extend(self, pfns: list[int], bios: list[int], versions: list[int]) -> None:
+        """Take pages that follow in the device."""
+        self.pfns += pfns
+        self.bios += bios
+        self.versions += versions
 
     def prepend(self, before: "Request") -> None:
         """Take the pages right before it in the device."""
@@ -281,22 +285,16 @@ class RequestQueue:
         pfns: list[int],
         bios: list[int],
         versions: list[int],
-        *,
-        write: bool,
-        end_io: Callable[[Request, int, Task], None],
+        end_io: object,
     ) -> bool:
-        """Merge one-page bios at the end of the plug's last request if all fit: most calls of :meth:`submit_pages`.
+        """Merge writes of a page at the end of the plug's last request if all fit: most calls of :meth:`submit_pages`.
 
         It takes neither a tag nor a request of its own, so it cannot sleep and needs no coroutine.
         """
-        rq = plug.requests[-1] if plug.requests else None
-        if rq is None or rq.slot + len(rq.pfns) != slot or rq.write is not write or rq.end_io != end_io:
+        rq = self._last_with_room(plug, slot, end_io)
+        if rq is None or len(rq.pfns) + len(pfns) > self.max_pages:
             return False
-        if len(rq.pfns) + len(pfns) > self.max_pages:
-            return False
-        rq.pfns += pfns
-        rq.bios += bios
-        rq.versions += versions
+        rq.extend(pfns, bios, versions)
         return True
 
     def room(self, plug: Plug, slot: int, end_io: object, nr: int) -> int:
@@ -315,9 +313,7 @@ class RequestQueue:
         if rq is None:
             self._elevator.merge_behind(slot, pfns, bios, versions)
             return
-        rq.pfns += pfns
-        rq.bios += bios
-        rq.versions += versions
+        rq.extend(pfns, bios, versions)
 
     def _last_with_room(self, plug: Plug, slot: int, end_io: object) -> Request | None:
         """Return the plug's last request if writes from this slot on can be merged at its end."""

@@ -100,9 +100,7 @@ class MqDeadline:
     def merge_behind(self, slot: int, pfns: list[int], bios: list[int], versions: list[int]) -> None:
         """Merge pages for which there is room at the end of the request that waits before this slot."""
         back = self._by_end.pop((True, slot))
-        back.pfns += pfns
-        back.bios += bios
-        back.versions += versions
+        back.extend(pfns, bios, versions)
         self._by_end[True, slot + len(pfns)] = back
 
     def insert(self, rq: "Request") -> None:

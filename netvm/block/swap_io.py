@@ -183,7 +183,7 @@ class BlockSwapIo:
         self, task: Task, plug: Plug, slot: int, pfns: list[int], bios: list[int], versions: list[int]
     ) -> None:
         end_io = self._end_io_write
-        if not self.queue.try_plug_merge(plug, slot, pfns, bios, versions, write=True, end_io=end_io):
+        if not self.queue.try_plug_merge(plug, slot, pfns, bios, versions, end_io):
             await self.queue.submit_pages(
                 task, plug, write=True, slot=slot, pfns=pfns, bios=bios, versions=versions, end_io=end_io
             )
