@@ -9,7 +9,7 @@ import pytest
 from netvm.mm.frames import PG_ACTIVE, PG_RECLAIM, PG_REFERENCED
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS, GFP_NOIO
 from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE
-from netvm.mm.memcontrol import MemControl
+from netvm.mm.memcontrol import MemCgroup, MemControl
 from netvm.mm.scan_control import ScanControl
 from netvm.pagecache.ports import WritebackControl
 from netvm.runtime.task import Task
@@ -138,6 +138,16 @@ def test_pages_that_cannot_be_released_stay(host: Any) -> None:
     _scan(host, body)
 
 
+async def _dirty_group(host: Any, task: Task) -> tuple[MemCgroup, Any]:
+    """Let a task fill a memory group of eight pages with the dirty pages of a file, whose storage is slow."""
+    memcg = MemControl(host.world, host.pages, host.lruvec, fixes=host.fixes)
+    group = memcg.create("g", limit_pages=8, may_swap=False)
+    memcg.attach(task, "g")
+    mapping = host.cache.create(host.slow_store(pages_per_s=8), "file")
+    await host.cache.generic_perform_write(task, mapping, 0, 8)
+    return group, mapping
+
+
 @pytest.mark.parametrize(
     ("gfp", "strict", "waits"),
     [(GFP_KERNEL, True, True), (GFP_NOFS, True, False), (GFP_NOFS, False, True), (GFP_NOIO, False, False)],
@@ -145,15 +155,10 @@ def test_pages_that_cannot_be_released_stay(host: Any) -> None:
 def test_a_group_waits_for_its_writeback_if_the_mask_allows(gfp: int, strict: bool, waits: bool) -> None:
     """Met with the mark of an earlier look, a page under writeback is waited for; who may wait is the fix's test."""
     host = _module.FileHost(switches={"memcg_wait_enters_fs": strict})
-    fs = host.slow_store(pages_per_s=8)
-    memcg = MemControl(host.world, host.pages, host.lruvec, fixes=host.fixes)
-    group = memcg.create("g", limit_pages=8, may_swap=False)
 
     async def body(task: Task) -> int:
-        memcg.attach(task, "g")
-        mapping = host.cache.create(fs, "file")
-        await host.cache.generic_perform_write(task, mapping, 0, 8)
-        await fs.writepages(task, mapping, WritebackControl(nr_to_write=8))
+        group, mapping = await _dirty_group(host, task)
+        await mapping.fs.writepages(task, mapping, WritebackControl(nr_to_write=8))
         sc = ScanControl(gfp=gfp, order=0, memcg=group)
         files = host.vmscan.file_shrinker
         assert await files.shrink_inactive_list(task, group.lruvec, 32, sc) == 0
@@ -169,14 +174,9 @@ def test_a_group_waits_for_its_writeback_if_the_mask_allows(gfp: int, strict: bo
 def test_a_group_full_of_dirt_lets_the_flusher_work(throttled: bool) -> None:
     """Reclaim that meets nothing but unqueued dirt wakes the flusher and, with memcg_dirty_throttle, sleeps."""
     host = _module.FileHost(switches={"memcg_dirty_throttle": throttled})
-    fs = host.slow_store(pages_per_s=8)
-    memcg = MemControl(host.world, host.pages, host.lruvec, fixes=host.fixes)
-    group = memcg.create("g", limit_pages=8, may_swap=False)
 
     async def body(task: Task) -> int:
-        memcg.attach(task, "g")
-        mapping = host.cache.create(fs, "file")
-        await host.cache.generic_perform_write(task, mapping, 0, 8)
+        group, _ = await _dirty_group(host, task)
         sc = ScanControl(gfp=GFP_KERNEL, order=0, memcg=group)
         await host.vmscan.file_shrinker.shrink_inactive_list(task, group.lruvec, 32, sc)
         return host.world.now_ns
