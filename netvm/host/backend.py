@@ -151,6 +151,8 @@ class MountContext:
     fixes: Fixes
     costs: CpuCosts
     log: LogPort
+    init_pages: int
+    """Of this host's pages, those that were not free yet when its file systems were registered."""
     mount_disk: Callable[[DiskDriver, int], BlockFileSystem]
     """Mounts a file system on a disk of this host, with so many blocks."""
 

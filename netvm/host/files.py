@@ -272,6 +272,7 @@ def _mount_context(
         fixes=pages.fixes,
         costs=pages.costs,
         log=pages.log,
+        init_pages=options.machine.boot.init_pages,
         mount_disk=mount_disk,
     )
 

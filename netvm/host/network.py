@@ -28,20 +28,21 @@ from netvm.units import MIB, NS_PER_S
 __all__ = ["connect_nic", "make_stack", "nr_free_buffer_pages"]
 
 
-def nr_free_buffer_pages(zones: list[Zone], fixes: Fixes) -> int:
+def nr_free_buffer_pages(zones: list[Zone], fixes: Fixes, *, init_pages: int = 0) -> int:
     """Return the pages above the high marks that ``tcp_init`` finds.
 
     It runs while the machine boots, before any sysctl raises the marks: those it sees are of the computed
-    ``min_free_kbytes``. The zones keep the marks they have.
+    ``min_free_kbytes``; and before the ``init_pages`` of the kernel's init sections are free. The zones keep the marks
+    they have.
     """
     marks = [list(zone.watermark) for zone in zones]
     setup_watermarks(
         zones,
-        min_free_kbytes=calculate_min_free_kbytes(sum(zone.managed for zone in zones)),
+        min_free_kbytes=calculate_min_free_kbytes(sum(zone.managed for zone in zones) - init_pages),
         scale_factor=10,
         fixes=fixes,
     )
-    found = sum(max(0, zone.managed - zone.high_wmark_pages()) for zone in zones)
+    found = max(0, sum(max(0, zone.managed - zone.high_wmark_pages()) for zone in zones) - init_pages)
     for zone, recorded in zip(zones, marks, strict=True):
         zone.watermark[:] = recorded
     return found
@@ -50,7 +51,7 @@ def nr_free_buffer_pages(zones: list[Zone], fixes: Fixes) -> int:
 def make_stack(options: Any, pages: PageAllocator, skbs: SkbAllocator, slabs: SlabCaches, netstat: NetStat) -> NetStack:
     """Return the sockets' room, its limits from ``[vm]`` or sized by memory."""
     vm = options.vm
-    buffer_pages = nr_free_buffer_pages(pages.node.zones, pages.fixes)
+    buffer_pages = nr_free_buffer_pages(pages.node.zones, pages.fixes, init_pages=options.machine.boot.init_pages)
     tcp_wmem = vm.tcp_wmem or [4096, 16384, max(65536, min(4 << 20, buffer_pages << 5))]
     tcp_rmem = vm.tcp_rmem or [4096, 131072, max(131072, min(6 << 20, buffer_pages << 5))]
 

@@ -2,9 +2,10 @@
 
 What was recorded at the start becomes the start of the emulated machine: zones, free lists, per-cpu lists, slab objects
 in use, sysctls, the limits of the block queue. What the kernel computes is computed by the emulated kernel too:
-watermarks are never copied. One input of theirs has to be: where nobody had set ``min_free_kbytes``, a kernel takes its
-formula while parts of memory are still its own init sections, so the effective value is a little below what the formula
-gives over the zones; it is written down with that remark.
+watermarks are never copied. One input of theirs was not recorded: a kernel takes its formulas (``min_free_kbytes``,
+``tcp_mem``, ``nfs_congestion_kb``) while its init sections and its initrd are not free yet. How many pages those were
+follows from the effective ``min_free_kbytes`` where nobody had set one: it is a little below what the formula gives
+over the zones. (The consoles of hung runs tell the same within two per cent: "Freeing initrd memory", "initmem".)
 
 CPU time: machines whose clock counted instructions run at the calibrated costs. Of machines emulated in real time
 beside other work it is written that they were some ten times slower. Their traces and programs say otherwise: reclaim
@@ -24,7 +25,6 @@ after so much was written happens after so much here.
 
 import re
 from collections.abc import Mapping
-from math import isqrt
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ import msgspec
 
 from netvm.errors import UsageError
 from netvm.fixes import PRESETS
+from netvm.mm.zone import calculate_min_free_kbytes
 from netvm.scenario.blame import Blame, refuse
 from netvm.scenario.load import scenario_from
 from netvm.scenario.recorded import Config, RecordedRun, RecordedZone, SlabCache, read_recorded_run
@@ -111,7 +112,7 @@ def import_run(directory: Path) -> str:
         "title": _title(run.config),
         "expect": _expected(run.config),
         "kernel": _kernel(run.config, slab, origin),
-        "machine": _machine(run.config, zones, slab, origin, notes),
+        "machine": _machine(run, zones, slab, origin, notes),
         "vm": _vm(run, zones, notes),
         "nic": {"kind": _nic_kind(run.config.nic, origin)},
         "link": _link(run.config, notes),
@@ -276,15 +277,17 @@ def _bio_object_bytes(slab: Mapping[str, SlabCache]) -> int | None:
 
 
 def _machine(
-    config: Config, zones: tuple[RecordedZone, ...], slab: Mapping[str, SlabCache], origin: str, notes: dict[str, str]
+    run: RecordedRun, zones: tuple[RecordedZone, ...], slab: Mapping[str, SlabCache], origin: str, notes: dict[str, str]
 ) -> Table:
+    config = run.config
     return {
         "ram_mib": _ram_mib(config, origin),
         "cpus": config.cpus,
         "boot": {
             "anon_pages": sum(zone.inactive_anon for zone in zones),
             "slab_objects": {name: slab[name].objects for name in sorted(slab) if _SLAB_CACHES.fullmatch(name)},
-        },
+        }
+        | _init_pages(run, zones, notes),
         "costs": _costs(config, notes),
         "zones": [_zone(zone, notes) for zone in zones],
     }
@@ -323,8 +326,6 @@ def _vm(run: RecordedRun, zones: tuple[RecordedZone, ...], notes: dict[str, str]
             table[name] = value
         elif asked and name not in known:
             not_emulated.append(f"{key} = {text}")
-    if "min_free_kbytes" not in table:
-        table |= _min_free_kbytes(run, zones, notes)
     if not_emulated:
         notes["vm"] = f"Set in the recording, not emulated: {', '.join(not_emulated)}."
     if run.config.flood is not None and "udp_mem raised" in run.config.flood.socket:
@@ -334,19 +335,19 @@ def _vm(run: RecordedRun, zones: tuple[RecordedZone, ...], notes: dict[str, str]
     return table
 
 
-def _min_free_kbytes(run: RecordedRun, zones: tuple[RecordedZone, ...], notes: dict[str, str]) -> Table:
-    """Return the effective value where nobody set one and the formula over the zones would give another."""
-    formula = isqrt(16 * sum(zone.managed for zone in zones) * PAGE_SIZE // 1024)
-    effective = _integer(run.sysctls.get("min_free_kbytes", ""))
-    if not run.zones:
-        effective = _SMALL_BUILD_96M_MIN_FREE_KBYTES
-    if effective is None or effective == formula:
+def _init_pages(run: RecordedRun, zones: tuple[RecordedZone, ...], notes: dict[str, str]) -> Table:
+    """Return how many pages must have been free only after ``min_free_kbytes`` was computed, if nobody set that."""
+    if "vm.min_free_kbytes" in run.config.sysctls:
         return {}
-    notes["vm.min_free_kbytes"] = (
-        f"Not set in the recording: the effective value. The formula over these zones is {formula};"
+    managed = sum(zone.managed for zone in zones)
+    formula = calculate_min_free_kbytes(managed)
+    effective = _integer(run.sysctls.get("min_free_kbytes", "")) if run.zones else _SMALL_BUILD_96M_MIN_FREE_KBYTES
+    if effective is None or effective >= formula:
+        return {}
+    notes["machine.boot.init_pages"] = (
+        f"Not recorded: min_free_kbytes was {effective}, and its formula over these zones is {formula}."
     )
-    notes["vm.min_free_kbytes"] += "\nthe kernel took it before it had freed its init memory."
-    return {"min_free_kbytes": effective}
+    return {"init_pages": managed - -(-(effective**2) // (16 * PAGE_SIZE // 1024))}
 
 
 def _integer(text: str) -> int | None:

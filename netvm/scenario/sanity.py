@@ -113,6 +113,10 @@ def _boot(scenario: Scenario) -> Iterator[Blame]:
     if anon > room:
         problem = f"must be at most {room}, the pages that are in use at the start"
         yield Blame(path=("machine", "boot", "anon_pages"), value=anon, problem=problem)
+    init, managed = scenario.machine.boot.init_pages, _managed_pages(scenario)
+    if init >= managed:
+        problem = f"must be less than {managed}, the managed pages of the machine"
+        yield Blame(path=("machine", "boot", "init_pages"), value=init, problem=problem)
 
 
 def _managed_pages(scenario: Scenario) -> int:

@@ -1,10 +1,9 @@
 """What a scenario file may say: the tables of ``scenarios/*.toml`` as frozen structs.
 
 Every quantity carries its unit in its key (``_ms``, ``_mib``, ``_bytes_per_s``), except under ``[vm]``, where keys are
-the kernel's own sysctl names and units. A key left out has the default written here, which is the kernel's or the
-recorded machine's. :mod:`netvm.scenario.load` turns a file into :class:`Scenario` and says in one line what is wrong
-with it; :mod:`netvm.scenario.jsonschema` makes the editors' JSON Schema of the structs and of the strings under their
-fields. Bounds stand here; what two keys may not be together is said in :mod:`netvm.scenario.sanity`.
+the kernel's own sysctl names and units. A key left out has the default written here: the kernel's or the recorded
+machine's. :mod:`netvm.scenario.load` makes a :class:`Scenario` of a file, :mod:`netvm.scenario.jsonschema` the editors'
+JSON Schema of these structs. Bounds stand here, what two keys may not be together in :mod:`netvm.scenario.sanity`.
 """
 
 from typing import Annotated, Literal
@@ -138,13 +137,12 @@ class Boot(_Table, frozen=True, kw_only=True):
     """Reclaimable anonymous pages of other programs (inactive list)."""
     slab_objects: dict[str, Natural] = {}
     """Objects in use by cache at the start, as in /proc/slabinfo."""
+    init_pages: Natural = 0
+    """Pages of the kernel's init sections and initrd: not free yet while it sizes its marks and limits."""
 
 
 class Costs(_Table, frozen=True, kw_only=True):
-    """``[machine.costs]``: CPU time of elementary work in nanoseconds; the defaults are calibrated on recorded run D2.
-
-    An abstract scenario sets ``scale`` to zero and leaves time to the schedule.
-    """
+    """``[machine.costs]``: CPU ns of elementary work, calibrated on recorded run D2; abstract ones scale them to 0."""
 
     scale: Annotated[float, Meta(ge=0.0)] = 1.0
     """Factor on every cost: 1 is the calibrated machine, 10 one ten times slower."""

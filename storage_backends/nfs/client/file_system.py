@@ -78,7 +78,7 @@ class NfsFileSystem:
         self.pools = mount.client.pools
         self._bdi = context.throttle.add_device("nfs")
         context.flusher.add_device(self._bdi)
-        total = sum(zone.managed for zone in context.pages.node.zones)
+        total = sum(zone.managed for zone in context.pages.node.zones) - context.init_pages
         self.congestion_on_pages = nfs_congestion_kb(total) // (PAGE_SIZE // 1024)
         self.congestion_off_pages = self.congestion_on_pages - self.congestion_on_pages // 4
         self.nr_writeback = 0

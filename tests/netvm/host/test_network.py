@@ -7,6 +7,7 @@ import pytest
 from netvm.host.boot import boot
 from netvm.host.machine import Host
 from netvm.host.network import nr_free_buffer_pages
+from netvm.mm.zone import calculate_min_free_kbytes
 from netvm.net.wire import Packet
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.world import World
@@ -60,6 +61,16 @@ def test_sysctls_come_after_tcp_init(min_free_kbytes: int) -> None:
     marks = list(zone.watermark)
     nr_free_buffer_pages(host.node.zones, host.fixes)
     assert list(zone.watermark) == marks
+
+
+def test_init_memory_counts_for_nothing_while_the_machine_boots() -> None:
+    """What is freed when the boot is over is not in tcp_mem, tcp_wmem and min_free_kbytes, but in the zones."""
+    plain, late = booted(), booted(machine={"ram_mib": 96, "zones": [RECORDED], "boot": {"init_pages": 1600}})
+    assert late.node.zones[0].managed == plain.node.zones[0].managed
+    managed = late.node.zones[0].managed - 1600
+    assert late.node.zones[0].watermark[0] == calculate_min_free_kbytes(managed) // 4
+    assert late.stack.tcp_memory.low < plain.stack.tcp_memory.low
+    assert late.stack.tcp_wmem[2] == 32 * nr_free_buffer_pages(late.node.zones, late.fixes, init_pages=1600)
 
 
 def test_limits_of_the_scenario_are_taken_as_they_are() -> None:

@@ -77,7 +77,9 @@ def test_watermarks_follow_from_min_free_kbytes(name: str) -> None:
     Over two zones they were taken while init memory still counted, so there only their sum is the recorded one.
     """
     scenario, run = _imported(name), read_recorded_run(_RUNS / name)
-    kbytes = scenario.vm.min_free_kbytes or isqrt(16 * 4 * sum(zone.managed for zone in run.zones))
+    managed = sum(zone.managed_pages for zone in scenario.machine.zones) - scenario.machine.boot.init_pages
+    kbytes = scenario.vm.min_free_kbytes or isqrt(16 * 4 * managed)
+    assert not run.zones or kbytes == int(run.sysctls["min_free_kbytes"])
     if len(run.zones) == 1:
         zone = run.zones[0]
         step = max(kbytes // 4 // 4, zone.managed * scenario.vm.watermark_scale_factor // 10_000)
@@ -166,13 +168,14 @@ def test_a_run_without_proc_gets_the_machine_of_its_build() -> None:
     text = import_run(_RUNS / "L1-loopback-nbd-deadlock")
     assert "# /proc was not saved in this run: these are the figures of run D2, same kernel and RAM." in text
     assert _imported("L1-loopback-nbd-deadlock").machine.zones == _imported("D2-guestnbd-2ms-a").machine.zones
-    assert _imported("L1-loopback-nbd-deadlock").vm.min_free_kbytes == 1083
+    boot = _imported("L1-loopback-nbd-deadlock").machine.boot
+    assert boot.init_pages == 19867 - 1083**2 // 16 // 4 - 1
     assert _imported("D3-guestnbd-0ms").vm.min_free_kbytes == 8192
 
 
 def test_remarks_stand_beside_what_is_not_as_recorded() -> None:
-    """An effective value, a guess, and a later free list are each marked in the file."""
-    assert "# Not set in the recording: the effective value. The formula over these zones is 1126;" in import_run(
+    """A derived figure, a guess, and a later free list are each marked in the file."""
+    assert "# Not recorded: min_free_kbytes was 1083, and its formula over these zones is 1126." in import_run(
         _RUNS / "M01-gt96-0ms-seq"
     )
     assert "# Not recorded: open-iscsi's default.\nqueue_depth = 32\n" in import_run(_RUNS / "M15-deb192-iscsi-seq")

@@ -77,6 +77,10 @@ def test_zones_stand_in_order_and_once() -> None:
             "machine.boot.anon_pages = 19989: must be at most 19988, the pages that are in use at the start",
         ),
         (
+            {"machine": {"ram_mib": 96, "zones": [_ZONE], "boot": {"init_pages": 20000}}},
+            "machine.boot.init_pages = 20000: must be less than 20000, the managed pages of the machine",
+        ),
+        (
             {"vm": {"min_free_kbytes": 98304}},
             "vm.min_free_kbytes = 98304: must be less than the memory of the machine, 98304 kB",
         ),
