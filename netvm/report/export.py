@@ -1,7 +1,8 @@
 """A trace turned into another format: the suffix of the file names it.
 
 Each format is a module of its own; this one knows which is which. All of them are written as a stream, out of one pass
-over the records in order of time.
+over the records in order of time. A file has its name when it is whole: until then it stands beside it under a hidden
+one, which goes away when the export fails or is interrupted. A device or a pipe is written to as it is.
 """
 
 from collections.abc import Callable
@@ -32,8 +33,19 @@ def check_suffix(path: Path) -> None:
 def export(source: Path, target: Path) -> None:
     """Write the trace ``source`` as ``target``, in the format its suffix names. Raises UsageError."""
     check_suffix(target)
+    write = _WRITERS[target.suffix][1]
     try:
-        _WRITERS[target.suffix][1](source, target)
+        if target.exists() and not target.is_file():
+            write(source, target)
+            return
+        whole = target.resolve()
+        part = whole.with_name(f".{whole.stem}.part{target.suffix}")
+        part.touch()
+        try:
+            write(source, part)
+            part.replace(whole)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
 

@@ -1,6 +1,6 @@
 """Traces from one format to another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,5 +23,22 @@ def test_the_suffix_names_the_format(tmp_path: Path) -> None:
     """A suffix that no format has is refused with those that are known."""
     with pytest.raises(UsageError, match=r"x.doc: the suffix names the format; must be one of \.nvt"):
         check_suffix(tmp_path / "x.doc")
-    with pytest.raises(UsageError, match="cannot be written"):
-        export(_TRACE, tmp_path / "no" / "such.txt")
+    for name in ("such.txt", "such.nvt"):
+        with pytest.raises(UsageError, match=rf"no/{name}: cannot be written"):
+            export(_TRACE, tmp_path / "no" / name)
+
+
+def test_an_interrupted_export_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a file leaves neither a half of it nor anything else; an older file stays as it was."""
+    older = tmp_path / "older.txt"
+    older.write_text("as it was")
+
+    def interrupted(*_args: object) -> Iterator[str]:
+        yield "half"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("netvm.report.export.ftrace_lines", interrupted)
+    for name in ("older.txt", "new.txt"):
+        with pytest.raises(KeyboardInterrupt):
+            export(_TRACE, tmp_path / name)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("older.txt", "as it was")]
