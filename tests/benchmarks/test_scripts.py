@@ -41,13 +41,21 @@ def test_the_simpy_model_swaps_out_what_does_not_fit(monkeypatch) -> None:
     assert 0.5 < run.link_share < 1.0
 
 
-def test_a_writer_is_measured(monkeypatch) -> None:
-    """A writer runs to its end on both disks, and its pauses are within the kernel's bound."""
-    script = _names(monkeypatch, "bench_pagecache.py")
-    ratio, pause_ms = script["settle"](64)
+def test_a_writer_is_timed_to_the_store(monkeypatch) -> None:
+    """A file of a few MiB is written, and takes time."""
+    assert _names(monkeypatch, "bench_pagecache.py")["rate"](8) > 0
+
+
+@pytest.mark.slow
+def test_the_throttle_is_looked_at_from_outside(monkeypatch) -> None:
+    """A small machine settles somewhere near, pauses are short, and each of two devices has a part."""
+    script = _names(monkeypatch, "bench_throttle.py")
+    ratio, pause_ms = script["settle"]("disk", 64, 24)
     assert 0.5 < ratio < 2
     assert 0 < pause_ms <= 200
-    assert script["rate"](8) > 0
+    found = script["share"](64, 10)
+    assert [key for key in ("limit", "dirty", "written") if not 0 < found[key] < 1] == []
+    assert found["pause_ms"] <= 200
 
 
 def test_an_interrupted_integrity_run_goes_on_where_it_was(monkeypatch, capsys, tmp_path) -> None:
