@@ -13,7 +13,7 @@ ran as fast as with counted instructions, or at some half of that with the large
 (``noise``); page faults took twice as long; and what was slow is the way through the emulated card to the server.
 
 A file writer's device is a file system with what the recorded program did to it; ext2 and ext4 are one here. The second
-program goes round until the first is through: its repeats are those it had time for at its own pace, and some more.
+program goes round until the first is through: its repeats are those it had time for in the recording.
 
 Chance: what the recording owes to it (noise of the host, the start of the swap area) is not recorded. The seed is the
 number of the run, so that two recordings of one machine are two draws.
@@ -49,7 +49,7 @@ _SLAB_CACHES: Final = re.compile(
 _BIO_INLINE_VECS_BYTES: Final = 64
 """BIO_INLINE_VECS (4) of struct bio_vec (16 bytes), block/bio.c: what fs_bio_set's objects have behind the bio."""
 _PULSES: Final = 3
-"""Rounds of a recorded second program."""
+"""Rounds of a recorded second program that was killed before it had ended one."""
 _ISCSI_QUEUE_DEPTH: Final = 32
 """node.session.queue_depth of open-iscsi."""
 
@@ -117,7 +117,7 @@ def import_run(directory: Path) -> str:
         "nic": {"kind": _nic_kind(run.config.nic, origin)},
         "link": _link(run.config, notes),
         "storage": _storage(run, origin, notes),
-        "workload": _workloads(run.config, notes),
+        "workload": _workloads(run, notes),
         "traffic": _traffic(run.config),
         "run": {"seed": _number(run.config)},
         "fault": _fault(run.config, origin),
@@ -213,8 +213,9 @@ def _title(config: Config) -> str:
     return f"recorded run {config.run}: a hog of {config.workload.mib} MiB on {config.ram}, swap {how}"
 
 
-def _workloads(config: Config, notes: dict[str, str]) -> list[Table]:
+def _workloads(run: RecordedRun, notes: dict[str, str]) -> list[Table]:
     """Return the recorded programs."""
+    config = run.config
     program = config.workload
     if program.kind == "anon-hog":
         hog_keys = ("kind", "mib", "passes", "pattern", "write", "think_ns", "seed")
@@ -227,8 +228,9 @@ def _workloads(config: Config, notes: dict[str, str]) -> list[Table]:
     second = config.second_workload
     if second is not None:
         pulse = {"kind": second.kind, "mib": second.mib, "hold_ms": second.hold_ms, "idle_ms": second.idle_ms}
-        tables.append(pulse | {"repeats": _PULSES})
-        notes["workload"] = "The second program was stopped when the first was through; its repeats are a guess."
+        tables.append(pulse | {"repeats": run.nr_pulses or _PULSES})
+        notes["workload"] = "The second program was stopped when the first was through; its repeats are "
+        notes["workload"] += "those it had time for." if run.nr_pulses else "a guess."
     return tables
 
 

@@ -195,6 +195,8 @@ class RecordedRun:
     """Counters' growth during the run; completed runs only."""
     passes_ns: tuple[int, ...] = ()
     """Time of each pass of the program."""
+    nr_pulses: int = 0
+    """Rounds that the second program was through with, or in, when it was stopped."""
     console: Console | None = None
 
 
@@ -225,6 +227,7 @@ def read_recorded_run(directory: Path) -> RecordedRun:
         summary=_read_json(texts["summary.json"]) if "summary.json" in texts else {},
         vmstat=_growth(_numbers(text("vmstat_before")), _numbers(text("vmstat_after"))),
         passes_ns=tuple(int(ns) for ns in re.findall(r"^PASS .*?total_ns=(\d+)", text("workload.txt"), re.MULTILINE)),
+        nr_pulses=len(re.findall(r"^CYCLE ", text("hog2.txt"), re.MULTILINE)),
         console=read_console(console) if console else None,
     )
 

@@ -51,6 +51,10 @@ def test_the_program_beside_a_writer_comes_too(tmp_path: Path) -> None:
     assert isinstance(pulse, AnonPulse)
     assert (pulse.mib, pulse.hold_ms, pulse.idle_ms) == (40, 1000, 1000)
     assert "its repeats are a guess" in text
+    (run / "hog2.txt").write_text("START ns=1\n" + "CYCLE 0 t0=1\n" * 8 + "DONE\n")
+    text = import_run(run)
+    assert tomllib.loads(text)["workload"][1]["repeats"] == 8
+    assert "its repeats are those it had time for" in text
 
 
 @pytest.mark.parametrize("name", _HOGS)
