@@ -12,7 +12,7 @@ past its expiry goes first.
 # MODEL: its per-priority queues, zoned devices and async depth have no part in this.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -139,7 +139,8 @@ class MqDeadline:
         self._by_end[rq.write, rq.end_slot] = rq
 
     def _forget_place(self, rq: "Request") -> None:
-        self._sorted[rq.write].remove((rq.slot, rq.number, rq))
+        queue = self._sorted[rq.write]
+        del queue[bisect_left(queue, (rq.slot, rq.number))]
         for index, key in ((self._by_start, rq.slot), (self._by_end, rq.end_slot)):
             if index.get((rq.write, key)) is rq:
                 del index[rq.write, key]
@@ -172,11 +173,9 @@ class MqDeadline:
         return self._following(self._last_write)
 
     def _following(self, write: bool) -> "Request | None":
-        last = self._last_end[write]
-        for slot, _number, rq in self._sorted[write]:
-            if slot >= last:
-                return rq
-        return None
+        queue = self._sorted[write]
+        place = bisect_left(queue, (self._last_end[write],))
+        return queue[place][2] if place < len(queue) else None
 
     def _find_request(self, write: bool) -> "Request":
         oldest = self._fifo[write][0]

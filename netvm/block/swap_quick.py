@@ -57,7 +57,7 @@ class QuickWrites:
         assert slots[-1] == first + nr - 1
         flags_of, swap_of, count_of = area.frames.flags_of, area.frames.swap_of, area.count_of
         cache_of, version_of = area.cache_of, area.version_of
-        if area.shadow[first : first + nr].any():
+        if any(area.shadow_of[first : first + nr]):
             self._replace_shadows(first, nr)
         else:
             area.tree.add_run(first, nr)

@@ -35,6 +35,7 @@ class AddressSpace:
 
     __slots__ = (
         "bits",
+        "bits_at",
         "bits_of",
         "comm",
         "id",
@@ -66,8 +67,10 @@ class AddressSpace:
         self.nr_pages = nr_pages
         self.oom_score_adj = oom_score_adj
         self.pte: npt.NDArray[np.int32] = np.zeros(nr_pages, dtype=np.int32)
-        self.bits: npt.NDArray[np.uint8] = np.zeros(nr_pages, dtype=np.uint8)
-        """``PTE_*`` bits of mapped pages."""
+        self.bits_at: npt.NDArray[np.uint8] = np.zeros(nr_pages + 1, dtype=np.uint8)
+        """``PTE_*`` bits of mapped pages by page number + 1, as ``Frames.index`` has it."""
+        self.bits = self.bits_at[1:]
+        """The same by page number."""
         self.version: npt.NDArray[np.int64] = np.zeros(nr_pages, dtype=np.int64)
         """What the program last wrote to each page: its content, as integrity checking knows it. 0 is never written."""
         self.pte_of = scalar_view(self.pte)

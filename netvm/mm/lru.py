@@ -5,8 +5,8 @@ Mirrors ``struct lruvec`` and mm/swap.c: five lists, the per-cpu batches in fron
 head.
 
 A list is a ring of frame numbers between a tail and a head index that only move outwards and inwards; a frame remembers
-its index (``lru_slot``), so it can be taken out of the middle by leaving a hole. Whole batches are added, taken and
-rotated as array slices.
+its place in the ring (``lru_slot``), so it can be taken out of the middle by leaving a hole. Whole batches are added,
+taken and rotated as array slices.
 
 The batches matter: a page in ``lru_add`` is invisible to reclaim until a drain, and a page whose write has ended
 moves to the inactive tail only when 15 of them are flushed.
@@ -58,8 +58,7 @@ PAGEVEC_SIZE: Final = 15
 
 _HOW_IT_STANDS: Final = PG_LRU | PG_LOCKED | PG_DIRTY | PG_UNEVICTABLE
 _HOLE: Final = -1
-_START: Final = 1 << 31
-_SLOT_MASK: Final = (1 << 32) - 1
+_ON_LRU = np.uint16(PG_LRU)
 
 
 class LruList:
@@ -74,8 +73,8 @@ class LruList:
         self._ring: npt.NDArray[np.int32] = np.full(capacity, _HOLE, dtype=np.int32)
         self._mask = capacity - 1
         # invariant: entries lie at indices tail <= i < head; those that are no hole number ``size``
-        self._tail = _START
-        self._head = _START
+        self._tail = 0
+        self._head = 0
         self.size = 0
 
     def __len__(self) -> int:
@@ -90,10 +89,10 @@ class LruList:
         if capacity != self._mask + 1:
             self._ring = np.empty(capacity, dtype=np.int32)
             self._mask = capacity - 1
-        self._tail = _START
-        self._head = _START + len(pages)
+        self._tail = 0
+        self._head = len(pages)
         self._ring[: len(pages)] = pages
-        self._slot[pages] = np.arange(_START, self._head, dtype=np.uint32)
+        self._slot[pages] = _places(0, len(pages))
 
     def add_head(self, pfns: PfnArray) -> None:
         """Add pages at the head, one after another: the last becomes the newest."""
@@ -101,15 +100,14 @@ class LruList:
         if self._head - self._tail + nr > self._mask + 1:
             self._make_room(nr)
         start = self._head & self._mask
-        if start + nr <= self._mask + 1:
-            self._ring[start : start + nr] = pfns
+        stop = start + nr
+        if stop <= self._mask + 1:
+            self._ring[start:stop] = pfns
+            self._slot[pfns] = _places(start, stop)
         else:
-            self._ring[np.arange(self._head, self._head + nr) & self._mask] = pfns
-        self._slot[pfns] = (
-            _ARANGE[:nr] + np.uint32(self._head & _SLOT_MASK)
-            if nr <= _ARANGE_LEN
-            else np.arange(self._head, self._head + nr, dtype=np.uint32)
-        )
+            places = np.arange(start, stop) & self._mask
+            self._ring[places] = pfns
+            self._slot[pfns] = places
         self._head += nr
         self.size += nr
 
@@ -119,30 +117,30 @@ class LruList:
         if self._head - self._tail + nr > self._mask + 1:
             self._make_room(nr)
         start = (self._tail - nr) & self._mask
-        if start + nr <= self._mask + 1:
-            self._ring[start : start + nr] = pfns[::-1]
+        stop = start + nr
+        last_first = pfns[::-1]
+        if stop <= self._mask + 1:
+            self._ring[start:stop] = last_first
+            self._slot[last_first] = _places(start, stop)
         else:
-            self._ring[np.arange(self._tail - nr, self._tail) & self._mask] = pfns[::-1]
-        self._slot[pfns] = (
-            np.uint32(self._tail - 1 & _SLOT_MASK) - _ARANGE[:nr]
-            if nr <= _ARANGE_LEN and self._tail & _SLOT_MASK >= nr
-            else np.arange(self._tail - 1, self._tail - 1 - nr, -1, dtype=np.int64).astype(np.uint32)
-        )
+            places = np.arange(start, stop) & self._mask
+            self._ring[places] = last_first
+            self._slot[last_first] = places
         self._tail -= nr
         self.size += nr
 
     def remove(self, pfn: int) -> None:
         """Take one page out, wherever it is."""
-        index = self._frames.lru_slot_of[pfn] & self._mask
-        assert self._ring[index] == pfn, f"frame {pfn} is not on this list"
-        self._ring[index] = _HOLE
+        place = self._frames.lru_slot_of[pfn]
+        assert self._ring[place] == pfn, f"frame {pfn} is not on this list"
+        self._ring[place] = _HOLE
         self.size -= 1
 
     def remove_many(self, pfns: PfnArray) -> None:
         """Take pages out, wherever they are."""
-        index = self._slot[pfns].astype(np.intp) & self._mask
-        assert np.count_nonzero(self._ring[index] == pfns) == len(pfns), "a frame is not on this list"
-        self._ring[index] = _HOLE
+        places = self._slot[pfns].astype(np.intp)
+        assert self._ring[places].tolist() == pfns.tolist(), "a frame is not on this list"
+        self._ring[places] = _HOLE
         self.size -= len(pfns)
 
     def isolate_tail(self, nr: int) -> PfnArray:
@@ -154,7 +152,7 @@ class LruList:
         stop = start + nr
         if stop <= self._mask + 1:
             taken: PfnArray = self._ring[start:stop].astype(np.intp)
-            if self._head - self._tail == self.size or not np.count_nonzero(taken < 0):
+            if self._head - self._tail == self.size or _HOLE not in taken.tolist():
                 self._tail += nr
                 self.size -= nr
                 return taken
@@ -183,9 +181,14 @@ class LruList:
         return result
 
 
-_ARANGE_LEN: Final = 64
-_ARANGE = np.arange(_ARANGE_LEN, dtype=np.uint32)
+_NR_PLACES: Final = 1 << 14
+_PLACES = np.arange(_NR_PLACES, dtype=np.uint32)
 _NOTHING: PfnArray = np.zeros(0, dtype=np.intp)
+
+
+def _places(start: int, stop: int) -> npt.NDArray[np.uint32]:
+    """Return places in a ring one after another: a slice of those at hand, or new ones far out in a long list."""
+    return _PLACES[start:stop] if stop <= _NR_PLACES else np.arange(start, stop, dtype=np.uint32)
 
 
 class Lruvec:
@@ -285,14 +288,22 @@ class Lruvec:
         if batch:
             self._flush_add()
         head = pfns[:flushed]
-        self.frames.flags[head] |= PG_LRU
+        self.frames.flags[head] |= _ON_LRU
         self.lists[INACTIVE_FILE if file else INACTIVE_ANON].add_head(head)
         self._add_batch.extend(pfns[flushed:].tolist())
 
     def _flush_add(self) -> None:
-        flags = self.frames.flags_of
+        flags, mapping = self.frames.flags_of, self.frames.mapping_of
         pages = self._add_batch
         self._add_batch = []
+        # mostly new pages of one kind
+        file = mapping[pages[0]] < 0
+        odd = [pfn for pfn in pages if flags[pfn] & (PG_ACTIVE | PG_UNEVICTABLE) or (mapping[pfn] < 0) is not file]
+        if not odd:
+            added = np.array(pages, dtype=np.intp)
+            self.frames.flags[added] |= _ON_LRU
+            self.lists[INACTIVE_FILE if file else INACTIVE_ANON].add_head(added)
+            return
         run: list[int] = []
         run_lru = INACTIVE_ANON
         for pfn in pages:

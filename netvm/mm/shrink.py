@@ -71,6 +71,7 @@ _SPECIAL: Final = PG_LOCKED | PG_UNEVICTABLE | PG_WRITEBACK
 _U16 = np.uint16
 _NOT_REFERENCED = _U16(0xFFFF & ~PG_REFERENCED)
 _NOT_LRU = _U16(0xFFFF & ~PG_LRU)
+_NOT_YOUNG = np.uint8(0xFF & ~PTE_YOUNG)
 
 
 class Shrinker(Pageout):
@@ -104,11 +105,12 @@ class Shrinker(Pageout):
         met = sc.met() if self.vmscan.tracer is not None else ()
         if sc.memcg is not None:
             await self._wait_for_marked(task, taken, sc)
-        state = self.frames.flags[taken]
-        fate = self._common_fate(taken, state.tobytes(), sc)
+        flags = self.frames.flags
+        raw = flags[taken].tobytes()
+        fate, state = self._common_fate(taken, raw, sc), int.from_bytes(raw[:2], sys.byteorder)
         nr_reclaimed, nr_active = 0, 0 if fate == _REF_KEEP else nr_taken
-        if not self._keep_alike(task, lruvec, taken, fate, int(state[0]), sc):
-            self.frames.flags[taken] = state & _NOT_LRU
+        if fate is None or not self._keep_alike(task, lruvec, taken, fate, state, sc):
+            flags[taken] = flags[taken] & _NOT_LRU if fate is None else state & ~PG_LRU
             vmstat.nr_isolated_anon += nr_taken
             nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug, fate=fate)
             nr_active = self._move_folios_to_lru(lruvec, kept)
@@ -142,7 +144,7 @@ class Shrinker(Pageout):
         self.frames.flags[taken] |= _U16(PG_LRU)
 
     def _keep_alike(
-        self, task: Task, lruvec: Lruvec, taken: PfnArray, fate: int | None, state: int, sc: "ScanControl"
+        self, task: Task, lruvec: Lruvec, taken: PfnArray, fate: int, state: int, sc: "ScanControl"
     ) -> bool:
         """Deal with a batch whose pages have the same flags and are all kept; False if it is none.
 
@@ -178,11 +180,16 @@ class Shrinker(Pageout):
             pfns = self._free_orphans(pfns)
         if not len(pfns):
             return 0
-        state = flags[pfns]
-        flags[pfns] = state | _U16(PG_LRU)
-        active = state & _U16(PG_ACTIVE) != 0
-        nr_active = int(np.count_nonzero(active))
+        common = self._common_flags(pfns)
         lists = lruvec.lists
+        if common is not None:
+            flags[pfns] = common | PG_LRU
+            nr_active = len(pfns) if common & PG_ACTIVE else 0
+        else:
+            state = flags[pfns]
+            flags[pfns] = state | _U16(PG_LRU)
+            active = state & _U16(PG_ACTIVE) != 0
+            nr_active = int(np.count_nonzero(active))
         if not nr_active:
             lists[INACTIVE_ANON].add_head(pfns)
             return 0
@@ -207,8 +214,11 @@ class Shrinker(Pageout):
     def free_anon(self, pfns: PfnArray) -> None:
         """Free anonymous pages that are on no list, unmapped and not in the swap cache."""
         frames = self.frames
-        state = frames.flags[pfns]
-        nr_reserve = int(np.count_nonzero(state & _U16(PG_RESERVE)))
+        common = self._common_flags(pfns)
+        if common is None:
+            nr_reserve = int(np.count_nonzero(frames.flags[pfns] & _U16(PG_RESERVE)))
+        else:
+            nr_reserve = len(pfns) if common & PG_RESERVE else 0
         frames.mapping[pfns] = 0
         frames.index[pfns] = 0
         frames.swap[pfns] = 0
@@ -334,13 +344,12 @@ class Shrinker(Pageout):
         if state & PG_WRITEBACK:
             overdue = sc.kswapd and state & PG_RECLAIM and self.vmscan.flags.writeback
             return _IMMEDIATE if overdue else _WRITEBACK
-        raw = self.frames.mapping[taken].tobytes()
-        if raw != raw[:4] * nr:
+        mapping = self._common_mapping(taken)
+        if mapping is None:
             return None
         pte = 0
-        mapping = int.from_bytes(raw[:4], sys.byteorder)
         if mapping:
-            raw = self.spaces[mapping].bits[self.frames.index[taken] - 1].tobytes()
+            raw = self.spaces[mapping].bits_at[self.frames.index[taken]].tobytes()
             if raw != raw[:1] * nr:
                 return None
             pte = raw[0]
@@ -351,6 +360,16 @@ class Shrinker(Pageout):
                 return None
             return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
         return _SWAP_OUT if mapping else _KEEP
+
+    def _common_flags(self, pfns: PfnArray) -> int | None:
+        """The flags that all pages of a batch have; None if they differ."""
+        raw = self.frames.flags[pfns].tobytes()
+        return int.from_bytes(raw[:2], sys.byteorder) if raw == raw[:2] * len(pfns) else None
+
+    def _common_mapping(self, taken: PfnArray) -> int | None:
+        """The process that all pages of a batch belong to, 0 for none; None if they differ."""
+        raw = self.frames.mapping[taken].tobytes()
+        return int.from_bytes(raw[:4], sys.byteorder) if raw == raw[:4] * len(taken) else None
 
     def _keep(self, task: Task, run: PfnArray, fate: int, sc: "ScanControl") -> None:
         """Keep or activate pages that are neither written nor freed."""
@@ -383,9 +402,9 @@ class Shrinker(Pageout):
         """Test-and-clear the young bits of mapped pages (folio_referenced)."""
         mapping = self.frames.mapping_of[int(run[0])]
         if mapping:
-            bits = self.spaces[mapping].bits
-            vpns = self.frames.index[run] - 1
-            bits[vpns] = bits[vpns] & np.uint8(0xFF & ~PTE_YOUNG)
+            bits_at = self.spaces[mapping].bits_at
+            index = self.frames.index[run]
+            bits_at[index] = bits_at[index] & _NOT_YOUNG
 
     def _written_by_now(self, sent: list[int]) -> tuple[list[int], list[int]]:
         """Free the pages whose write was waited for; return those to put back, and those freed (pageout, PAGE_SUCCESS).
@@ -415,10 +434,14 @@ class Shrinker(Pageout):
         task.charge_ns += self.costs.shrink_call + nr * self.costs.scan_keep
         if not nr:
             return
-        for pfn in taken.tolist():
-            mapping = self.frames.mapping_of[pfn]
-            if mapping:
-                self.spaces[mapping].bits_of[self.frames.index_of[pfn] - 1] &= 0xFF & ~PTE_YOUNG
+        mapping = self._common_mapping(taken)
+        if mapping is not None:
+            self._clear_young(taken)
+        else:
+            for pfn in taken.tolist():
+                mapping = self.frames.mapping_of[pfn]
+                if mapping:
+                    self.spaces[mapping].bits_of[self.frames.index_of[pfn] - 1] &= 0xFF & ~PTE_YOUNG
         flags = self.frames.flags
         flags[taken] = flags[taken] & _U16(0xFFFF & ~PG_ACTIVE) | _U16(PG_WORKINGSET)
         lruvec.lists[INACTIVE_ANON].add_head(taken)

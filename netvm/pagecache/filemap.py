@@ -21,11 +21,13 @@ import numpy.typing as npt
 from netvm.errors import Errno
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE
 from netvm.mm.frames import (
+    PG_ALLOCATED,
     PG_DIRTY,
     PG_LOCKED,
     PG_RECLAIM,
     PG_WRITEBACK,
     PfnArray,
+    is_blank,
 )
 from netvm.mm.gfp import GFP_COMP, GFP_FS, GFP_HIGHUSER_MOVABLE, GFP_NOWAIT, GFP_WRITE
 from netvm.mm.lru import Lruvec
@@ -123,8 +125,8 @@ class PageCache:
         frames = self.frames
         nr = len(pfns)
         here = slice(index, index + nr)
-        assert not mapping.pfn[here].any()
-        frames.flags[pfns] = frames.flags[pfns] & _U16(0x3000) | _U16(PG_LOCKED if locked else 0)
+        assert is_blank(mapping.pfn[here])
+        frames.flags[pfns] = frames.flags[pfns] & _U16(PG_ALLOCATED) | _U16(PG_LOCKED if locked else 0)
         frames.block[pfns] = 0
         frames.owner[pfns] = self.owner_file
         frames.mapping[pfns] = -mapping.id
@@ -133,7 +135,7 @@ class PageCache:
         mapping.nr_cached += nr
         self.vmstat.nr_file_pages += nr
         shadows = mapping.shadow[here]
-        if not shadows.any():
+        if is_blank(shadows):
             self.nodes.count_new(mapping, index, nr)
             self.lruvec.add_many(pfns, file=True)
             return
@@ -210,9 +212,10 @@ class PageCache:
     ) -> int:
         """Write the pages that are all there, or all absent and to be had at once; return how many."""
         entries = mapping.pfn[index : index + limit]
-        cached = bool(entries[0])
-        ends = np.flatnonzero((entries != 0) != cached)
-        nr = int(ends[0]) if len(ends) else len(entries)
+        nr, cached = len(entries), bool(entries[0])
+        if not is_blank(entries):
+            ends = np.flatnonzero((entries != 0) != cached)
+            nr = int(ends[0]) if len(ends) else nr
         if cached:
             pfns = (entries[:nr] - 1).astype(np.intp)
             locked = np.flatnonzero(self.frames.flags[pfns] & _U16(PG_LOCKED))
@@ -280,28 +283,34 @@ class PageCache:
 
     def _write_end(self, task: Task, mapping: Mapping, index: int, pfns: PfnArray, content: list[int] | None) -> None:
         nr = len(pfns)
-        if content is None:
-            mapping.version[index : index + nr] = np.arange(self._next_version, self._next_version + nr)
-            self._next_version += nr
+        here = slice(index, index + nr)
+        fresh = np.arange(self._next_version, self._next_version + nr) if content is None else ()
+        self._next_version += len(fresh)
+        mapping.version[here] = fresh if content is None else content[:nr]
+        mapping.lost[here] = False
+        if is_blank(mapping.tags[here]):
+            mapping.tags[here] = TAG_DIRTY
+            self._dirtied(task, mapping, here, pfns)
         else:
-            mapping.version[index : index + nr] = content[:nr]
-        mapping.lost[index : index + nr] = False
-        self.set_page_dirty(task, mapping, np.arange(index, index + nr), pfns)
+            self.set_page_dirty(task, mapping, np.arange(index, index + nr), pfns)
         mapping.fs.write_end(task, mapping, index, pfns)
 
     def set_page_dirty(self, task: Task, mapping: Mapping, indices: npt.NDArray[np.intp], pfns: PfnArray) -> None:
         """Tag and account pages that are not dirty yet (filemap_dirty_folio)."""
         clean = mapping.tags[indices] & _U8(TAG_DIRTY) == 0
-        nr = int(np.count_nonzero(clean))
-        if not nr:
-            return
-        mapping.tags[indices] |= _U8(TAG_DIRTY)
+        if clean.any():
+            mapping.tags[indices] |= _U8(TAG_DIRTY)
+            self._dirtied(task, mapping, indices[clean], pfns[clean])
+
+    def _dirtied(self, task: Task, mapping: Mapping, where: npt.NDArray[np.intp] | slice, pfns: PfnArray) -> None:
+        """Account pages that are newly tagged (folio_account_dirtied)."""
+        nr = len(pfns)
         self.frames.flags[pfns] |= _U16(PG_DIRTY)
         mapping.nr_dirty += nr
-        self._account_pending(pfns[clean], 1)
+        self._account_pending(pfns, 1)
         self.throttle.dirtied(task, mapping.fs.bdi, nr)
         if self.tracer is not None:
-            self.tracer.dirtied(mapping, indices[clean])
+            self.tracer.dirtied(mapping, np.r_[where])
         self.flusher.mark_inode_dirty(mapping)
 
     def _account_pending(self, pfns: PfnArray, sign: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from netvm.mm.frames import scalar_view
+from netvm.mm.frames import is_blank, scalar_view
 from netvm.runtime.wait import Semaphore
 from netvm.runtime.world import World
 
@@ -149,6 +149,9 @@ class Mapping:
         bit = np.uint8(tag)
         while start < end:
             stop = min(end, start + window)
+            if is_blank(self.tags[start:stop]):
+                start = stop
+                continue
             hits = self.tags[start:stop] & bit
             first = int(hits.argmax())
             if not hits[first]:

@@ -127,9 +127,9 @@ class NfsFileSystem:
         inode.grow(end)
         if mapping.nr_writeback:
             await self.cache.wait_on_writeback(task, mapping, index, end)
-        bare = np.flatnonzero(inode.requests[index:end] == 0) + index
-        if len(bare):
-            taken = await self.pools.nfs_pages_alloc(task, len(bare), GFP_KERNEL)
+        bare, nr = inode.without_request(index, end)
+        if nr:
+            taken = await self.pools.nfs_pages_alloc(task, nr, GFP_KERNEL)
             if taken is None:
                 return _NO_MEMORY
             inode.requests[bare] = np.array(taken, dtype=np.int32) + 1
@@ -139,12 +139,12 @@ class NfsFileSystem:
         """Pages are dirty: what was waiting for a COMMIT is not any more (nfs_clear_request_commit)."""
         inode = self._inode(mapping)
         here = slice(index, index + len(pfns))
-        self._no_commit(inode, np.arange(index, index + len(pfns)))
+        self._no_commit(inode, here)
         inode.states[here] = REQ_HELD
 
-    def _no_commit(self, inode: Inode, indices: npt.NDArray[np.intp]) -> None:
+    def _no_commit(self, inode: Inode, indices: npt.NDArray[np.intp] | slice) -> None:
         """Take pages out of the count of those that wait for a COMMIT."""
-        nr = int(np.count_nonzero(inode.states[indices] >= REQ_UNSTABLE))
+        nr = inode.nr_unstable(indices)
         if nr:
             self.cache.account_unstable(inode.mapping, -nr)
 

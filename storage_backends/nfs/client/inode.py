@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from netvm.mm.frames import is_blank
 from netvm.pagecache.mapping import Mapping
 from netvm.units import PAGE_SIZE
 from storage_backends.nfs.client.rpc_task import RpcTask
@@ -62,6 +63,19 @@ class Inode:
             grown = np.zeros(capacity, dtype=column.dtype)
             grown[:old] = column
             setattr(self, name, grown)
+
+    def without_request(self, index: int, end: int) -> tuple[npt.NDArray[np.intp] | slice, int]:
+        """Return which pages of a range have no request yet, and how many they are."""
+        requests = self.requests[index:end]
+        if is_blank(requests):
+            return slice(index, end), end - index
+        bare = np.flatnonzero(requests == 0) + index
+        return bare, len(bare)
+
+    def nr_unstable(self, indices: npt.NDArray[np.intp] | slice) -> int:
+        """Return how many of some pages wait for a COMMIT, or for the answer to it."""
+        states = self.states[indices]
+        return 0 if is_blank(states) else int(np.count_nonzero(states >= REQ_UNSTABLE))
 
 
 class IoCompletion:
