@@ -191,7 +191,11 @@ class Plug:
     def finish(self) -> None:
         """Submit the rest and end the plug (blk_finish_plug)."""
         self.flush(from_schedule=False)
-        self.task.sleep_hooks = tuple(hook for hook in self.task.sleep_hooks if hook != self.going_to_sleep)
+        hooks = self.task.sleep_hooks
+        if hooks[-1] == self.going_to_sleep:
+            self.task.sleep_hooks = hooks[:-1]
+        else:
+            self.task.sleep_hooks = tuple(hook for hook in hooks if hook != self.going_to_sleep)
 
 
 class RequestQueue:

@@ -274,12 +274,16 @@ class Buddy:
         while start < len(pfns):
             # so many make the lists full
             part = pfns[start : start + max(1, high - pcp.count)]
-            for pfn in part:
-                migratetype = pageblocks[(pfn >> shift) - first]
-                pindex = migratetype if migratetype < NR_PCPTYPES else MOVABLE
+            types = [pageblocks[(pfn >> shift) - first] for pfn in part]
+            for pfn, migratetype in zip(part, types, strict=True):
                 flags_of[pfn] = PG_PCP
                 block_of[pfn] = migratetype
-                pcp.lists[pindex].appendleft(pfn)
+            pindex = types[-1] if types[-1] < NR_PCPTYPES else MOVABLE
+            if types.count(types[-1]) == len(types):
+                pcp.lists[pindex].extendleft(part)
+            else:
+                for pfn, migratetype in zip(part, types, strict=True):
+                    pcp.lists[migratetype if migratetype < NR_PCPTYPES else MOVABLE].appendleft(pfn)
             pcp.count += len(part)
             counts[PCP] += len(part)
             start += len(part)

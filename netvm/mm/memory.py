@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, PTRS_PER_PTE, AddressSpace
-from netvm.mm.frames import PG_LRU, PG_SWAPBACKED, PG_SWAPCACHE, PfnArray
+from netvm.mm.frames import PG_LRU, PG_SWAPBACKED, PG_SWAPCACHE, PfnArray, is_blank
 from netvm.mm.gfp import GFP_COMP, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_ZERO
 from netvm.mm.lru import Lruvec
 from netvm.mm.memcontrol import put_new_page
@@ -233,8 +233,7 @@ class Memory:
             return 0
         limit = min(limit, PTRS_PER_PTE - vpn % PTRS_PER_PTE)
         entries = space.pte[vpn : vpn + limit]
-        gaps = np.flatnonzero(entries)
-        nr = int(gaps[0]) if len(gaps) else len(entries)
+        nr = len(entries) if is_blank(entries) else int(np.flatnonzero(entries)[0])
         memcg = self.pages.memcg
         nr = nr if memcg is None else memcg.margin(task, nr)
         found = self.pages.try_alloc_run(task, nr, GFP_ANON, self.owner_anon) if nr else []

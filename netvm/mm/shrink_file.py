@@ -180,7 +180,9 @@ class FileShrinker:
             self.free_file(freed)
         if is_dirty.any():
             await self._meet_dirty(task, taken[is_dirty], clean_only[is_dirty], sc)
-        return (taken[~np.isin(taken, freed)], len(freed)) if len(freed) else (taken, 0)
+        if 0 < len(freed) < len(taken):
+            return taken[~np.isin(taken, freed)], len(freed)
+        return (taken[:0], len(taken)) if len(freed) else (taken, 0)
 
     @staticmethod
     def _count(

@@ -33,6 +33,15 @@ class FileReclaim:
     def _by_file(self, pfns: PfnArray) -> Iterator[tuple[Mapping, npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
         """Generate file, places within ``pfns`` and page indices for each file that pages belong to."""
         owners = self.frames.mapping[pfns]
+        raw = owners.tobytes()
+        if raw == raw[:4] * len(pfns) and raw.strip(b"\0"):
+            # mostly one file's
+            yield (
+                self.cache.mappings[-int(owners[0])],
+                np.arange(len(pfns)),
+                (self.frames.index[pfns] - 1).astype(np.intp),
+            )
+            return
         for owner in np.unique(owners).tolist():
             if not owner:
                 continue

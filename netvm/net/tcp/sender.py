@@ -59,6 +59,7 @@ class Sender:
         "recovery",
         "rtt",
         "rtx",
+        "size_goal_bytes",
         "snd_nxt",
         "snd_una",
         "snd_wnd_bytes",
@@ -84,6 +85,9 @@ class Sender:
         # The timer asked for a probe, or for the retransmission of the head, that has not left yet.
         self.probe_due = False
         self._rto_resend = False
+        # invariant: follows from mss_bytes and max_window_bytes
+        self.size_goal_bytes = 0
+        self._set_size_goal()
 
     def open(self, now_ns: int, *, syn_retries: int) -> None:
         """Queue the SYN and set its timer: it runs whether or not the first copy finds memory (``tcp_connect``)."""
@@ -102,10 +106,12 @@ class Sender:
         """Send no larger packets than the peer's MSS option says (RFC 9293 section 3.7.1)."""
         self.mss_bytes = min(self.config.mss_bytes, mss_bytes or TCP_MSS_DEFAULT)
         self.queue.mss_bytes = self.rtx.mss_bytes = self.mss_bytes
+        self._set_size_goal()
 
     def establish(self, segment: Segment) -> None:
         """Take the peer's window: its SYN and ours are known, and data may flow."""
         self.snd_wnd_bytes = self.max_window_bytes = segment.window_bytes
+        self._set_size_goal()
         self._snd_wl1 = segment.seq
         # A SYN lost more than once starts from one packet (RFC 6928 section 2; tcp_init_transfer).
         self.recovery.establish(1 if self.timer.retransmits > 1 else self.config.init_cwnd)
@@ -121,9 +127,8 @@ class Sender:
                 restart_after_idle(self.recovery.cc, idle_ns=idle_ns, rto_ns=rto_ns, init_cwnd=init_cwnd)
         self.queue.append(size_bytes, new_skb=new_skb)
 
-    @property
-    def size_goal_bytes(self) -> int:
-        """How far to fill an skb: whole packets of a GSO segment, of at most half the largest window seen.
+    def _set_size_goal(self) -> None:
+        """Say how far to fill an skb: whole packets of a GSO segment, of at most half the largest window seen.
 
         Mirrors ``tcp.c:tcp_xmit_size_goal``.
         """
@@ -131,7 +136,7 @@ class Sender:
         half = self.max_window_bytes >> 1
         if half:
             goal = min(goal, max(half, self.mss_bytes))
-        return max(goal - goal % self.mss_bytes, self.mss_bytes)
+        self.size_goal_bytes = max(goal - goal % self.mss_bytes, self.mss_bytes)
 
     def plan(self, now_ns: int, *, more: bool, max_bytes: int) -> Plan | None:
         """Return what to send next, or None."""
@@ -323,6 +328,7 @@ class Sender:
         self.snd_wnd_bytes = window
         if window > self.max_window_bytes:
             self.max_window_bytes = window
+            self._set_size_goal()
         return moved
 
     def _measure(self, segment: Segment, oldest_ns: int, now_ns: int) -> None:

@@ -38,7 +38,9 @@ def test_a_gso_segment_is_bounded_by_half_the_window(wire):
 def test_size_goal_is_whole_packets_of_a_gso_segment(wire):
     """tcp_xmit_size_goal: 45 packets of 1448, or half the largest window the peer offered."""
     assert wire.client.c.size_goal_bytes == 45 * MSS
-    wire.client.c._sender.max_window_bytes = 20_000
+    sender = wire.client.c._sender
+    sender.max_window_bytes = 20_000
+    sender._set_size_goal()
     assert wire.client.c.size_goal_bytes == 6 * MSS
 
 
