@@ -67,6 +67,9 @@ _KEEP: Final = 10
 _KEPT_FATES: Final = (_WRITEBACK, _REF_KEEP, _IMMEDIATE)
 """Of whole batches that are kept, the usual ones; a page under writeback keeps its slot, whatever swap is left."""
 
+_SENT_FATES: Final = (_SWAP_OUT, _WRITE_AGAIN)
+"""Of pages that are written; they have not been referenced lately, whatever was noted before."""
+
 _SPECIAL: Final = PG_LOCKED | PG_UNEVICTABLE | PG_WRITEBACK
 _U16 = np.uint16
 _NOT_REFERENCED = _U16(0xFFFF & ~PG_REFERENCED)
@@ -110,7 +113,10 @@ class Shrinker(Pageout):
         fate, state = self._common_fate(taken, raw, sc), int.from_bytes(raw[:2], sys.byteorder)
         nr_reclaimed, nr_active = 0, 0 if fate == _REF_KEEP else nr_taken
         if fate is None or not self._keep_alike(task, lruvec, taken, fate, state, sc):
-            flags[taken] = flags[taken] & _NOT_LRU if fate is None else state & ~PG_LRU
+            if fate is None:
+                flags[taken] = flags[taken] & _NOT_LRU
+            else:
+                flags[taken] = state & ~(PG_LRU | PG_REFERENCED if fate in _SENT_FATES else PG_LRU)
             vmstat.nr_isolated_anon += nr_taken
             nr_reclaimed, nr_pageout, kept = await self.shrink_folio_list(task, taken, sc, plug, fate=fate)
             nr_active = self._move_folios_to_lru(lruvec, kept)
@@ -234,8 +240,8 @@ class Shrinker(Pageout):
     ) -> tuple[int, int, PfnArray]:
         """Deal with isolated pages in order; return pages freed, pages sent out, and those to put back.
 
-        ``fate`` is what they have in common, if they do. A page is looked at when its turn comes: if anybody else ran
-        meanwhile, the rest is looked at again.
+        ``fate`` is what they have in common, if they do: then those to be written are not marked as referenced. A page
+        is looked at when its turn comes: if anybody else ran meanwhile, the rest is looked at again.
         """
         costs = self.costs
         flags = self.frames.flags
@@ -247,16 +253,18 @@ class Shrinker(Pageout):
         nr_taken = len(pages)
         position = at = 0
         runs = self._runs(taken, 0, sc) if fate is None else [(fate, 0, nr_taken)]
+        mixed = fate is None
         looked_at = world.nr_events + world.nr_steps
         while position < nr_taken:
             if looked_at != world.nr_events + world.nr_steps:
                 looked_at = world.nr_events + world.nr_steps
                 runs = self._fates(taken, position, sc)
+                mixed = True
                 at = 0
             fate, start, stop = runs[at]
             nr = stop - position
-            if fate in (_SWAP_OUT, _WRITE_AGAIN):
-                if position == start:
+            if fate in _SENT_FATES:
+                if mixed and position == start:
                     flags[taken[start:stop]] &= _NOT_REFERENCED
                 nr, nr_written = await self._page_out(task, pages[position:stop], sc, plug, new=fate == _SWAP_OUT)
                 nr_pageout += nr_written
