@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "ALLOCATION_FLAGS",
     "BYTES_PER_FRAME",
     "PG_ACTIVE",
-    "PG_ALLOCATED",
     "PG_BUDDY",
     "PG_DIRTY",
     "PG_LOCKED",
@@ -59,12 +59,12 @@ PG_PFMEMALLOC: Final = 0x1000
 """Came from an attempt that ignored the watermarks."""
 PG_RESERVE: Final = 0x2000
 """Taken from below the mark that an ordinary request must leave: our ledger's bit, not the kernel's."""
-PG_ALLOCATED: Final = PG_PFMEMALLOC | PG_RESERVE
-"""What a page keeps of its allocation when it gets its use."""
 PG_READAHEAD: Final = 0x4000
 PG_PCP: Final = 0x8000
 """On a per-cpu list."""
 
+ALLOCATION_FLAGS: Final = PG_PFMEMALLOC | PG_RESERVE
+"""What a page keeps of its allocation when it gets its use."""
 BYTES_PER_FRAME: Final = 23
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from netvm.errors import Errno
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE
 from netvm.mm.frames import (
-    PG_ALLOCATED,
+    ALLOCATION_FLAGS,
     PG_DIRTY,
     PG_LOCKED,
     PG_RECLAIM,
@@ -126,7 +126,7 @@ class PageCache:
         nr = len(pfns)
         here = slice(index, index + nr)
         assert is_blank(mapping.pfn[here])
-        frames.flags[pfns] = frames.flags[pfns] & _U16(PG_ALLOCATED) | _U16(PG_LOCKED if locked else 0)
+        frames.flags[pfns] = frames.flags[pfns] & _U16(ALLOCATION_FLAGS) | _U16(PG_LOCKED if locked else 0)
         frames.block[pfns] = 0
         frames.owner[pfns] = self.owner_file
         frames.mapping[pfns] = -mapping.id

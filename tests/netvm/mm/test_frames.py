@@ -1,9 +1,10 @@
 """The columns: what a frame costs, and that both views are the same memory."""
 
 import numpy as np
+import pytest
 
 from netvm.mm import frames as frames_module
-from netvm.mm.frames import BYTES_PER_FRAME, Frames
+from netvm.mm.frames import BYTES_PER_FRAME, Frames, is_blank
 
 COLUMNS = ("flags", "block", "owner", "mapping", "index", "swap", "lru_slot", "pins", "memcg")
 
@@ -41,3 +42,16 @@ def test_flags_are_distinct_bits_of_the_column() -> None:
     assert len(flags) == 16
     assert np.bitwise_or.reduce(flags) == 0xFFFF
     assert all(value.bit_count() == 1 for value in flags)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_a_piece_is_blank_that_is_all_zero(dtype: type) -> None:
+    """As numpy's any() has it, wherever the one item stands that is not zero, and whichever of its bytes."""
+    column = np.zeros(9, dtype=dtype)
+    assert is_blank(column)
+    assert is_blank(column[:0])
+    for place in range(9):
+        column[:] = 0
+        column[place] = np.iinfo(dtype).max ^ 0x7F
+        assert is_blank(column) is not bool(column.any())
+        assert is_blank(column[place + 1 :])
