@@ -27,7 +27,6 @@ from netvm.net.skb import MAX_SKB_FRAGS, Skb
 from netvm.net.stack import NetStack
 from netvm.net.tcp.config import TcpConfig
 from netvm.net.tcp.connection import TcpConnection
-from netvm.net.tcp.receiver import AckDue
 from netvm.net.tcp.segment import SYN, Segment
 from netvm.net.tcp.state import TcpState
 from netvm.net.tcp_timer import TcpTimer
@@ -40,6 +39,7 @@ from netvm.units import JIFFY_NS, PAGE_SIZE
 __all__ = ["TcpSock"]
 
 VM_WAIT_JIFFIES: Final = 50
+_DATA_FLOWS: Final = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
 
 _ETHERNET: Final = TcpConfig(nodelay=True)
 _LOOPBACK: Final = TcpConfig(mss_bytes=32741, nodelay=True)
@@ -144,7 +144,7 @@ class TcpSock:
     @property
     def established(self) -> bool:
         """Whether data can be sent."""
-        return self.core.state in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
+        return self.core.state in _DATA_FLOWS
 
     def close(self) -> None:
         """Send a FIN after what is queued."""
@@ -280,7 +280,7 @@ class TcpSock:
             )
             self.core.set_receive_space(self.receive_queue.space_bytes(), full_bytes=self.mem.rcvbuf // 2)
             self.core.cleanup_rbuf(size_bytes, drained=not self.readable_bytes)
-            if self.core.ack_due is AckDue.NOW:
+            if self.core.owes_ack:
                 self.tcp_push_pending(context)
         return content
 
@@ -446,7 +446,7 @@ class TcpSock:
                 break
             self._charge_tx(context)
             core.sent(segment, now_ns)
-        if core.state is not TcpState.CLOSED and core.ack_due is AckDue.NOW:
+        if core.owes_ack:
             self._send_ack(context)
         self._timer.follow(core.timer_ns())
 

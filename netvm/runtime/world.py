@@ -44,6 +44,8 @@ _UNWINDINGS_MAX = 16
 """Waits in ``finally`` blocks that the end of a world cuts short before a task is given up."""
 
 _RETRY = int(TimerKind.RETRY)
+# read from a module a member of an Enum is ten times faster than from its class
+_RUNNING, _RUNNABLE, _SLEEPING = TaskState.RUNNING, TaskState.RUNNABLE, TaskState.SLEEPING
 
 TIMED_OUT: Any = type("TimedOut", (), {"__repr__": lambda _self: "TIMED_OUT", "__slots__": ()})()
 """What :meth:`World.sleep_on` returns when its timeout passed."""
@@ -145,13 +147,13 @@ class World(Dispatcher):
 
     def wake(self, task: Task, value: Any = None) -> bool:
         """End a task's wait and make it ready; return False if it was not waiting."""
-        if task.state is not TaskState.SLEEPING:
+        if task.state is not _SLEEPING:
             return False
         timer = task.timer
         if timer is not None:
             task.timer = None
             self.cancel(timer)
-        task.state = TaskState.RUNNABLE
+        task.state = _RUNNABLE
         task.wake_value = value
         self._enqueue(task, new=False)
         return True
@@ -187,7 +189,7 @@ class World(Dispatcher):
         """
         if self.current is not task:
             await self._park_for_good(task)
-        task.state = TaskState.SLEEPING
+        task.state = _SLEEPING
         task.resource = resource
         task.killable = killable or interruptible
         task.interruptible = interruptible
@@ -239,7 +241,7 @@ class World(Dispatcher):
         """Give way: the task stays runnable and runs again when it is picked (schedule())."""
         if self.current is not task:
             await self._park_for_good(task)
-        task.state = TaskState.RUNNABLE
+        task.state = _RUNNABLE
         task.killable = False
         if task.cpus is not None:
             task.cpus.release(task)
@@ -296,7 +298,7 @@ class World(Dispatcher):
             if task is None and self._may_dispatch() and self._given_turn is None:
                 task = self._next_task(NEVER_NS)
                 if task is not None:
-                    task.state = TaskState.RUNNING
+                    task.state = _RUNNING
             if task is not None:
                 self._step(task)
             elif not self.stopped:
@@ -384,13 +386,13 @@ class World(Dispatcher):
         if chosen is None:
             return False
         if chosen is task and not task.interrupted:
-            task.state = TaskState.RUNNING
+            task.state = _RUNNING
             return True
         self._resume(chosen)
         return False
 
     def _resume(self, task: Task) -> None:
-        task.state = TaskState.RUNNING
+        task.state = _RUNNING
         if self.steps_tasks:
             self._picked = task
             self._wake_root()

@@ -47,6 +47,7 @@ __all__ = ["TcpConnection"]
 
 
 # An Enum member read from a module is ten times faster than from its class, and these are read for each segment.
+_ACK_NOW = AckDue.NOW
 _CLOSED = TcpState.CLOSED
 _ESTABLISHED = TcpState.ESTABLISHED
 _NO_DATA = Disposition.NONE
@@ -430,6 +431,11 @@ class TcpConnection:
     def ack_due(self) -> AckDue:
         """Whether an acknowledgement waits: at once, for the delayed-ACK timer, or none."""
         return self._receiver.ack_due
+
+    @property
+    def owes_ack(self) -> bool:
+        """Whether an acknowledgement is to be sent at once."""
+        return self._receiver.ack_due is _ACK_NOW and self.state is not _CLOSED
 
     @property
     def tail_extendable(self) -> bool:

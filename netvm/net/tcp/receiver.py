@@ -61,6 +61,7 @@ class Disposition(Enum):
 
 # An Enum member read from a module is ten times faster than from its class, and these are read for each segment.
 _ACK_NONE = AckDue.NONE
+_ACK_DELAYED = AckDue.DELAYED
 _ACK_NOW = AckDue.NOW
 _IN_ORDER = Disposition.IN_ORDER
 
@@ -111,7 +112,7 @@ class Receiver:
         """The SACK blocks of the next segment."""
         self._free_bytes = self._full_bytes = 65535
         self._rcv_mss_bytes = min(TCP_MSS_DEFAULT, config.mss_bytes)
-        self.ack_due = AckDue.NONE
+        self.ack_due = _ACK_NONE
         self.delack_ns: int | None = None
         """When a delayed acknowledgement, or one that found no memory, goes."""
         self._ato_ns = 0
@@ -195,7 +196,7 @@ class Receiver:
 
     def _accept_ahead(self, seq: int, end: int) -> Disposition:
         """Keep data ahead of a hole (``tcp_input.c:tcp_data_queue_ofo``); every arrival is reported at once."""
-        self.ack_due = AckDue.NOW
+        self.ack_due = _ACK_NOW
         if any(start <= seq and end <= stop for start, stop in self._ofo):
             return Disposition.DUPLICATE
         self.counters["TCPOFOQueue"] += 1
@@ -287,15 +288,15 @@ class Receiver:
         if self.delack_ns is not None:
             if self.delack_ns <= now_ns + (ato_ns >> 2):
                 # It is about to fire: no need to wait for it.
-                self.ack_due = AckDue.NOW
+                self.ack_due = _ACK_NOW
                 return
             deadline_ns = min(deadline_ns, self.delack_ns)
-        self.ack_due = AckDue.DELAYED
+        self.ack_due = _ACK_DELAYED
         self.delack_ns = deadline_ns
 
     def ack_at_once(self) -> None:
         """Owe an acknowledgement now: the segment was not acceptable, or a challenge (RFC 5961)."""
-        self.ack_due = AckDue.NOW
+        self.ack_due = _ACK_NOW
 
     def ack_sent(self, segment: Segment, now_ns: int) -> None:
         """Note that a segment left that acknowledged and advertised (``tcp_event_ack_sent``, ``tcp_select_window``)."""
@@ -327,20 +328,20 @@ class Receiver:
         if delay_ns < config.rto_max_ns:
             self.ack_retries += 1
         self._ato_ns = config.ato_min_ns
-        self.ack_due = AckDue.DELAYED
+        self.ack_due = _ACK_DELAYED
         self.delack_ns = now_ns + min(delay_ns, config.rto_max_ns)
 
     def handle_delack_timer(self) -> None:
         """Owe the acknowledgement now: nothing came to carry it (``tcp_timer.c:tcp_delack_timer_handler``)."""
         self.delack_ns = None
-        if self.ack_due is AckDue.NONE:
+        if self.ack_due is _ACK_NONE:
             return
         if self.pingpong:
             self.pingpong = False
             self._ato_ns = self.config.ato_min_ns
         else:
             self._ato_ns = min(self._ato_ns << 1, self._rtt.rto_ns)
-        self.ack_due = AckDue.NOW
+        self.ack_due = _ACK_NOW
         self.counters["DelayedACKs"] += 1
 
     def cleanup_rbuf(self, copied_bytes: int, *, drained: bool) -> None:
@@ -348,20 +349,20 @@ class Receiver:
 
         ``drained`` says that the receive queue is empty. The free space must have been announced before.
         """
-        if self.ack_due is not AckDue.NONE:
+        if self.ack_due is not _ACK_NONE:
             unanswered = self._pushed > 1 or (self._pushed == 1 and not self.pingpong)
             if self.rcv_nxt - self.rcv_wup > self._rcv_mss_bytes or (copied_bytes and drained and unanswered):
-                self.ack_due = AckDue.NOW
-        if copied_bytes and self.ack_due is not AckDue.NOW:
+                self.ack_due = _ACK_NOW
+        if copied_bytes and self.ack_due is not _ACK_NOW:
             left = self.window_left_bytes
             if 2 * left <= self._full_bytes:
                 window = self.select_window()
                 if window and window >= 2 * left:
-                    self.ack_due = AckDue.NOW
+                    self.ack_due = _ACK_NOW
 
     def clear(self) -> None:
         """Forget what was owed and kept ahead."""
-        self.ack_due = AckDue.NONE
+        self.ack_due = _ACK_NONE
         self.delack_ns = None
         self._ofo = []
         self.sacks = ()

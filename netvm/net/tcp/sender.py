@@ -38,6 +38,7 @@ __all__ = ["Sender"]
 _PROBE = TimerKind.PROBE
 _RETRANSMIT = TimerKind.RETRANSMIT
 _OPEN = CaState.OPEN
+_RECOVERY = CaState.RECOVERY
 
 
 class Sender:
@@ -196,7 +197,7 @@ class Sender:
         if not divisor or allowed >= min(self.snd_wnd_bytes, self.recovery.cc.cwnd * mss_bytes) // divisor:
             return False
         head = self.rtx.head
-        if self.recovery.ca_state >= CaState.RECOVERY or head is None or now_ns - self._last_sent_ns > NS_PER_MS:
+        if self.recovery.ca_state >= _RECOVERY or head is None or now_ns - self._last_sent_ns > NS_PER_MS:
             return False
         if now_ns - head.sent_ns < self.rtt.srtt_ns >> 1:
             return False
