@@ -2,11 +2,15 @@
 
 Schedules until the first failure, for each exhibit and each strategy that draws, once a seed; the enumerating ones need
 no seed. Every cell that has been measured is a line of ``--cells``, so that the table can be interrupted and gone on
-with; ``--update PAGE`` renews it in a page. A seed that has found nothing within the exhibit's cap is told as that.
+with (of two lines for one cell the later counts), and says of which state of the model it is: the last commit that
+changed the model or the exhibits. ``--update PAGE`` renews the table in a page. A seed that found nothing within the
+exhibit's cap is told as that.
 """
 
 import argparse
 import json
+import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -23,6 +27,15 @@ __all__ = ["EXHIBITS", "Exhibit", "part_replaced", "show", "table"]
 NR_SEEDS = 20
 _ENUMERATED = ("delay", "exhaustive")
 _BEGIN, _END = "<!-- made by `{}`: begin -->", "<!-- made by `{}`: end -->"
+_MODEL = (
+    "scenarios",
+    "storage_backends",
+    "netvm",
+    ":!netvm/cli",
+    ":!netvm/explore",
+    ":!netvm/report",
+    ":!netvm/testing",
+)
 _MADE_BY = "benchmarks/finding_power.py --update docs/finding-power.md"
 
 
@@ -72,13 +85,26 @@ class Cell(NamedTuple):
     first_failure_at: int | None
     schedules: int
     states: int | None = None
+    model: str = ""
+    """The commit whose model and exhibits were measured; empty if that was not kept."""
 
 
 def cells_of(path: Path) -> list[Cell]:
-    """Return the cells measured so far."""
+    """Return the cells measured so far, each as it was measured last."""
     if not path.exists():
         return []
-    return [Cell(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    cells = [Cell(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({(cell.exhibit, cell.strategy, cell.seed): cell for cell in cells}.values())
+
+
+def model_state() -> str:
+    """Return the last commit that changed the model or the exhibits; empty outside of a checkout."""
+    root = Path(__file__).parents[1]
+    command = ["git", "-C", str(root), "log", "-1", "--format=%h", "--", *_MODEL]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def missing(cells: Sequence[Cell], nr_seeds: int) -> Iterator[tuple[Exhibit, str, int]]:
@@ -101,15 +127,16 @@ def _is_for(exhibit: Exhibit, strategy: str, seed: int) -> bool:
 def search(exhibit: Exhibit, strategy: str, seed: int, sizes: dict[str, tuple[int, int]]) -> Cell:
     """Measure one cell; what PCT measures first is the same for every seed."""
     subject = subject_of(exhibit.name, *exhibit.overrides)
+    model = model_state()
     if strategy in _ENUMERATED:
-        return _enumerated(exhibit, subject, strategy)
+        return _enumerated(exhibit, subject, strategy)._replace(model=model)
     if strategy == "pct" and exhibit.title not in sizes:
         sizes[exhibit.title] = measure(subject)
     budget = Budget(exhibit.cap)
     result = sample(
         subject, strategy, seed, budget.is_spent, nr_schedules=exhibit.cap, size=sizes.get(exhibit.title, (1, 1))
     )
-    return Cell(exhibit.title, strategy, seed, result.first_failure_at, result.schedules)
+    return Cell(exhibit.title, strategy, seed, result.first_failure_at, result.schedules, model=model)
 
 
 def _enumerated(exhibit: Exhibit, subject: Subject, strategy: str) -> Cell:
@@ -131,7 +158,14 @@ def table(cells: Sequence[Cell]) -> list[str]:
             for strategy in columns
         ]
         lines.append(f"| {exhibit.title} | {' | '.join(row)} | {exhibit.cap} |")
-    return lines
+    return [*lines, "", _measured_at(cells)]
+
+
+def _measured_at(cells: Sequence[Cell]) -> str:
+    """Return which states of the model the cells are of, the one with most cells first."""
+    counts = Counter(cell.model for cell in cells).most_common()
+    told = [f"{nr} of commit `{model}`" if model else f"{nr} of states that were not kept" for model, nr in counts]
+    return f"Cells by the model they were measured with: {', '.join(told)}."
 
 
 def _cell(exhibit: Exhibit, cells: Sequence[Cell]) -> str:

@@ -106,6 +106,7 @@ def subject_of(arguments: argparse.Namespace, *, overrides: list[str] | None = N
     from netvm.scenario.catalog import find
     from netvm.scenario.load import load_scenario
 
+    files = {path: load_properties(path) for path in arguments.property_files}
     named = find(arguments.name)
     if len(named) > 1:
         names = ", ".join(entry.name for entry in named)
@@ -117,7 +118,8 @@ def subject_of(arguments: argparse.Namespace, *, overrides: list[str] | None = N
         mishaps=dict(arguments.mishaps),
         window_ns=arguments.window_us * 1000,
         calm_boot=arguments.calm_boot,
-        properties=(*PROPERTIES, *(found for path in arguments.property_files for found in load_properties(path))),
+        properties=(*PROPERTIES, *(found for file in files.values() for found in file.properties)),
+        property_files={str(path): file.digest for path, file in files.items()},
     )
 
 

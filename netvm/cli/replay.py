@@ -18,6 +18,8 @@ from netvm.cli.run import add_output_arguments, execute, exit_code, tell
 from netvm.errors import UsageError
 
 if TYPE_CHECKING:
+    from netvm.explore.reproducer import Reproducer
+    from netvm.explore.subject import Subject
     from netvm.scenario.outcome import Outcome
 
 __all__ = ["add_arguments", "call"]
@@ -29,6 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", metavar="FILE", type=Path, help="output of `netvm run --json`, a reproducer, or a scenario"
     )
     parser.add_argument("--step", action="store_true", help="walk through a reproducer; on a terminal, step by step")
+    parser.add_argument(
+        "--property",
+        metavar="FILE",
+        dest="property_files",
+        type=Path,
+        action="append",
+        default=[],
+        help="look at the properties of this file, not of those that a reproducer names; may be repeated",
+    )
     add_output_arguments(parser)
 
 
@@ -37,8 +48,11 @@ def call(arguments: argparse.Namespace) -> int:
     from netvm.scenario.load import read_text
 
     text = read_text(arguments.file)
+    is_reproducer = not text.lstrip().startswith("{") and re.search(r"^\[reproducer\]", text, re.MULTILINE)
+    if arguments.property_files and not is_reproducer:
+        raise UsageError(f"{arguments.file}: --property is for a reproducer of `netvm check`; this is none")
     if not text.lstrip().startswith("{"):
-        if re.search(r"^\[reproducer\]", text, re.MULTILINE):
+        if is_reproducer:
             return _reproducer(arguments)
         if arguments.step:
             raise UsageError(f"{arguments.file}: --step walks through a reproducer of `netvm check`; this is none")
@@ -72,12 +86,12 @@ def _reproducer(arguments: argparse.Namespace) -> int:
     from netvm.explore.reproducer import digest_of, load, rerun
     from netvm.runtime.oracle import TapeMismatchError
 
-    reproducer, subject = load(arguments.file)
+    reproducer, subject = load(arguments.file, arguments.property_files)
     version = (
         "" if reproducer.version == __version__ else f" (written by netvm {reproducer.version}, this is {__version__})"
     )
     if arguments.step:
-        _walk(arguments.file)
+        _walk(reproducer, subject)
     try:
         schedule = rerun(subject, reproducer.tape)
     except TapeMismatchError as error:
@@ -86,12 +100,21 @@ def _reproducer(arguments: argparse.Namespace) -> int:
     outcome = msgspec.structs.replace(schedule.experiment.outcome(), replay=f"netvm replay {arguments.file}")
     tell(outcome, arguments)
     say = complain if arguments.json else emit
+    fails = schedule.broken is not None and schedule.broken.property == reproducer.property
+    files = reproducer.property_files.values()
     if schedule.broken is not None:
         say(f"fails: {schedule.broken.property}: {schedule.broken.what}")
     if reproducer.leaves_at is not None:
         say(f"leaves the last passing schedule at choice {reproducer.leaves_at}: {reproducer.leaves_how}")
     elif not any(reproducer.tape):
         say("the calm schedule, in which every choice is 0, fails")
+    changed = [name for name, digest in subject.property_files.items() if digest not in files]
+    if changed:
+        say(f"{', '.join(changed)}: not the properties that the reproducer was written with")
+    is_looked_at = reproducer.property in {prop.name for prop in subject.properties}
+    if digest_of(outcome) == reproducer.digest and is_looked_at and not fails:
+        say(f"replayed: the same result as {arguments.file}, byte for byte; but {reproducer.property!r} holds in it")
+        return 1
     if digest_of(outcome) == reproducer.digest:
         say(f"replayed: the same result as {arguments.file}, byte for byte")
         return 0
@@ -99,11 +122,10 @@ def _reproducer(arguments: argparse.Namespace) -> int:
     return 1
 
 
-def _walk(path: Path) -> None:
+def _walk(reproducer: "Reproducer", subject: "Subject") -> None:
     """Tell the schedule of a reproducer step by step; on a terminal, one at a time."""
-    from netvm.explore.reproducer import load, walk
+    from netvm.explore.reproducer import walk
 
-    reproducer, subject = load(path)
     waits = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     for step in walk(subject, reproducer.tape):
         mark = ">" if step.choice is not None and step.choice == reproducer.leaves_at else " "

@@ -6,10 +6,11 @@ the coroutines in a list instead. Everything that decides (events, candidates, c
 :class:`netvm.runtime.world.World` as it is, so a run is the same to the byte; a test holds the two against each other.
 
 Cancellation is trio's: a killed task's wait must raise ``trio.Cancelled``, which only trio makes. One is taken from a
-cancelled scope in a small loop of its own and thrown where trio would throw it.
+cancelled scope in a small loop of its own, once, and thrown wherever trio would throw one.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import cache
 from typing import Any
 
 import trio
@@ -121,10 +122,16 @@ class DirectWorld(World):
 
 def _raise_cancelled() -> None:
     """Raise a trio.Cancelled, which only trio can make."""
-    trio.run(_cancelled)
+    raise _cancelled().with_traceback(None) from None
 
 
-async def _cancelled() -> None:
+@cache
+def _cancelled() -> trio.Cancelled:
+    """Return the one that all waits are ended with: a small loop of trio's costs more than what a host does in it."""
+    return trio.run(_caught)
+
+
+async def _caught() -> trio.Cancelled:
     caught: list[trio.Cancelled] = []
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -133,4 +140,4 @@ async def _cancelled() -> None:
         except trio.Cancelled as error:
             caught.append(error)
             raise
-    raise caught[0]
+    return caught[0]

@@ -13,18 +13,30 @@ The run is a :class:`netvm.scenario.run.Experiment` (or :class:`netvm.scenario.a
 ended; ``run.host`` holds the machine as it stands.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from netvm.errors import UsageError
 from netvm.mm.ledger import Ledger
 from netvm.scenario.abstract import AbstractExperiment
 from netvm.scenario.run import Experiment
 
-__all__ = ["PROPERTIES", "Always", "Explorable", "Property", "Sometimes", "always", "load_properties", "sometimes"]
+__all__ = [
+    "PROPERTIES",
+    "Always",
+    "Explorable",
+    "Property",
+    "PropertyFile",
+    "Sometimes",
+    "always",
+    "load_properties",
+    "no_early_oom",
+    "sometimes",
+]
 
 Explorable: TypeAlias = Experiment | AbstractExperiment
 
@@ -73,10 +85,19 @@ def sometimes(name: str) -> Callable[[Callable[[Explorable], bool]], Sometimes]:
     return lambda seen: Sometimes(name, seen)
 
 
-def load_properties(path: Path) -> list[Property]:
+class PropertyFile(NamedTuple):
+    """A user's file of properties."""
+
+    properties: list[Property]
+    digest: str
+    """SHA-256 of its text."""
+
+
+def load_properties(path: Path) -> PropertyFile:
     """Return the properties of a Python file, in its order. Raises UsageError if it cannot be run or has none."""
     try:
         source = path.read_text(encoding="utf-8")
+        digest = hashlib.sha256(source.encode()).hexdigest()
         names: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
         exec(compile(source, str(path), "exec", dont_inherit=True), names)
     except OSError as error:
@@ -86,7 +107,7 @@ def load_properties(path: Path) -> list[Property]:
     found = [_blaming(path, value) for value in names.values() if isinstance(value, Always | Sometimes)]
     if not found:
         raise UsageError(f"--property {path}: has no function under @always or @sometimes of netvm.explore.properties")
-    return found
+    return PropertyFile(found, digest)
 
 
 T = TypeVar("T")

@@ -16,6 +16,7 @@ import msgspec
 from netvm import __version__
 from netvm.errors import UsageError
 from netvm.explore.oracles import Name, SteeredOracle
+from netvm.explore.properties import PROPERTIES, load_properties
 from netvm.explore.result import CheckResult, Failure
 from netvm.explore.subject import Broken, Schedule, Subject, execute
 from netvm.runtime.oracle import TapeMismatchError
@@ -48,6 +49,8 @@ class Reproducer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     window_ns: int = 0
     calm_boot: bool = False
     """The tape begins with the first program."""
+    property_files: dict[str, str] = {}
+    """Files of properties that were looked at beside the product's own, each with its SHA-256."""
     digest: str
     """SHA-256 of the run's whole result."""
 
@@ -138,6 +141,7 @@ def reproducer_of(subject: Subject, result: CheckResult) -> Reproducer:
         mishaps=dict(subject.mishaps),
         window_ns=subject.window_ns,
         calm_boot=subject.calm_boot,
+        property_files=dict(subject.property_files),
         digest=digest_of(schedule.experiment.outcome()),
     )
 
@@ -159,8 +163,12 @@ def text_of(reproducer: Reproducer, subject: Subject) -> str:
     return toml_text({"reproducer": table, **options_of(subject.scenario)}, comments=notes)
 
 
-def load(path: Path) -> tuple[Reproducer, Subject]:
-    """Return what a reproducer's file holds. Raises UsageError."""
+def load(path: Path, property_files: Sequence[Path] = ()) -> tuple[Reproducer, Subject]:
+    """Return what a reproducer's file holds.
+
+    The files of properties that it names are looked for where they were and beside it; ``property_files`` are taken
+    instead of them. Raises UsageError.
+    """
     data = read_toml(path)
     table = data.pop("reproducer", {})
     for blame in blames(table, Reproducer):
@@ -169,14 +177,28 @@ def load(path: Path) -> tuple[Reproducer, Subject]:
     if any(choice < 0 for choice in reproducer.tape):
         raise UsageError(f"{path}: reproducer.tape: a choice must be 0 or more")
     scenario = scenario_from(data, origin=str(path))
+    files = {
+        str(file): load_properties(file)
+        for file in property_files or [_found(path, name) for name in reproducer.property_files]
+    }
     subject = Subject(
         scenario=scenario,
         name=reproducer.scenario,
+        properties=(*PROPERTIES, *(found for file in files.values() for found in file.properties)),
+        property_files={name: file.digest for name, file in files.items()},
         mishaps=reproducer.mishaps,
         window_ns=reproducer.window_ns,
         calm_boot=reproducer.calm_boot,
     )
     return reproducer, subject
+
+
+def _found(path: Path, name: str) -> Path:
+    """Return where a file of properties is that a reproducer names. Raises UsageError."""
+    for file in (Path(name), path.parent / Path(name).name):
+        if file.exists():
+            return file
+    raise UsageError(f"{path}: looks at the properties of {name}, which is not there; say where with --property FILE")
 
 
 class _TellingOracle(SteeredOracle):

@@ -48,6 +48,8 @@ class Subject:
     calm_boot: bool = False
     """A host's boot, up to the first program, is as a kernel would have it; what comes after is explored."""
     properties: Sequence[Property] = PROPERTIES
+    property_files: Mapping[str, str] = field(default_factory=dict)
+    """The user's files that some of them are from, each with the SHA-256 of what it said."""
     replace: Policies | None = None
     """Called with each new experiment before it runs: puts a user's own policy in the place of the product's."""
 

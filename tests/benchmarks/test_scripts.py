@@ -86,6 +86,7 @@ def test_the_finding_power_table_is_told_honestly(monkeypatch) -> None:
     cells = [cell(exhibit.title, "random", seed, at, at or exhibit.cap) for seed, at in enumerate((3, None, None))]
     row = next(line for line in script["table"](cells) if line.startswith(f"| {exhibit.title} |"))
     assert row.split(" | ")[1] == f"> {exhibit.cap} (3 to cap); 1 of 3 found it [3 seeds]"
+    assert script["table"](cells)[-1] == "Cells by the model they were measured with: 3 of states that were not kept."
     marks = [script[name].format("x") for name in ("_BEGIN", "_END")]
     page = "\n".join(["before", marks[0], "old", marks[1], "after"])
     assert script["part_replaced"](page, ["new"], "x") == page.replace("old", "new")

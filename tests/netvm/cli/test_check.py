@@ -117,6 +117,32 @@ def test_properties_of_a_file_are_looked_at(tmp_path: Path, capsys: pytest.Captu
     assert "never" in told["vacuous"]
 
 
+def test_a_reproducer_names_the_file_of_its_property(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Replay looks at it where it was, beside the reproducer, or where --property says; else it asks for it."""
+    path, reproducer = tmp_path / "mine.py", tmp_path / "saved" / "r.toml"
+    reproducer.parent.mkdir()
+    path.write_text(PROPERTY)
+    arguments = ["check", "abstract/reserve", "--strategy", "random", "--schedules", "3", "--property", str(path)]
+    assert main([*arguments, "--output", str(reproducer)]) == 1
+    capsys.readouterr()
+
+    assert main(["replay", str(reproducer)]) == 0
+    assert "fails: no more than one page of the reserve is used: " in capsys.readouterr().out
+
+    path.rename(tmp_path / "moved.py")
+    assert main(["replay", str(reproducer)]) == 2
+    assert f"the properties of {path}, which is not there; say where with --property FILE" in capsys.readouterr().err
+    assert main(["replay", str(reproducer), "--property", str(tmp_path / "moved.py")]) == 0
+    assert "not the properties" not in capsys.readouterr().out
+
+    beside = reproducer.parent / "mine.py"
+    beside.write_text(PROPERTY.replace("> 1", "> 100"))
+    assert main(["replay", str(reproducer)]) == 1
+    told = capsys.readouterr().out
+    assert "mine.py: not the properties that the reproducer was written with" in told
+    assert "holds in it" in told
+
+
 @pytest.mark.parametrize(
     ("text", "blame"),
     [
