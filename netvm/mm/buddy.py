@@ -238,7 +238,10 @@ class Buddy:
             self.ledger.counts[FREE] += 1 << order
             self.free_one_page(zone, pfn, order, zone.pageblock_type(pfn))
             return
-        self.frames.owner[pfn : pfn + (1 << order)] = PCP
+        if order:
+            self.frames.owner[pfn : pfn + (1 << order)] = PCP
+        else:
+            self.frames.owner_of[pfn] = PCP
         self._free_unref_page_commit(zone, cpu, pfn, order)
 
     def _disown(self, pfn: int, nr_pages: int) -> None:

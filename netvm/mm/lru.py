@@ -329,12 +329,13 @@ class Lruvec:
         """Queue pages of this lruvec for the tail of their inactive list."""
         flags = self.frames.flags_of
         ready = [pfn for pfn in pfns if flags[pfn] & _HOW_IT_STANDS == PG_LRU]
-        start = 0
-        while (stop := start + PAGEVEC_SIZE - len(self._rotate_batch)) <= len(ready):
-            self._rotate_batch += ready[start:stop]
+        queued = self._rotate_batch + ready
+        # full batches that are flushed one after another come to the same as one that is as long
+        nr_full = len(queued) // PAGEVEC_SIZE * PAGEVEC_SIZE
+        if nr_full:
+            self._rotate_batch = queued[:nr_full]
             self._flush_rotate()
-            start = stop
-        self._rotate_batch += ready[start:]
+        self._rotate_batch = queued[nr_full:]
 
     def _flush_rotate(self) -> None:
         """Move the batch to the inactive tail (lru_move_tail_fn)."""

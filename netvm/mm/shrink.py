@@ -74,6 +74,7 @@ _SPECIAL: Final = PG_LOCKED | PG_UNEVICTABLE | PG_WRITEBACK
 _U16 = np.uint16
 _NOT_REFERENCED = _U16(0xFFFF & ~PG_REFERENCED)
 _NOT_LRU = _U16(0xFFFF & ~PG_LRU)
+_NOT_ACTIVE = _U16(0xFFFF & ~PG_ACTIVE)
 _NOT_YOUNG = np.uint8(0xFF & ~PTE_YOUNG)
 
 
@@ -451,7 +452,10 @@ class Shrinker(Pageout):
                 if mapping:
                     self.spaces[mapping].bits_of[self.frames.index_of[pfn] - 1] &= 0xFF & ~PTE_YOUNG
         flags = self.frames.flags
-        flags[taken] = flags[taken] & _U16(0xFFFF & ~PG_ACTIVE) | _U16(PG_WORKINGSET)
+        common = self._common_flags(taken)
+        flags[taken] = (
+            flags[taken] & _NOT_ACTIVE | _U16(PG_WORKINGSET) if common is None else common & ~PG_ACTIVE | PG_WORKINGSET
+        )
         lruvec.lists[INACTIVE_ANON].add_head(taken)
         self.vmstat.pgrefill += nr
         self.vmstat.pgdeactivate += nr
