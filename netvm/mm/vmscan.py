@@ -447,7 +447,9 @@ class Vmscan:
 
     async def reclaim_throttle(self, task: Task, reason: str) -> None:
         """Sleep for a reason, at most its timeout (reclaim_throttle)."""
-        if task.flags & PF_KTHREAD and not task.flags & PF_KSWAPD:
+        # shrink_inactive_list() put everybody to sleep in congestion_wait(); who looks again at once spins for ever
+        anybody = reason == "VMSCAN_THROTTLE_ISOLATED" and not self.fixes.reclaim_throttle
+        if task.flags & PF_KTHREAD and not task.flags & PF_KSWAPD and not anybody:
             await self._cond_resched(task)
             return
         if not self.fixes.reclaim_throttle:

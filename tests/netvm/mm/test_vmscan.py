@@ -466,6 +466,14 @@ def test_kswapd_is_throttled_and_other_threads_are_not(make_host, reason: str, t
         assert _throttle_ns(host, reason, flags=flags) == slept_ns
 
 
+@pytest.mark.parametrize("reason", [reason for reason, _ in THROTTLES])
+def test_a_thread_never_spins_on_isolated_pages(make_host, reason: str) -> None:
+    """Before 5.16 whoever found too many pages isolated slept in congestion_wait, kernel threads too."""
+    host = make_host(switches={"reclaim_throttle": False})
+    slept_ns = 100 * NS_PER_MS if reason == "VMSCAN_THROTTLE_ISOLATED" else 0
+    assert _throttle_ns(host, reason, flags=PF_KTHREAD) == slept_ns
+
+
 @pytest.mark.parametrize("reason", ["VMSCAN_THROTTLE_NOPROGRESS", "VMSCAN_THROTTLE_CONGESTED"])
 @pytest.mark.parametrize(
     ("pending", "failures", "slept_ns"), [(51, 0, JIFFY_NS), (50, 0, 0), (51, 15, JIFFY_NS), (51, 16, 0)]
