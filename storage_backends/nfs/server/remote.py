@@ -46,6 +46,8 @@ class TokenLink:
         """Called with the bytes that were taken off the connection: its window may open again."""
         self.stalled_until_ns = 0
         self._waiting: deque[Content] = deque()
+        self._on_its_way: deque[Content] = deque()
+        """Taken in and not there yet: what arrives is always the oldest, whatever the order of one instant's events."""
         self._free_ns = 0
         self._armed = False
         self._epoch = 0
@@ -53,6 +55,7 @@ class TokenLink:
     def forget(self) -> None:
         """Drop what is under way: the connection is gone."""
         self._waiting.clear()
+        self._on_its_way.clear()
         self._epoch += 1
         self._armed = False
 
@@ -87,12 +90,13 @@ class TokenLink:
         content = self._waiting.popleft()
         if self.taken is not None:
             self.taken(content_size(content))
-        self.world.call_after(self.latency_ns, self._arrived, content, epoch)
+        self._on_its_way.append(content)
+        self.world.call_after(self.latency_ns, self._arrived, epoch)
         self._arm()
 
-    def _arrived(self, content: Content, epoch: int) -> None:
+    def _arrived(self, epoch: int) -> None:
         if epoch == self._epoch:
-            self.deliver(content)
+            self.deliver(self._on_its_way.popleft())
 
 
 class RemoteNfsServer:

@@ -1,6 +1,9 @@
 """The link in front of a server."""
 
+import pytest
+
 from netvm.runtime.clock import run_virtual
+from netvm.runtime.oracle import RandomOracle
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.world import World
 from storage_backends.nfs.server.remote import LINK_QUANTUM_BYTES, TokenLink
@@ -32,3 +35,22 @@ def test_a_link_lets_bytes_through_at_its_rate() -> None:
     assert taken == [LINK_QUANTUM_BYTES, 1000, 1000]
     first_ns = LINK_QUANTUM_BYTES * 1000 + 5_000
     assert arrived == [(first_ns, LINK_QUANTUM_BYTES), (first_ns + 1_000_000, 1000), (151_005_000, 1000)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("latency_ns", [0, 5_000])
+def test_a_link_keeps_the_order_of_a_stream(seed: int, latency_ns: int) -> None:
+    """Without a rate everything goes through at one instant, and arrives as it was sent whatever the schedule."""
+    seeds = Seeds(seed)
+    world = World(seeds=seeds, oracle=RandomOracle(seeds))
+    arrived: list[bytes] = []
+    link = TokenLink(world, bandwidth_bytes_per_s=0, latency_ns=latency_ns, deliver=arrived.append)
+    sent = [bytes([i]) for i in range(20)]
+
+    def begin() -> None:
+        for content in sent:
+            link.push(content)
+        world.call_after(1_000_000, world.stop)
+
+    run_virtual(lambda: world.run(begin))
+    assert arrived == sent
