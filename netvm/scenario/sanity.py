@@ -11,7 +11,7 @@ from typing import Final
 
 from netvm.fixes import FIXES
 from netvm.scenario.blame import Blame, nearest
-from netvm.scenario.schema import FileReader, FileWriter, Scenario, Storage, Zone
+from netvm.scenario.schema import AnonHog, FileReader, FileWriter, Scenario, Storage, Zone
 from netvm.units import MIB, PAGE_SIZE
 
 __all__ = ["impossibilities"]
@@ -32,6 +32,7 @@ def impossibilities(scenario: Scenario) -> Iterator[Blame]:
     yield from _vm(scenario)
     yield from _files(scenario)
     yield from _groups(scenario)
+    yield from _programs(scenario)
     yield from _network(scenario)
     yield from _iscsi(scenario.storage)
     yield from _times(scenario)
@@ -189,6 +190,14 @@ def _groups(scenario: Scenario) -> Iterator[Blame]:
             yield Blame(path=("memory_group", index, "name"), value=name, problem=problem)
     for index, workload in enumerate(scenario.workload):
         yield from _unknown_group(scenario, ("workload", index, "memory_group"), workload.memory_group)
+
+
+def _programs(scenario: Scenario) -> Iterator[Blame]:
+    """Generate programs that touch more than they map."""
+    for index, workload in enumerate(scenario.workload):
+        if isinstance(workload, AnonHog) and workload.touch_kib > workload.mib * 1024:
+            problem = f"must be at most what it maps, mib = {workload.mib}"
+            yield Blame(path=("workload", index, "touch_kib"), value=workload.touch_kib, problem=problem)
 
 
 def _unknown_group(scenario: Scenario, path: tuple[str | int, ...], name: str) -> Iterator[Blame]:

@@ -51,13 +51,15 @@ class AnonHog(_Table, frozen=True, kw_only=True, tag="anon-hog", tag_field="kind
     """Name of its tasks in reports."""
     mib: Annotated[int, Meta(ge=1, le=16_777_216)]
     """Memory each process maps; more than RAM and swap together is a way to an OOM kill."""
+    touch_kib: Annotated[int, Meta(ge=0, le=17_179_869_184, multiple_of=4)] = 0
+    """How much of that it touches, from its start: a small program; 0: all of it."""
     passes: Positive = 2
     """Times the memory is gone through, the first touch included."""
     pattern: Literal["seq", "rand", "hot", "zipf"] = "seq"
     """Order of later passes: ``seq``; ``rand`` uniform; ``hot``: 80 % of touches to the first fifth; ``zipf``."""
     write: bool = True
     """Later passes write each page they touch."""
-    processes: Annotated[int, Meta(ge=1, le=256)] = 1
+    processes: Annotated[int, Meta(ge=1, le=1024)] = 1
     """How many of it run, each with its own memory."""
     think_ns: Natural = 0
     """Pause after each touch."""

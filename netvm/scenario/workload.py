@@ -16,7 +16,7 @@ from netvm.scenario.file_workload import file_reader, file_writer, metadata_stor
 from netvm.scenario.program import THINK, PassResult, Program, start_at
 from netvm.scenario.schema import AnonHog, AnonPulse, FileReader, FileWriter, MetadataStorm, Workload
 from netvm.trace.latency import TouchRecorder
-from netvm.units import MIB, NS_PER_MS, PAGE_SIZE
+from netvm.units import KIB, MIB, NS_PER_MS, PAGE_SIZE
 
 __all__ = ["Program", "start_workloads"]
 
@@ -76,11 +76,12 @@ async def _pass(task: Task, host: Host, program: Program, index: int, random: St
     space.touches = result.touches
     minor, major = host.vmstat.pgfault, host.vmstat.pgmajfault
     write = spec.write or not index
+    nr_pages = spec.touch_kib * KIB // PAGE_SIZE or space.nr_pages
     alive = True
     if not spec.think_ns and (spec.pattern == "seq" or not index):
-        alive = await host.memory.touch_run(task, space, 0, space.nr_pages, write=write, read_first=bool(index))
+        alive = await host.memory.touch_run(task, space, 0, nr_pages, write=write, read_first=bool(index))
     else:
-        for vpn in _order(spec, space.nr_pages, random, sequential=not index):
+        for vpn in _order(spec, nr_pages, random, sequential=not index):
             alive = await host.memory.touch_run(task, space, vpn, 1, write=write, read_first=bool(index))
             if not alive:
                 break

@@ -246,6 +246,14 @@ def test_a_fault_of_nfs_needs_nfs(storage: dict[str, object], kind: str, line: s
     assert _refusal(storage=storage, fault=[{"at_ms": 1, "kind": kind}]) == f'fault.0.kind = "{kind}": {line}'
 
 
+def test_a_program_touches_no_more_than_it_maps() -> None:
+    """Touching all of it by number is the same as 0; a page more is refused."""
+    line = _refusal(workload=[{"kind": "anon-hog", "mib": 2, "touch_kib": 2052}])
+    assert line == "workload.0.touch_kib = 2052: must be at most what it maps, mib = 2"
+    tables = {"storage": {"kind": "nbd"}, "workload": [{"kind": "anon-hog", "mib": 2, "touch_kib": 2048}]}
+    scenario_from(tables, origin="a.toml")
+
+
 def test_a_workload_s_group_is_one_of_those_there() -> None:
     """A memory group that nobody has made is refused, with the one that was meant; so are two of one name."""
     groups = [{"name": "small", "limit_kib": 4096}]

@@ -74,6 +74,14 @@ def test_processes_have_their_own_memory_and_names() -> None:
     assert experiment.audit() == []
 
 
+@pytest.mark.parametrize("pattern", ["seq", "rand"])
+def test_a_small_program_touches_only_the_start_of_its_memory(pattern: str) -> None:
+    """Of 1 MiB the first 32 KiB are touched in every pass, and no other page is ever had."""
+    (program,) = ended(hog(touch_kib=32, passes=3, pattern=pattern)).programs
+    assert [result.touches.nr_touches for result in program.passes] == [8, 8, 8]
+    assert program.passes[0].minflt == 8
+
+
 def test_a_paced_hog_takes_its_time() -> None:
     """A pause after each touch adds up."""
     (program,) = ended(hog(think_ns=1_000_000, passes=1)).programs
