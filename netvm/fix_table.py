@@ -23,8 +23,6 @@ class Fix:
     """What the emulated kernel does with it that it does not do without."""
     in_recorded: bool | None = None
     """Overrides the version comparison for the recorded kernel (a stable backport)."""
-    in_all: bool = False
-    """Every preset has it, the older ones too: what was before it is only there for a scenario that switches it off."""
 
 
 _GORMAN_2012 = 'Mel Gorman, "Swap-over-NBD without deadlocking", V15, 12 Jul 2012'
@@ -357,7 +355,6 @@ TABLE: Final = (
         name="nfs_check_dirty_writeback",
         year=2013,
         version="3.11",
-        in_all=True,
         source='f919b1968fa2 "fs: nfs: inform the VM about pages being committed or unstable", Mel Gorman',
         summary="reclaim takes an NFS page that waits for a COMMIT for dirty, and while one is out for under "
         "writeback; before, for clean",
@@ -403,7 +400,6 @@ TABLE: Final = (
         year=2017,
         version="4.13",
         source='919e3bd9a875 "NFS: Ensure we commit after writeback is complete", Trond Myklebust',
-        in_all=True,
         summary="a COMMIT follows the WRITEs of one writepages by itself; before, whoever wrote next sent it for what "
         "had been answered by then",
     ),
@@ -412,7 +408,6 @@ TABLE: Final = (
         year=2020,
         version="5.8",
         source='8d92890bd6b8 "mm/writeback: discard NR_UNSTABLE_NFS, use NR_WRITEBACK instead", NeilBrown',
-        in_all=True,
         summary="NFS pages that wait for a COMMIT count as under writeback; before, apart, and writers and flusher "
         "took them for dirt that they could write",
     ),
@@ -436,7 +431,6 @@ TABLE: Final = (
         year=2007,
         version="2.6.21",
         source='232ea4d69d81 "throttle_vm_writeout(): don\'t loop on GFP_NOFS and GFP_NOIO allocations", Andrew Morton',
-        in_all=True,
         summary="a reclaimer that may not enter the file system waits in throttle_vm_writeout once, a tenth of a "
         "second; before, like any other",
     ),

@@ -120,8 +120,6 @@ def preset(kernel: str) -> Fixes:
     have = {}
     for fix in (*TABLE, *GROUP_TABLE):
         merged = fix.version is not None and _version(fix.version) <= _version(kernel)
-        # MODEL: presets older than a fix with in_all have it as well
-        merged = merged or fix.in_all
         if kernel == "6.1" and fix.in_recorded is not None:
             merged = fix.in_recorded
         have[fix.name] = merged

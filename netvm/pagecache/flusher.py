@@ -298,11 +298,14 @@ class Flusher:
         return nr_pages - work.nr_pages
 
     def cleaners(self, devices: list[BackingDevice]) -> list[Provider | Task]:
-        """Say who could bring the dirt of these devices down: the writes under way, and their flushers."""
+        """Say who could bring these devices' dirt down: the writes under way, and flushers that have files to write.
+
+        Pages that wait for a COMMIT count as dirt until 5.8, but once it is sent there is nothing left for a flusher.
+        """
         found: list[Provider | Task] = []
         for wb in devices:
             found += self._states[wb.name].workers()
-            if wb.nr_reclaimable and not wb.in_progress:
+            if wb.has_dirty_io() and not wb.in_progress:
                 found.append(Provider(name=f"flush-{wb.name}"))
         return found + self.writers(devices)
 

@@ -170,10 +170,11 @@ def test_before_3_2_a_writer_over_the_limit_writes_itself(make_host: Any, per_de
 
 
 @pytest.mark.parametrize(
-    ("kernel", "gfp", "nr_waits"), [("2.6.11", GFP_KERNEL, 3), ("2.6.11", GFP_NOIO, 1), ("3.6", GFP_KERNEL, 3)]
+    ("kernel", "gfp", "nr_waits"),
+    [("2.6.11", GFP_KERNEL, 3), ("2.6.11", GFP_NOIO, 3), ("3.6", GFP_KERNEL, 3), ("3.6", GFP_NOIO, 1)],
 )
 def test_reclaim_waits_while_too_much_is_under_writeback(make_host: Any, kernel: str, gfp: int, nr_waits: int) -> None:
-    """A full mask waits until what is under writeback is no tenth over the limit, any other mask once."""
+    """A full mask waits until what is under writeback is no tenth over the limit, any other, from 2.6.21, once."""
     host = make_host(zones=_BIG, kernel=kernel)
     limit = host.throttle.limits().thresh
     host.throttle.dirty_limit = limit
