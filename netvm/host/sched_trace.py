@@ -38,6 +38,8 @@ class SchedTrace:
         self._runnable = names("R")
         self._idle = (names("swapper"), 0, _PRIO)
         self._tasks: dict[Task, tuple[int, int, int]] = {}
+        self._task_cpu: dict[Task, int] = {}
+        """Where each task ran last."""
         recorder.at_end.append(self.finish)
 
     def _who(self, task: Task) -> tuple[int, int, int]:
@@ -53,7 +55,10 @@ class SchedTrace:
             self._yields = None
             return
         world = self.recorder.world
-        self.recorder.emit_at(world.now_ns, 0, world.current, _WAKEUP, *self._who(task), 0)
+        # MODEL: one run queue serves all CPUs, so it is not known yet where the task will run; told is where it ran
+        # last, which is where the kernel would have it first
+        target_cpu = self._task_cpu.get(task, 0)
+        self.recorder.emit_at(world.now_ns, 0, world.current, _WAKEUP, *self._who(task), target_cpu)
 
     def released(self, cpu: Cpu, task: Task) -> None:
         """A task lets go of its CPU; ``free_at_ns`` is when its time will be spent."""
@@ -70,6 +75,7 @@ class SchedTrace:
     def switched(self, cpu: Cpu, task: Task, now_ns: int) -> None:
         """A task gets a CPU."""
         emit_at, who = self.recorder.emit_at, self._who(task)
+        self._task_cpu[task] = cpu.index
         before = self._before.pop(cpu.index, None)
         if before is None:
             emit_at(now_ns, cpu.index, None, _SWITCH, *self._idle, self._runnable, *who)

@@ -39,6 +39,17 @@ def test_switches_follow_each_other(recorded_run: Callable[..., Any]) -> None:
         assert set(switches["args"][:, 5].tolist()) - {0} <= woken
 
 
+def test_a_task_is_woken_for_a_cpu_it_ran_on(recorded_run: Callable[..., Any]) -> None:
+    """The CPU a wake-up names is one that the task was on, or the first for a new task; of two, both are named."""
+    _, _, records = recorded_run(_SCENARIO.format(cpus=2), FULL_GROUPS)
+    switches = records[records["event"] == BY_NAME["sched_switch"].number]
+    wakeups = records["args"][records["event"] == BY_NAME["sched_wakeup"].number]
+    ran_on = set(zip(switches["args"][:, 5].tolist(), switches["cpu"].tolist(), strict=True))
+    named = set(zip(wakeups[:, 1].tolist(), wakeups[:, 3].tolist(), strict=True))
+    assert {(pid, cpu) for pid, cpu in named - ran_on if cpu} == set()
+    assert {cpu for _pid, cpu in named} == {0, 1}
+
+
 def test_work_items_begin_and_end(recorded_run: Callable[..., Any]) -> None:
     """A worker that begins with an item was given it, and only the last item of a worker may be open."""
     _, recorder, records = recorded_run(_SCENARIO.format(cpus=1), ("workqueue",))
