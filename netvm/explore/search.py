@@ -214,12 +214,14 @@ def _delays(tally: _Tally, budget: Budget) -> CheckResult:
             break
         _keep_delayed(levels, schedule.tape, oracle.widths, len(prefix), delays)
     exhausted = delays >= len(levels) and not tally.nr_partial
-    tally.bound = {"delays": done, "schedules": tally.nr_schedules}
+    tally.bound = {"delays": done, "schedules": tally.nr_schedules} if done >= 0 else {"schedules": tally.nr_schedules}
+    if tally.failure is not None:
+        return tally.result("bounded", "")
     whole = tally.nr_schedules - tally.nr_partial
     if exhausted:
         begin = " from the first program on" if subject.calm_boot else ""
         return tally.result("proved", f"proved: all {whole} schedules{begin} were run")
-    sample = knuth([_walk(tally, number) for number in range(_KNUTH_WALKS)]) if tally.failure is None and whole else 0.0
+    sample = knuth([_walk(tally, number) for number in range(_KNUTH_WALKS)]) if whole else 0.0
     tally.bound["log10_schedules_knuth"] = sample
     share = min(1.0, 10.0 ** (math.log10(max(1, whole)) - sample))
     tally.bound["share_explored"] = share

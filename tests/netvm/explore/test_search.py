@@ -112,3 +112,20 @@ def test_a_whole_host_is_proved_and_its_like_over_a_network_refuted() -> None:
     assert disk.schedules == disk.distinct
     assert "direct reclaim was entered" not in disk.vacuous
     assert check(subjects["tiny/nbd"], budget=Budget(nr_schedules=40)).result == "refuted"
+
+
+@pytest.mark.slow
+def test_priority_sockets_are_proved_and_their_lack_refuted_on_a_host_that_swaps_over_a_network() -> None:
+    """All schedules of the one arm pass, with direct reclaim and the reserve seen; the calm one of the other hangs."""
+    broken, fixed = (
+        check(
+            Subject(scenario=load_scenario(find(name)[0].path), name=name, calm_boot=True),
+            strategy="delay",
+            budget=Budget(nr_schedules=1000),
+        )
+        for name in ("tiny/nbd-broken", "tiny/nbd-fixed")
+    )
+    assert (broken.result, broken.first_failure_at) == ("refuted", 1)
+    assert fixed.result == "proved"
+    assert fixed.schedules == fixed.distinct
+    assert fixed.vacuous == ["a packet was dropped at demux"]
