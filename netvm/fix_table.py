@@ -250,6 +250,14 @@ TABLE: Final = (
         summary="a server or lower layer on this host is held back for the dirt of its own device only",
     ),
     Fix(
+        name="dirtyable_memory",
+        year=2007,
+        version="2.6.21",
+        source='1b4244647cea "Use ZVC counters to establish exact size of dirtyable pages", Christoph Lameter',
+        summary="what may be dirty is a part of free and file pages; before, of all memory, and of it half of what is "
+        "not mapped",
+    ),
+    Fix(
         name="per_bdi_dirty_limits",
         year=2007,
         version="2.6.24",

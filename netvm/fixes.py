@@ -54,6 +54,7 @@ class Fixes:
     less_throttle: bool = True
     less_throttle_margin: bool = True
     local_throttle: bool = True
+    dirtyable_memory: bool = True
     per_bdi_dirty_limits: bool = True
     io_less_throttle: bool = True
     loop_less_throttle: bool = True

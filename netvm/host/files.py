@@ -28,9 +28,10 @@ from netvm.pagecache.fuse import FuseConnection, FuseFileSystem
 from netvm.pagecache.fuse_server import FuseServer
 from netvm.pagecache.loop import LoopDevice
 from netvm.pagecache.ports import FileSystem
+from netvm.pagecache.position import DirtySysctls
 from netvm.pagecache.readahead import FileReader
 from netvm.pagecache.reclaim import FileReclaim
-from netvm.pagecache.throttle import DirtySysctls, DirtyThrottle
+from netvm.pagecache.throttle import DirtyThrottle
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.workqueue import WorkerPool, Workqueue
 from netvm.units import PAGE_SIZE

@@ -13,6 +13,8 @@ from netvm.units import HZ, PAGE_SHIFT
 __all__ = [
     "MAX_PAUSE",
     "DirtyLimits",
+    "DirtySysctls",
+    "clamped_dirty_ratio",
     "dirty_poll_interval",
     "pos_ratio_polynom",
     "wb_max_pause",
@@ -26,6 +28,18 @@ DIRTY_POLL_THRESH: Final = 128 >> (PAGE_SHIFT - 10)
 _ROUNDED_HZ: Final = 1 << (HZ - 1).bit_length()
 _ROUNDED_EIGHTH: Final = 1 << (HZ // 8).bit_length()
 _ONE: Final = 1 << RATELIMIT_CALC_SHIFT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirtySysctls:
+    """The vm.dirty_* settings; a ``bytes`` that is not zero stands for its ratio."""
+
+    background_ratio: int = 10
+    ratio: int = 20
+    background_bytes: int = 0
+    bytes: int = 0
+    writeback_centisecs: int = 500
+    expire_centisecs: int = 3000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +60,15 @@ class DirtyLimits:
     def freerun(self) -> int:
         """dirty_freerun_ceiling of the system."""
         return (self.thresh + self.bg_thresh) // 2
+
+
+def clamped_dirty_ratio(ratio: int, nr_mapped: int, nr_pages: int) -> int:
+    """Return the percentage of memory that could be dirty before 2.6.21: half of what is not mapped, 5 at least.
+
+    Source: ``get_dirty_limits``. # MODEL: both clamps end where limits count free pages; the lower stayed to 2.6.36.
+    """
+    unmapped_ratio = 100 - nr_mapped * 100 // nr_pages
+    return max(min(ratio, unmapped_ratio // 2), 5)
 
 
 def wb_position_ratio(wb: BackingDevice, look: DirtyLimits, hard_limit: int) -> int:

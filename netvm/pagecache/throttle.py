@@ -42,6 +42,8 @@ from netvm.pagecache.bdi import (
 )
 from netvm.pagecache.position import (
     DirtyLimits,
+    DirtySysctls,
+    clamped_dirty_ratio,
     dirty_poll_interval,
     wb_max_pause,
     wb_min_pause,
@@ -57,7 +59,7 @@ from netvm.units import HZ, JIFFY_NS, PAGE_SHIFT, PAGE_SIZE
 if TYPE_CHECKING:
     from netvm.pagecache.flusher import Flusher
 
-__all__ = ["DirtySysctls", "DirtyThrottle"]
+__all__ = ["DirtyThrottle"]
 
 WRITE_CHUNK: Final = 1536
 """Pages that a writer over the limit had to write before 3.2 (sync_writeback_pages)."""
@@ -70,18 +72,6 @@ INIT_PAGES: Final = 1748
 """Managed pages that are not free yet when the limit is first set."""
 INITIAL_PAUSE_PAGES: Final = 128 >> (PAGE_SHIFT - 10)
 """nr_dirtied_pause of a new task."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirtySysctls:
-    """The vm.dirty_* settings; a ``bytes`` that is not zero stands for its ratio."""
-
-    background_ratio: int = 10
-    ratio: int = 20
-    background_bytes: int = 0
-    bytes: int = 0
-    writeback_centisecs: int = 500
-    expire_centisecs: int = 3000
 
 
 @dataclass(slots=True)
@@ -152,7 +142,7 @@ class DirtyThrottle:
         From then on it follows the threshold slowly (writeback_set_ratelimit).
         """
         thresh = self.limits().thresh
-        if not self.sysctls.bytes and self.sysctls.ratio == DEFAULT_RATIO:
+        if not self.sysctls.bytes and self.sysctls.ratio == DEFAULT_RATIO and self.fixes.dirtyable_memory:
             # MODEL: page_writeback_init finds all memory free but some init sections, by the recorded limit of D8
             at_boot = max(self.node.managed - INIT_PAGES, 0)
             thresh = max(thresh, self.sysctls.ratio * PAGE_SIZE // 100 * at_boot // PAGE_SIZE)
@@ -172,7 +162,12 @@ class DirtyThrottle:
     # -- limits ---------------------------------------------------------------------------------------------------
 
     def dirtyable_memory(self) -> int:
-        """Return the pages that could be dirty: free ones above the reserve, file lists (global_dirtyable_memory)."""
+        """Return the pages that could be dirty: free ones above the reserve, file lists (global_dirtyable_memory).
+
+        Before ``dirtyable_memory`` all that is above the high marks, whoever has it (total_pages of get_dirty_limits).
+        """
+        if not self.fixes.dirtyable_memory:
+            return sum(zone.managed - zone.watermark[2] for zone in self.node.zones)
         reserve = 0
         for zone in self.node.zones:
             most = max(zone.lowmem_reserve) + zone.watermark[2]
@@ -187,7 +182,10 @@ class DirtyThrottle:
         if sysctls.bytes:
             thresh = -(-sysctls.bytes // PAGE_SIZE)
         else:
-            thresh = sysctls.ratio * PAGE_SIZE // 100 * available // PAGE_SIZE
+            ratio = sysctls.ratio
+            if not self.fixes.dirtyable_memory:
+                ratio = clamped_dirty_ratio(ratio, self.vmstat.nr_anon_pages + self.vmstat.nr_mapped, available)
+            thresh = ratio * PAGE_SIZE // 100 * available // PAGE_SIZE
         if sysctls.background_bytes:
             bg_thresh = -(-sysctls.background_bytes // PAGE_SIZE)
         else:

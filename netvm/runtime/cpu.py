@@ -3,7 +3,8 @@
 Work charges nanoseconds to the task that does it (:meth:`Cpus.charge`). Charges are not events: they add up and are
 paid where the task blocks or where the kernel would look at ``need_resched`` (:meth:`Cpus.cond_resched`). While
 nothing else can happen before a charge is paid, paying is one addition to the clock; interrupts that fall into it run
-under the task and take their own time from its CPU (:meth:`Cpus.steal`).
+under the task and take their own time from its CPU (:meth:`Cpus.steal`), which counts as the task's own runtime, as in
+a kernel without CONFIG_IRQ_TIME_ACCOUNTING.
 
 Who runs next follows CFS (kernel/sched/fair.c of 6.1) as far as it shows in recorded runs: virtual runtime divided by
 weight, the smallest runs; a task that slept is placed half a latency before the queue's minimum and preempts the
@@ -107,6 +108,9 @@ class Cpus:
         now_ns = self.world.now_ns
         cpu.free_at_ns = max(now_ns, cpu.free_at_ns) + cost_ns
         self.softirq_ns += cost_ns
+        interrupted = cpu.current
+        if interrupted is not None:
+            interrupted.vruntime_ns += cost_ns * _NICE_0_WEIGHT // interrupted.weight
         if self._queue:
             self._arm(cpu)
 

@@ -24,9 +24,10 @@ from netvm.pagecache.flusher import Flusher
 from netvm.pagecache.invariants import check_pagecache
 from netvm.pagecache.mapping import Mapping
 from netvm.pagecache.ports import WritebackControl
+from netvm.pagecache.position import DirtySysctls
 from netvm.pagecache.readahead import FileReader
 from netvm.pagecache.reclaim import FileReclaim
-from netvm.pagecache.throttle import DirtySysctls, DirtyThrottle
+from netvm.pagecache.throttle import DirtyThrottle
 from netvm.pagecache.walk import DirtyWalk
 from netvm.runtime.task import Provider, Task
 from netvm.runtime.workqueue import WorkerPool, Workqueue

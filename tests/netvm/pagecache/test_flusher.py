@@ -6,7 +6,7 @@ import pytest
 
 from netvm.pagecache.flusher import MIN_WRITEBACK_PAGES, WritebackWork
 from netvm.pagecache.ports import WB_SYNC_ALL
-from netvm.pagecache.throttle import DirtySysctls
+from netvm.pagecache.position import DirtySysctls
 from netvm.runtime.task import Task
 from netvm.units import NS_PER_MS, NS_PER_S
 

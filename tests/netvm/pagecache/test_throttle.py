@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO, PF_LOCAL_THROTTLE
-from netvm.pagecache.position import MAX_PAUSE
-from netvm.pagecache.throttle import DirtySysctls
+from netvm.pagecache.position import MAX_PAUSE, DirtySysctls
 from netvm.runtime.task import Task
 from netvm.units import HZ, JIFFY_NS, NS_PER_S
 
@@ -41,6 +40,16 @@ def test_thresholds_are_shares_of_what_can_be_dirtied(
 def test_dirtyable_memory_leaves_the_reserve_out(host: Any) -> None:
     """Free pages above the high mark, and the file lists; one more, so that nothing is divided by zero."""
     assert host.throttle.dirtyable_memory() == host.node.nr_free - 48 + 1
+
+
+@pytest.mark.parametrize(("nr_mapped", "percent"), [(0, 40), (20, 40), (40, 30), (95, 5)])
+def test_limits_were_parts_of_all_memory(make_host: Any, nr_mapped: int, percent: int) -> None:
+    """Before 2.6.21 free pages do not matter; the limit is half of what is not mapped, if less than the ratio."""
+    host = make_host(switches={"dirtyable_memory": False}, sysctls=DirtySysctls(ratio=40))
+    nr_pages = host.node.managed - 48
+    assert host.throttle.dirtyable_memory() == nr_pages
+    host.vmstat.nr_anon_pages = -(-nr_mapped * nr_pages // 100)
+    assert host.throttle.limits().thresh == percent * 4096 // 100 * nr_pages // 4096
 
 
 def test_bytes_stand_for_ratios(make_host: Any) -> None:

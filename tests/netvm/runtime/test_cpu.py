@@ -287,6 +287,26 @@ def test_a_short_run_is_not_preempted(run: Run) -> None:
     assert log == [("sleeper", 4 * MS), ("busy", 6 * MS)]
 
 
+def test_a_softirq_is_billed_to_who_it_interrupts(run: Run) -> None:
+    """What interrupts take from a task counts as its own runtime: who wakes beside it has its turn sooner."""
+    world = World()
+    cpus = Cpus(world, 1)
+    log = []
+
+    async def busy(task: Task) -> None:
+        for _ in range(60):
+            cpus.charge(task, 100 * US)
+            await cpus.cond_resched(task)
+        log.append(("busy", world.now_ns))
+
+    async def sleeper(task: Task) -> None:
+        await world.sleep_ns(task, 500 * US, PAUSE)
+        log.append(("sleeper", world.now_ns))
+
+    run(world, sleeper, busy, cpus=cpus, prepare=lambda tasks: world.call_at(250 * US, cpus.steal, 1 * MS))
+    assert log == [("sleeper", 1300 * US), ("busy", 7 * MS)]
+
+
 def test_a_slow_machine_pays_more(run: Run) -> None:
     """The scale multiplies every charge and every softirq."""
     world = World()
