@@ -13,8 +13,9 @@ hopeless and kswapd sleeps until a direct reclaimer succeeds.
 from typing import Final
 
 from netvm.mm.gfp import GFP_KERNEL, PF_KSWAPD, PF_KTHREAD, PF_MEMALLOC
+from netvm.mm.reclaim_throttle import MAX_KSWAPD_FAILURES
 from netvm.mm.scan_control import DEF_PRIORITY, SWAP_CLUSTER_MAX, ScanControl, inactive_is_low
-from netvm.mm.vmscan import MAX_KSWAPD_FAILURES, Vmscan
+from netvm.mm.vmscan import Vmscan
 from netvm.mm.zone import ZONE_MOVABLE, Zone
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task

@@ -94,7 +94,7 @@ class FileShrinker:
         if sc.nr_unqueued_dirty - unqueued_before == nr_taken:
             self.files.wakeup_flusher_threads("vmscan")
             if sc.memcg is not None and self.vmscan.fixes.memcg_dirty_throttle:
-                await self.vmscan.reclaim_throttle(task, "VMSCAN_THROTTLE_WRITEBACK")
+                await self.vmscan.throttles.reclaim_throttle(task, "VMSCAN_THROTTLE_WRITEBACK")
         sc.nr_taken += nr_taken
         sc.nr_file_taken += nr_taken
         if self.vmscan.tracer is not None:

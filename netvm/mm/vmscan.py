@@ -1,9 +1,10 @@
 """Page reclaim: how much is scanned, in what order, and by whom.
 
 Mirrors mm/vmscan.c of 6.1 above the level of single pages: direct reclaim (``try_to_free_pages``,
-``do_try_to_free_pages``), ``shrink_node``, ``shrink_lruvec``, and the waits in it: ``throttle_direct_reclaim``,
-``reclaim_throttle``, ``too_many_isolated``. How much of each list is scanned is :mod:`netvm.mm.scan_control`, what
-happens to the pages of a batch :mod:`netvm.mm.shrink`; kswapd is :mod:`netvm.mm.kswapd`.
+``do_try_to_free_pages``), ``shrink_node``, ``shrink_lruvec``, and two waits in it: ``throttle_direct_reclaim`` and
+``too_many_isolated``; naps between two attempts are :mod:`netvm.mm.reclaim_throttle`. How much of each list is scanned
+is :mod:`netvm.mm.scan_control`, what happens to the pages of a batch :mod:`netvm.mm.shrink`; kswapd is
+:mod:`netvm.mm.kswapd`.
 
 A reclaim goes over priorities 12 to 0; at each it scans ``size >> priority`` of the lists in batches of 32, and stops
 when 32 pages have been reclaimed, which is looked at only between priorities (and between batches, except in the
@@ -15,7 +16,7 @@ A reclaim for a memory group (:mod:`netvm.mm.memcontrol`) goes over the group's 
 # MODEL: pages of zones above those a request may use are not skipped by its reclaim (reclaim_idx).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
@@ -24,7 +25,6 @@ from netvm.mm.gfp import (
     GFP_FS,
     GFP_IO,
     GFP_KERNEL,
-    PF_KSWAPD,
     PF_KTHREAD,
     PF_LOCAL_THROTTLE,
     PF_MEMALLOC,
@@ -34,6 +34,7 @@ from netvm.mm.gfp import (
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import FilePort, PlugPort, SwapPort
+from netvm.mm.reclaim_throttle import MAX_KSWAPD_FAILURES, Throttles
 from netvm.mm.scan_control import (
     DEACTIVATE_ANON,
     DEACTIVATE_FILE,
@@ -55,31 +56,18 @@ from netvm.trace.latency import LatencyRecorder
 from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
 from netvm.trace.vmstat import VmStat
-from netvm.units import JIFFY_NS, NS_PER_S
+from netvm.units import NS_PER_S
 
 if TYPE_CHECKING:
     from netvm.mm.memcontrol import MemCgroup
 
-__all__ = ["MAX_KSWAPD_FAILURES", "Vmscan"]
-
-MAX_KSWAPD_FAILURES: Final = 16
+__all__ = ["Vmscan"]
 
 _DIRECT_RECLAIM_BEGIN: Final = number_of("mm_vmscan_direct_reclaim_begin")
 _DIRECT_RECLAIM_END: Final = number_of("mm_vmscan_direct_reclaim_end")
 _WAKEUP_KSWAPD: Final = number_of("mm_vmscan_wakeup_kswapd")
-_CONGESTION_WAIT: Final = number_of("writeback_congestion_wait")
-_THROTTLED: Final = number_of("mm_vmscan_throttled")
 _PFMEMALLOC_WAIT_BEGIN: Final = number_of("pfmemalloc_wait_begin")
 _PFMEMALLOC_WAIT_END: Final = number_of("pfmemalloc_wait_end")
-
-THROTTLE_TIMEOUT_NS: Final = {
-    "VMSCAN_THROTTLE_WRITEBACK": NS_PER_S // 10,
-    "VMSCAN_THROTTLE_ISOLATED": NS_PER_S // 50,
-    "VMSCAN_THROTTLE_NOPROGRESS": JIFFY_NS,
-    "VMSCAN_THROTTLE_CONGESTED": JIFFY_NS,
-}
-CONGESTION_WAIT_NS: Final = NS_PER_S // 10
-"""What every throttle slept before 5.16, whatever happened meanwhile."""
 
 
 @dataclass(slots=True)
@@ -88,15 +76,6 @@ class NodeFlags:
 
     writeback: bool = False
     dirty: bool = False
-
-
-@dataclass(slots=True)
-class Throttles:
-    """The queues of ``reclaim_throttle``, by reason, and what was slept in them."""
-
-    queues: dict[str, WaitQueue] = field(default_factory=dict)
-    slept_ns: dict[str, int] = field(default_factory=dict)
-    count: dict[str, int] = field(default_factory=dict)
 
 
 class Vmscan:
@@ -137,12 +116,7 @@ class Vmscan:
         """Highest zone index somebody asked for since kswapd looked (kswapd_highest_zoneidx); 0 for nobody."""
         reserve = Resource("memory", "pfmemalloc_wait: free above half of min", self._providers_of_reserve)
         self.pfmemalloc_wait = WaitQueue(world, reserve)
-        self.throttles = Throttles()
-        for reason in THROTTLE_TIMEOUT_NS:
-            throttle = Resource("timer", f"reclaim_throttle {reason}", self._providers_of_memory)
-            self.throttles.queues[reason] = WaitQueue(world, throttle)
-        self.nr_writeback_throttled = 0
-        self._written_at_throttle = 0
+        self.throttles = Throttles(self)
         self.tracer: Recorder | None = None
         self.shrinker = Shrinker(self)
         self.slab_shrinkers = SlabShrinkers(vmstat)
@@ -154,7 +128,7 @@ class Vmscan:
         """Give reclaim the page cache."""
         self.file_shrinker = FileShrinker(self, files)
 
-    def _providers_of_memory(self) -> list[Provider | Task]:
+    def providers_of_memory(self) -> list[Provider | Task]:
         """Whoever is throttled looks for a page again afterwards."""
         providers = self.pages.memory.providers
         return list(providers()) if providers is not None else []
@@ -260,12 +234,16 @@ class Vmscan:
             sc.force_deactivate = True
             sc.skipped_deactivate = False
 
+    async def _cond_resched(self, task: Task) -> None:
+        if task.cpus is not None:
+            await task.cpus.cond_resched(task)
+
     async def _consider_reclaim_throttle(self, task: Task, sc: ScanControl) -> None:
         if sc.nr_reclaimed > sc.nr_scanned >> 3:
             self.throttles.queues["VMSCAN_THROTTLE_NOPROGRESS"].wake_all()
             return
         if not sc.kswapd and sc.memcg is None and sc.priority == 1 and not sc.nr_reclaimed:
-            await self.reclaim_throttle(task, "VMSCAN_THROTTLE_NOPROGRESS")
+            await self.throttles.reclaim_throttle(task, "VMSCAN_THROTTLE_NOPROGRESS")
 
     def allow_direct_reclaim(self) -> bool:
         """Whether more than half of the min reserve is left (allow_direct_reclaim)."""
@@ -323,7 +301,7 @@ class Vmscan:
             if sc.kswapd:
                 await self._note_round(task, sc)
             if not sc.kswapd and target.congested and not task.flags & PF_LOCAL_THROTTLE:
-                await self.reclaim_throttle(task, "VMSCAN_THROTTLE_CONGESTED")
+                await self.throttles.reclaim_throttle(task, "VMSCAN_THROTTLE_CONGESTED")
             if not self._should_continue_reclaim(sc, sc.nr_reclaimed - before):
                 break
         if sc.nr_reclaimed > at_first:
@@ -336,7 +314,7 @@ class Vmscan:
         if sc.nr_unqueued_dirty == sc.nr_file_taken:
             self.flags.dirty = True
         if sc.nr_immediate:
-            await self.reclaim_throttle(task, "VMSCAN_THROTTLE_WRITEBACK")
+            await self.throttles.reclaim_throttle(task, "VMSCAN_THROTTLE_WRITEBACK")
         if sc.nr_dirty and sc.nr_dirty == sc.nr_congested:
             self.lruvec.congested = True
 
@@ -421,7 +399,7 @@ class Vmscan:
     async def _wait_for_isolated(self, task: Task, sc: ScanControl, *, file: bool) -> bool:
         """Wait since too many pages are isolated, from 4.14 on once; True if it did not help (too_many_isolated)."""
         while True:
-            await self.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
+            await self.throttles.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
             if task.killed:
                 return True
             if not self.too_many_isolated(sc, file=file):
@@ -442,57 +420,3 @@ class Vmscan:
         if not too_many:
             self.throttles.queues["VMSCAN_THROTTLE_ISOLATED"].wake_all()
         return too_many
-
-    # -- throttling -----------------------------------------------------------------------------------------------
-
-    async def reclaim_throttle(self, task: Task, reason: str) -> None:
-        """Sleep for a reason, at most its timeout (reclaim_throttle)."""
-        # shrink_inactive_list() put everybody to sleep in congestion_wait(); who looks again at once spins for ever
-        anybody = reason == "VMSCAN_THROTTLE_ISOLATED" and not self.fixes.reclaim_throttle
-        if task.flags & PF_KTHREAD and not task.flags & PF_KSWAPD and not anybody:
-            await self._cond_resched(task)
-            return
-        if not self.fixes.reclaim_throttle:
-            begun_ns = self.world.now_ns
-            await self.world.sleep_on(task, self.throttles.queues[reason].resource, timeout_ns=CONGESTION_WAIT_NS)
-            if self.tracer is not None:
-                slept_us = (self.world.now_ns - begun_ns) // 1000
-                self.tracer.emit(_CONGESTION_WAIT, task, CONGESTION_WAIT_NS // 1000, slept_us)
-            return
-        if reason in ("VMSCAN_THROTTLE_NOPROGRESS", "VMSCAN_THROTTLE_CONGESTED") and self._skip_throttle():
-            await self._cond_resched(task)
-            return
-        if reason == "VMSCAN_THROTTLE_WRITEBACK":
-            if not self.nr_writeback_throttled:
-                self._written_at_throttle = self.vmstat.nr_throttled_written
-            self.nr_writeback_throttled += 1
-        begun_ns = self.world.now_ns
-        await self.throttles.queues[reason].wait(task, timeout_ns=THROTTLE_TIMEOUT_NS[reason])
-        if self.tracer is not None:
-            timeout_us, slept_us = THROTTLE_TIMEOUT_NS[reason] // 1000, (self.world.now_ns - begun_ns) // 1000
-            self.tracer.emit(_THROTTLED, task, 0, timeout_us, slept_us, self.tracer.name(reason))
-        if reason == "VMSCAN_THROTTLE_WRITEBACK":
-            self.nr_writeback_throttled -= 1
-        slept = self.throttles.slept_ns
-        slept[reason] = slept.get(reason, 0) + self.world.now_ns - begun_ns
-        self.throttles.count[reason] = self.throttles.count.get(reason, 0) + 1
-
-    def _skip_throttle(self) -> bool:
-        """Whether sleeping would help nobody (skip_throttle_noprogress)."""
-        if self.node.kswapd_failures >= MAX_KSWAPD_FAILURES:
-            return True
-        write_pending = sum(zone.nr_write_pending for zone in self.node.zones)
-        return 2 * write_pending <= sum(self.zone_reclaimable_pages(zone) for zone in self.node.zones)
-
-    def acct_reclaim_writeback(self, nr_pages: int) -> None:
-        """Count written pages and end a writeback throttle early (__acct_reclaim_writeback)."""
-        if not self.nr_writeback_throttled:
-            return
-        self.vmstat.nr_throttled_written += nr_pages
-        written = self.vmstat.nr_throttled_written - self._written_at_throttle
-        if written > SWAP_CLUSTER_MAX * self.nr_writeback_throttled:
-            self.throttles.queues["VMSCAN_THROTTLE_WRITEBACK"].wake_all()
-
-    async def _cond_resched(self, task: Task) -> None:
-        if task.cpus is not None:
-            await task.cpus.cond_resched(task)

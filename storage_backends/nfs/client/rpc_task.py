@@ -239,18 +239,17 @@ class RpcTask:
         """Send what is queued, our own call with it."""
         xprt = self.client.xprt
         self.action = RpcTask.call_transmit_status
-        if not self.need_xmit:
-            return
-        if not xprt.lock_write(self):
-            return
-        self.status = 0
-        if self.client.fixes.rpc_swap_memalloc and self.client.nr_swapping:
-            task.flags |= PF_MEMALLOC
         if self.need_xmit:
+            if not xprt.lock_write(self):
+                return
+            self.status = 0
+            if self.client.fixes.rpc_swap_memalloc and self.client.nr_swapping:
+                task.flags |= PF_MEMALLOC
             if xprt.is_connected:
                 await xprt.transmit(task, self)
             else:
                 self.status = -1
+        # also where another has sent it meanwhile: the lock may have come to a call that needs it no more
         xprt.release_write(self)
 
     async def call_transmit_status(self, _task: Task) -> None:
@@ -299,6 +298,7 @@ class RpcTask:
         if self.rqst >= 0:
             pools.kmalloc(RPC_RQST_BYTES).free(self.rqst)
         self.bvec = self.buffer = -1
+        client.xprt.release_write(self)
         client.xprt.slots.give_back(spare=self.rqst < 0)
         if self.done is not None:
             client.nfsiod.queue_work(self.release)

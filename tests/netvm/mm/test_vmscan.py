@@ -19,12 +19,6 @@ from netvm.mm.scan_control import DEF_PRIORITY, SWAP_CLUSTER_MAX, ScanControl
 from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 
 P = 1024
-THROTTLES = [
-    ("VMSCAN_THROTTLE_WRITEBACK", 100 * NS_PER_MS),
-    ("VMSCAN_THROTTLE_ISOLATED", 20 * NS_PER_MS),
-    ("VMSCAN_THROTTLE_NOPROGRESS", JIFFY_NS),
-    ("VMSCAN_THROTTLE_CONGESTED", JIFFY_NS),
-]
 
 
 def _sizes(host, *sizes: int) -> None:
@@ -430,113 +424,7 @@ def test_a_task_killed_at_the_line_leaves_it(make_host, gfp: int) -> None:
     assert host.vmscan.direct_reclaim_latency.summary().unfinished == 0
 
 
-# -- reclaim_throttle --------------------------------------------------------------------------------------------------
-
-
-def _throttle_ns(host, reason: str, *, flags: int = 0) -> int:
-    async def body(task):
-        await host.vmscan.reclaim_throttle(task, reason)
-
-    host.run(body, flags=flags)
-    return host.world.now_ns
-
-
-def _much_under_write(host) -> None:
-    _swap(host)
-    _sizes(host, 100)
-    host.zone.nr_write_pending = 51
-
-
-@pytest.mark.parametrize(("reason", "timeout_ns"), THROTTLES)
-def test_each_reason_has_its_time(make_host, reason: str, timeout_ns: int) -> None:
-    """A tenth of a second, a fiftieth, a jiffy."""
-    host = make_host()
-    _much_under_write(host)
-    assert _throttle_ns(host, reason) == timeout_ns
-    assert host.vmscan.throttles.slept_ns == {reason: timeout_ns}
-    assert host.vmscan.throttles.count == {reason: 1}
-
-
-@pytest.mark.parametrize(("reason", "timeout_ns"), THROTTLES)
-def test_kswapd_is_throttled_and_other_threads_are_not(make_host, reason: str, timeout_ns: int) -> None:
-    """Kblockd and the like never sleep here: somebody may wait for them."""
-    for flags, slept_ns in ((PF_KTHREAD, 0), (PF_KTHREAD | PF_KSWAPD, timeout_ns)):
-        host = make_host()
-        _much_under_write(host)
-        assert _throttle_ns(host, reason, flags=flags) == slept_ns
-
-
-@pytest.mark.parametrize("reason", [reason for reason, _ in THROTTLES])
-def test_a_thread_never_spins_on_isolated_pages(make_host, reason: str) -> None:
-    """Before 5.16 whoever found too many pages isolated slept in congestion_wait, kernel threads too."""
-    host = make_host(switches={"reclaim_throttle": False})
-    slept_ns = 100 * NS_PER_MS if reason == "VMSCAN_THROTTLE_ISOLATED" else 0
-    assert _throttle_ns(host, reason, flags=PF_KTHREAD) == slept_ns
-
-
-@pytest.mark.parametrize("reason", ["VMSCAN_THROTTLE_NOPROGRESS", "VMSCAN_THROTTLE_CONGESTED"])
-@pytest.mark.parametrize(
-    ("pending", "failures", "slept_ns"), [(51, 0, JIFFY_NS), (50, 0, 0), (51, 15, JIFFY_NS), (51, 16, 0)]
-)
-def test_some_throttles_are_skipped(make_host, reason: str, pending: int, failures: int, slept_ns: int) -> None:
-    """No sleep unless more than half of what is reclaimable is under write, nor on a hopeless node."""
-    host = make_host()
-    _much_under_write(host)
-    host.zone.nr_write_pending = pending
-    host.node.kswapd_failures = failures
-    assert _throttle_ns(host, reason) == slept_ns
-
-
-@pytest.mark.parametrize(("pending", "slept_ns"), [(50, 0), (51, JIFFY_NS)])
-def test_free_pages_count_when_nothing_else_does(make_host, pending: int, slept_ns: int) -> None:
-    """zone_reclaimable_pages falls back to the free pages, in the rule for skipping as well."""
-    host = make_host(free=100)
-    host.zone.nr_write_pending = pending
-    assert _throttle_ns(host, "VMSCAN_THROTTLE_NOPROGRESS") == slept_ns
-
-
-@pytest.mark.parametrize(
-    ("nr_waiters", "written", "early"), [(1, 32, False), (1, 33, True), (3, 96, False), (3, 97, True)]
-)
-def test_written_pages_end_a_writeback_throttle(make_host, nr_waiters: int, written: int, early: bool) -> None:
-    """More than 32 pages for each who waits, counted since the first began."""
-    host = make_host()
-    host.vmscan.acct_reclaim_writeback(1000)
-    ended_ns = []
-
-    async def waiter(task):
-        await host.vmscan.reclaim_throttle(task, "VMSCAN_THROTTLE_WRITEBACK")
-        ended_ns.append(host.world.now_ns)
-
-    async def body(task):
-        for i in range(nr_waiters):
-            host.world.spawn(f"waiter{i}", waiter)
-        await host.pause(task, 10 * NS_PER_MS)
-        for _ in range(written):
-            host.vmscan.acct_reclaim_writeback(1)
-        await host.pause(task, NS_PER_S)
-
-    host.run(body)
-    assert ended_ns == [(10 if early else 100) * NS_PER_MS] * nr_waiters
-    assert host.vmscan.nr_writeback_throttled == 0
-    assert host.vmstat.nr_throttled_written == written
-
-
-@pytest.mark.parametrize("reason", [reason for reason, _ in THROTTLES])
-def test_before_5_16_everybody_slept_it_out(make_host, reason: str) -> None:
-    """Without fix ``reclaim_throttle`` each is a congestion_wait of 100 ms, whatever is written meanwhile."""
-    host = make_host(switches={"reclaim_throttle": False})
-
-    async def writer(task):
-        await host.pause(task, 10 * NS_PER_MS)
-        host.vmscan.acct_reclaim_writeback(1000)
-
-    async def body(task):
-        host.world.spawn("writer", writer)
-        await host.vmscan.reclaim_throttle(task, reason)
-
-    host.run(body)
-    assert host.world.now_ns == 100 * NS_PER_MS
+# -- naps between two attempts -----------------------------------------------------------------------------------------
 
 
 def test_no_progress_at_the_last_but_one_priority_is_a_reason(make_host) -> None:

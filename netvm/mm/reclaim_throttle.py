@@ -1,0 +1,117 @@
+"""The naps of reclaimers between two attempts: for pages to be written, to come back to the lists, or for others' work.
+
+Mirrors ``reclaim_throttle`` of mm/vmscan.c (6.1): a queue a reason, each with its longest sleep, and events that end it
+sooner. Kernel threads other than kswapd do not nap, since others may wait for them.
+
+Before 5.16 (``reclaim_throttle``) each of them was ``congestion_wait``: a tenth of a second, whatever happened
+meanwhile; for isolated pages everybody's, kernel threads' as well.
+
+# MODEL: from 2.6.37 to 5.15 all but the nap for isolated pages were taken only while a device was congested
+# (wait_iff_congested). Programs and kswapd nap here as if one was, kernel threads as if none.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from netvm.mm.gfp import PF_KSWAPD, PF_KTHREAD
+from netvm.mm.scan_control import SWAP_CLUSTER_MAX
+from netvm.runtime.task import Resource, Task
+from netvm.runtime.wait import WaitQueue
+from netvm.trace.tracepoints import number_of
+from netvm.units import JIFFY_NS, NS_PER_S
+
+if TYPE_CHECKING:
+    from netvm.mm.vmscan import Vmscan
+
+__all__ = ["MAX_KSWAPD_FAILURES", "Throttles"]
+
+MAX_KSWAPD_FAILURES: Final = 16
+
+_CONGESTION_WAIT: Final = number_of("writeback_congestion_wait")
+_THROTTLED: Final = number_of("mm_vmscan_throttled")
+
+THROTTLE_TIMEOUT_NS: Final = {
+    "VMSCAN_THROTTLE_WRITEBACK": NS_PER_S // 10,
+    "VMSCAN_THROTTLE_ISOLATED": NS_PER_S // 50,
+    "VMSCAN_THROTTLE_NOPROGRESS": JIFFY_NS,
+    "VMSCAN_THROTTLE_CONGESTED": JIFFY_NS,
+}
+CONGESTION_WAIT_NS: Final = NS_PER_S // 10
+
+
+class Throttles:
+    """The queues of ``reclaim_throttle``, by reason, and what was slept in them."""
+
+    def __init__(self, vmscan: "Vmscan") -> None:
+        self.vmscan = vmscan
+        self.queues = {
+            reason: WaitQueue(vmscan.world, Resource("timer", f"reclaim_throttle {reason}", vmscan.providers_of_memory))
+            for reason in THROTTLE_TIMEOUT_NS
+        }
+        self.slept_ns: dict[str, int] = {}
+        self.count: dict[str, int] = {}
+        self.nr_writeback_throttled = 0
+        self._written_at_throttle = 0
+
+    async def reclaim_throttle(self, task: Task, reason: str) -> None:
+        """Sleep for a reason, at most its timeout (reclaim_throttle)."""
+        vmscan = self.vmscan
+        if self._is_skipped(task, reason):
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+            return
+        if not vmscan.fixes.reclaim_throttle:
+            await self._congestion_wait(task, reason)
+            return
+        if reason == "VMSCAN_THROTTLE_WRITEBACK":
+            if not self.nr_writeback_throttled:
+                self._written_at_throttle = vmscan.vmstat.nr_throttled_written
+            self.nr_writeback_throttled += 1
+        begun_ns = vmscan.world.now_ns
+        await self.queues[reason].wait(task, timeout_ns=THROTTLE_TIMEOUT_NS[reason])
+        slept_ns = vmscan.world.now_ns - begun_ns
+        if vmscan.tracer is not None:
+            timeout_us = THROTTLE_TIMEOUT_NS[reason] // 1000
+            vmscan.tracer.emit(_THROTTLED, task, 0, timeout_us, slept_ns // 1000, vmscan.tracer.name(reason))
+        if reason == "VMSCAN_THROTTLE_WRITEBACK":
+            self.nr_writeback_throttled -= 1
+        self.slept_ns[reason] = self.slept_ns.get(reason, 0) + slept_ns
+        self.count[reason] = self.count.get(reason, 0) + 1
+
+    async def _congestion_wait(self, task: Task, reason: str) -> None:
+        """Sleep a tenth of a second (congestion_wait)."""
+        vmscan = self.vmscan
+        begun_ns = vmscan.world.now_ns
+        # one of the twelve steps of a first round is no retry: who naps here goes on to something else
+        is_step = not (task.spins_at or task.flags & PF_KSWAPD or reason == "VMSCAN_THROTTLE_ISOLATED")
+        if is_step:
+            task.spins_at = f"{task.comm}-{task.pid}: a first round of direct reclaim"
+            task.spins_on = vmscan.pages.memory
+        await vmscan.world.sleep_on(task, self.queues[reason].resource, timeout_ns=CONGESTION_WAIT_NS)
+        if is_step:
+            task.spins_at = ""
+        if vmscan.tracer is not None:
+            slept_us = (vmscan.world.now_ns - begun_ns) // 1000
+            vmscan.tracer.emit(_CONGESTION_WAIT, task, CONGESTION_WAIT_NS // 1000, slept_us)
+
+    def _is_skipped(self, task: Task, reason: str) -> bool:
+        """Whether a sleep would help nobody, or hold up others (skip_throttle_noprogress)."""
+        is_old = not self.vmscan.fixes.reclaim_throttle
+        if task.flags & PF_KTHREAD and not task.flags & PF_KSWAPD:
+            return not is_old or reason != "VMSCAN_THROTTLE_ISOLATED"
+        if is_old or reason not in ("VMSCAN_THROTTLE_NOPROGRESS", "VMSCAN_THROTTLE_CONGESTED"):
+            return False
+        node = self.vmscan.node
+        if node.kswapd_failures >= MAX_KSWAPD_FAILURES:
+            return True
+        write_pending = sum(zone.nr_write_pending for zone in node.zones)
+        return 2 * write_pending <= sum(self.vmscan.zone_reclaimable_pages(zone) for zone in node.zones)
+
+    def acct_reclaim_writeback(self, nr_pages: int) -> None:
+        """Count written pages and end a writeback throttle early (__acct_reclaim_writeback)."""
+        if not self.nr_writeback_throttled:
+            return
+        vmstat = self.vmscan.vmstat
+        vmstat.nr_throttled_written += nr_pages
+        written = vmstat.nr_throttled_written - self._written_at_throttle
+        if written > SWAP_CLUSTER_MAX * self.nr_writeback_throttled:
+            self.queues["VMSCAN_THROTTLE_WRITEBACK"].wake_all()
