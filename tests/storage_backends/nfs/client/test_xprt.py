@@ -115,6 +115,7 @@ def test_who_connects_again_waits_for_no_commit(mounted, fixed) -> None:
         f"kernel.fixes.nfs_connect_nofs={str(fixed).lower()}",
         "kernel.fixes.nfs_commit_after_writeback=false",
         "kernel.fixes.nfs_check_dirty_writeback=false",
+        "kernel.fixes.dirtyable_memory=true",
         "vm.dirty_writeback_centisecs=0",
     )
     connected = []
