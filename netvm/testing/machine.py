@@ -1,4 +1,7 @@
-"""A Hypothesis state machine over one host's memory and sockets: allocate, free, send, receive, in any order.
+"""A Hypothesis state machine over one host's memory and sockets, in any order.
+
+Blocks are allocated and freed, packets made and freed, datagrams received by two sockets and read: a *bystander*, and
+one of the *storage*, whose mark lets what is received come out of the reserve (``sk_set_memalloc``).
 
 Subclass :class:`HostMachine` to add rules and invariants, and give its ``TestCase`` to pytest::
 
@@ -22,6 +25,8 @@ from netvm.host.machine import Host
 from netvm.mm.gfp import GFP_ATOMIC, GFP_MEMALLOC, GFP_NOWAIT, GFP_NOWARN
 from netvm.mm.invariants import check_ledger, check_zone
 from netvm.net.skb import Skb
+from netvm.net.udp import UdpSock
+from netvm.net.wire import Packet
 from netvm.runtime.oracle import FifoOracle
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import Experiment
@@ -35,11 +40,13 @@ class HostMachine(RuleBasedStateMachine):
     """One host in atomic context: pages and packets come and go, and the books balance after every step."""
 
     tables: dict[str, Any] = {  # noqa: RUF012  a subclass overrides it whole
-        "machine": {"ram_mib": 24, "reserved_pages": 5000},
+        "machine": {"ram_mib": 24, "reserved_pages": 3400},
         "storage": {"kind": "nbd", "size_mib": 8},
         "nic": {"kind": "e1000", "ring": 16},
         "workload": [{"kind": "anon-hog", "mib": 1}],
     }
+    rcvbuf_bytes = 16384
+    """Receive buffer of each socket."""
     host: Host
 
     @initialize()
@@ -52,6 +59,9 @@ class HostMachine(RuleBasedStateMachine):
         self.pages: dict[int, int] = {}
         self.packets: list[Skb] = []
         self.owner = self.host.ledger.owner("machine")
+        self.sockets = {
+            name: UdpSock(self.host.stack, name, rcvbuf=self.rcvbuf_bytes) for name in ("bystander", "storage")
+        }
 
     @rule(order=st.integers(0, 3), mask=st.sampled_from(_MASKS), times=st.integers(1, 64))
     def allocate(self, order: int, mask: int, times: int) -> None:
@@ -83,6 +93,39 @@ class HostMachine(RuleBasedStateMachine):
     def free_packet(self) -> None:
         """Free the oldest packet."""
         self.host.skbs.kfree_skb(self.packets.pop(0))
+
+    @rule()
+    def mark(self) -> None:
+        """Make the storage's socket one that memory is freed through."""
+        self.sockets["storage"].sk_set_memalloc()
+
+    @rule(to=st.sampled_from(("bystander", "storage")), times=st.integers(1, 32))
+    def receive(self, to: str, times: int) -> None:
+        """Let datagrams come in as far as there is memory for them; the socket queues or drops each."""
+        sock = self.sockets[to]
+        for _ in range(times):
+            skb = self.host.skbs.napi_alloc_skb(self.host.softirq)
+            if skb is None:
+                return
+            before = sock.nr_received + sock.nr_dropped
+            sock.take(Packet(to=sock, segment=None, size_bytes=512), skb)
+            assert sock.nr_received + sock.nr_dropped == before + 1
+
+    @rule(to=st.sampled_from(("bystander", "storage")), times=st.integers(1, 32))
+    def read(self, to: str, times: int) -> None:
+        """Read what a socket has queued, and give its memory back."""
+        sock = self.sockets[to]
+        for _ in range(min(times, len(sock.queue))):
+            assert sock.read_one() is not None
+
+    @invariant()
+    def sockets_are_charged(self) -> None:
+        """A socket is charged for what it has queued, and reserve memory lies on the storage's only."""
+        if not hasattr(self, "host"):
+            return
+        for sock in self.sockets.values():
+            assert sock.mem.rmem_alloc == sum(skb.truesize for _, skb in sock.queue)
+        assert not any(skb.pfmemalloc for _, skb in self.sockets["bystander"].queue)
 
     @invariant()
     def books_balance(self) -> None:
