@@ -193,6 +193,8 @@ def _with_reproducer(subject: "Subject", result: "CheckResult", path: Path | Non
     save(text_of(reproducer, subject), path)
     if reproducer.leaves_at is not None:
         complain(f"leaves the last passing schedule at choice {reproducer.leaves_at}: {reproducer.leaves_how}")
+    elif not reproducer.tape:
+        complain("the calm schedule, in which every choice is 0, fails; there is no passing one that it leaves")
     return msgspec.structs.replace(result, reproducer=str(path))
 
 

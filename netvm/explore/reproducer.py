@@ -25,7 +25,18 @@ from netvm.scenario.load import options_of, read_toml, scenario_from
 from netvm.scenario.outcome import Outcome, outcome_json
 from netvm.scenario.tomltext import toml_text
 
-__all__ = ["Reproducer", "Step", "digest_of", "load", "reproducer_of", "rerun", "shrink", "text_of", "walk"]
+__all__ = [
+    "Reproducer",
+    "Step",
+    "digest_of",
+    "load",
+    "reproducer_of",
+    "reproducer_with",
+    "rerun",
+    "shrink",
+    "text_of",
+    "walk",
+]
 
 _SHRINKING_RUNS_MAX = 400
 
@@ -124,12 +135,18 @@ def _cost(tape: list[int]) -> tuple[int, int]:
 def reproducer_of(subject: Subject, result: CheckResult) -> Reproducer:
     """Return the reproducer of a refutation."""
     assert result.failure is not None
-    tape = shrink(subject, result.failure)
+    broken = Broken(result.failure.property, result.failure.what)
+    return reproducer_with(subject, shrink(subject, result.failure), broken)
+
+
+def reproducer_with(subject: Subject, tape: Sequence[int], broken: Broken) -> Reproducer:
+    """Return the reproducer of a schedule that fails in ``broken``, its tape as small as it has been made."""
+    tape = _trimmed(list(tape))
     schedule = rerun(subject, tape)
     leaves_at = None
     if tape and rerun(subject, tape[:-1]).broken is None:
         leaves_at = len(tape) - 1
-    broken = schedule.broken or Broken(result.failure.property, result.failure.what)
+    broken = schedule.broken or broken
     return Reproducer(
         scenario=subject.name,
         version=__version__,

@@ -25,6 +25,7 @@ from netvm.explore.result import CheckResult, Failure, knuth
 from netvm.explore.sampling import sample
 from netvm.explore.statespace import ENDED, StateSpace, Visited
 from netvm.explore.subject import Broken, Schedule, Subject, execute
+from netvm.runtime.choices import MISHAPS
 from netvm.runtime.seeds import Seeds
 
 __all__ = ["REPLAYS", "STRATEGIES", "Budget", "UnsteadyError", "check"]
@@ -125,10 +126,13 @@ def check(
     """Search for a schedule of ``subject`` in which a property fails.
 
     ``jobs`` processes and ``keep_going`` (count all failures) are for the random strategies. Raises UsageError for an
-    unknown strategy, UnsteadyError if a failure does not replay.
+    unknown strategy or kind of mishap, UnsteadyError if a failure does not replay.
     """
     if strategy not in STRATEGIES:
         raise UsageError(f"strategy {strategy!r}: must be one of {', '.join(STRATEGIES)}")
+    for kind in subject.mishaps:
+        if kind not in MISHAPS:
+            raise UsageError(f"mishap {kind!r}: must be one of {', '.join(MISHAPS)}")
     max_steps = subject.scenario.run.max_steps
     if strategy == "exhaustive" and max_steps < _STEPS_MIN:
         raise UsageError(f"run.max_steps = {max_steps}: must be at least {_STEPS_MIN} to show what a search has found")

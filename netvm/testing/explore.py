@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from netvm.errors import UsageError
 from netvm.explore.properties import PROPERTIES, Always, Explorable, Property
 from netvm.explore.reproducer import reproducer_of, text_of
 from netvm.explore.result import CheckResult
@@ -76,6 +77,7 @@ class RefutedError(AssertionError):
         )
         self.result = result
         self.reproducer = reproducer
+        self.has_policy = policy
 
 
 def explore(
@@ -88,18 +90,23 @@ def explore(
     mishaps: dict[str, int] | None = None,
     properties: Sequence[Property] = PROPERTIES,
     replace: Callable[[Explorable], None] | None = None,
+    window_us: int = 0,
+    calm_boot: bool = False,
     allow_vacuous: bool = True,
 ) -> Callable[[Callable[[Explorable], None]], Callable[[], None]]:
     """Make a test that searches ``schedules`` schedules of a scenario by ``strategy``.
 
     The decorated function is called with each run that has ended; an AssertionError of its own is a failing schedule
-    like any other. ``replace`` puts a policy in place before each run. The test raises RefutedError with the
-    reproducer, and AssertionError if nothing was decided or, without ``allow_vacuous``, something was never seen.
+    like any other. ``replace`` puts a policy in place before each run. Events within ``window_us`` may swap, and with
+    ``calm_boot`` only what comes after a host's boot is explored, as `netvm check` has it. The test raises RefutedError
+    with the reproducer, AssertionError if nothing was decided or, without ``allow_vacuous``, something was never seen,
+    and UsageError for a name, strategy or mishap that does not exist.
     """
 
     def decorate(function: Callable[[Explorable], None]) -> Callable[[], None]:
         @functools.wraps(function)
         def test() -> None:
+            __tracebackhide__ = True
             own = Always(f"{function.__name__} holds", lambda run: _complaint(function, run))
             subject = Subject(
                 scenario=_loaded(scenario, overrides),
@@ -107,6 +114,8 @@ def explore(
                 mishaps=mishaps or {},
                 properties=[*properties, own],
                 replace=replace,
+                window_ns=window_us * 1000,
+                calm_boot=calm_boot,
             )
             budget = Budget(nr_schedules=None if strategy == "exhaustive" else schedules)
             result = check(subject, strategy=strategy, seed=seed, budget=budget)
@@ -126,8 +135,13 @@ def explore(
 def _loaded(scenario: str | Path | Scenario, overrides: Sequence[str]) -> Scenario:
     if isinstance(scenario, Scenario):
         return scenario
-    path = find(scenario)[0].path if isinstance(scenario, str) else scenario
-    return load_scenario(path, overrides=overrides)
+    if isinstance(scenario, Path):
+        return load_scenario(scenario, overrides=overrides)
+    named = find(scenario)
+    if len(named) > 1:
+        names = ", ".join(entry.name for entry in named)
+        raise UsageError(f"explore: {scenario} is several scenarios: {names}; name one")
+    return load_scenario(named[0].path, overrides=overrides)
 
 
 def _complaint(function: Callable[[Explorable], None], run: Explorable) -> str | None:

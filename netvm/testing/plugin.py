@@ -13,7 +13,8 @@ import pytest
 
 __all__ = ["pytest_addoption", "pytest_runtest_makereport", "pytest_terminal_summary"]
 
-_SAVED = pytest.StashKey[list[Path]]()
+_SAVED = pytest.StashKey[list[tuple[Path, bool]]]()
+"""Reproducers, and whether the test has put a policy of its own in place, which the file cannot hold."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,13 +31,14 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Save the reproducer of a test that has been refuted."""
     report = yield
-    reproducer = getattr(call.excinfo.value, "reproducer", None) if call.excinfo is not None else None
+    error = call.excinfo.value if call.excinfo is not None else None
+    reproducer = getattr(error, "reproducer", None)
     folder: Path | None = item.config.getoption("--netvm-reproducers")
     if isinstance(reproducer, str) and folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / (re.sub(r"[^\w.-]+", "-", item.name) + ".toml")
         path.write_text(reproducer, encoding="utf-8")
-        item.config.stash.setdefault(_SAVED, []).append(path)
+        item.config.stash.setdefault(_SAVED, []).append((path, getattr(error, "has_policy", False)))
     return report
 
 
@@ -45,5 +47,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     saved = config.stash.get(_SAVED, [])
     if saved:
         terminalreporter.section("netvm reproducers")
-        for path in saved:
-            terminalreporter.line(f"netvm replay {path}")
+        for path, has_policy in saved:
+            without = "  # without the test's policy; the test finds it again" if has_policy else ""
+            terminalreporter.line(f"netvm replay {path}{without}")

@@ -10,11 +10,29 @@ from hypothesis import strategies as st
 
 from netvm.explore.oracles import SteeredOracle
 from netvm.explore.properties import PROPERTIES, Property
-from netvm.explore.subject import Schedule, Subject
+from netvm.explore.reproducer import reproducer_with, text_of
+from netvm.explore.subject import Broken, Schedule, Subject
 from netvm.runtime.choices import MISHAPS
 from netvm.scenario.load import scenario_from
 
-__all__ = ["ClampedOracle", "abstract_machines", "run_drawn", "small_hosts", "subjects", "tapes"]
+__all__ = [
+    "ClampedOracle",
+    "DrawnError",
+    "abstract_machines",
+    "hold_drawn",
+    "run_drawn",
+    "small_hosts",
+    "subjects",
+    "tapes",
+]
+
+
+class DrawnError(AssertionError):
+    """A drawn schedule in which a property does not hold; the message ends with the reproducer."""
+
+    def __init__(self, broken: Broken, reproducer: str) -> None:
+        super().__init__(f"{broken.property}: {broken.what}\nsave this and run `netvm replay` on it:\n\n{reproducer}")
+        self.reproducer = reproducer
 
 
 class ClampedOracle(SteeredOracle):
@@ -79,3 +97,15 @@ def subjects(
 def run_drawn(subject: Subject, tape: list[int]) -> Schedule:
     """Run one schedule of a drawn subject by a drawn tape; its own tape then replays it."""
     return subject.run(ClampedOracle(tape, window_ns=subject.window_ns))
+
+
+def hold_drawn(subject: Subject, tape: list[int]) -> Schedule:
+    """Run one schedule of a drawn subject; raise DrawnError with the reproducer if a property does not hold in it.
+
+    Hypothesis shrinks what was drawn and runs the smallest failure again itself, so this adds no replays.
+    """
+    schedule = run_drawn(subject, tape)
+    if schedule.broken is not None:
+        reproducer = reproducer_with(subject, schedule.tape, schedule.broken)
+        raise DrawnError(schedule.broken, text_of(reproducer, subject))
+    return schedule

@@ -1,9 +1,11 @@
 """`@explore` passes where nothing fails, and fails with a reproducer where something does."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from netvm.errors import UsageError
 from netvm.explore.properties import Explorable
 from netvm.explore.reproducer import load, rerun
 from netvm.mm.zone import Zone
@@ -132,3 +134,37 @@ def test_nothing_seen_is_no_pass_where_that_is_asked() -> None:
 
     with pytest.raises(AssertionError, match="never seen: a packet was dropped at demux"):
         test()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scenario": "tiny/nbd-fixd"}, "did you mean tiny/nbd-fixed"),
+        ({"scenario": "tiny"}, "several scenarios: .*name one"),
+        ({"scenario": "abstract/reserve", "strategy": "randm"}, "strategy 'randm': must be one of random"),
+        ({"scenario": "abstract/reserve", "mishaps": {"packt": 1}}, "mishap 'packt': must be one of packet"),
+    ],
+)
+def test_what_does_not_exist_is_named(options: dict[str, Any], said: str) -> None:
+    """A misspelt name is refused, not taken for a search that finds nothing."""
+
+    @explore(**options)
+    def test(_run: Explorable) -> None: ...
+
+    with pytest.raises(UsageError, match=said):
+        test()
+
+
+def test_a_calm_boot_is_not_explored() -> None:
+    """What precedes the first program has no choices."""
+
+    def choices(*, calm_boot: bool) -> list[int]:
+        @explore("tiny/nbd-fixed", strategy="delay", schedules=1, calm_boot=calm_boot)
+        def test(run: Explorable) -> None:
+            found[:] = run.world.choices
+
+        found: list[int] = []
+        test()
+        return found
+
+    assert 0 < len(choices(calm_boot=True)) < len(choices(calm_boot=False))

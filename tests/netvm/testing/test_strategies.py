@@ -1,11 +1,22 @@
 """Drawn scenarios load, drawn tapes fit, and one shrink makes machine and schedule small together."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
-from netvm.explore.reproducer import rerun
+from netvm.explore.reproducer import load, rerun
 from netvm.explore.subject import Subject
-from netvm.testing.strategies import abstract_machines, run_drawn, small_hosts, subjects, tapes
+from netvm.testing.strategies import (
+    DrawnError,
+    abstract_machines,
+    hold_drawn,
+    run_drawn,
+    small_hosts,
+    subjects,
+    tapes,
+)
 
 MACHINES = subjects(abstract_machines().map(lambda keys: {"abstract": keys, "run": {"max_steps": 60}}))
 
@@ -40,3 +51,22 @@ def test_one_shrink_makes_all_three_small() -> None:
     assert subject.scenario.abstract.frames == 1
     assert not subject.mishaps
     assert tape == []
+
+
+def test_a_drawn_failure_is_one_file(tmp_path: Path) -> None:
+    """What Hypothesis has made small is printed as a file that fails again, with the mishaps that were drawn."""
+
+    @settings(max_examples=100, deadline=None, database=None)
+    @given(MACHINES, tapes())
+    def holds(subject: Subject, tape: list[int]) -> None:
+        hold_drawn(subject, tape)
+
+    with pytest.raises(DrawnError, match="HANG") as caught:
+        holds()
+    path = tmp_path / "drawn.toml"
+    path.write_text(caught.value.reproducer)
+    reproducer, subject = load(path)
+    assert reproducer.tape == []
+    assert subject.scenario.abstract is not None
+    assert subject.scenario.abstract.frames == 1
+    assert rerun(subject, reproducer.tape).broken is not None
