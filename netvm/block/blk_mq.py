@@ -236,7 +236,8 @@ class RequestQueue:
         self._rerun: TimerHandle | None = None
         self._timeout: TimerHandle | None = None
         self.tag = Resource("request", f"{name}: request tag ({nr_requests})", self._tag_providers)
-        self._tag_wait = WaitQueue(world, self.tag)
+        self._tag_waits = [WaitQueue(world, self.tag) for _ in range(SBQ_WAIT_QUEUES)]
+        self._wait_index = self._wake_index = 0
         self._wake_batch = max(1, min(nr_requests // SBQ_WAIT_QUEUES, SBQ_WAKE_BATCH))
         self._until_wake = self._wake_batch
 
@@ -349,19 +350,27 @@ class RequestQueue:
 
     async def _get_sched_tag(self, task: Task) -> None:
         while self.nr_sched_tags_used >= self.nr_requests:
-            await self._tag_wait.wait(task)
+            index, self._wait_index = self._wait_index, (self._wait_index + 1) % SBQ_WAIT_QUEUES
+            await self._tag_waits[index].wait(task)
         self.nr_sched_tags_used += 1
 
     def _put_sched_tag(self) -> None:
-        """Give a tag back; who waits for one is woken by batches (sbitmap_queue_clear)."""
+        """Give a tag back; who waits for one is woken by batches, from one queue after another (__sbq_wake_up)."""
         self.nr_sched_tags_used -= 1
         assert self.nr_sched_tags_used >= 0
-        if not len(self._tag_wait):
+        first = self._wake_index
+        for index in (*range(first, SBQ_WAIT_QUEUES), *range(first)):
+            waiting = len(self._tag_waits[index])
+            if waiting:
+                break
+        else:
             return
         self._until_wake -= 1
         if not self._until_wake:
             self._until_wake = self._wake_batch
-            self._tag_wait.wake_one()
+            self._wake_index = (index + 1) % SBQ_WAIT_QUEUES
+            for _ in range(min(self._wake_batch, waiting)):
+                self._tag_waits[index].wake_one()
 
     def _put_joined(self, rq: Request) -> None:
         """A request has become part of another."""

@@ -119,6 +119,35 @@ def test_who_waits_for_a_tag_is_woken_by_batches(make_host) -> None:
     assert woken_ns == [8 * NS_PER_MS]
 
 
+@pytest.mark.parametrize("nr_waiters", [1, 8, 9, 64, 200])
+def test_nobody_waits_for_a_tag_when_all_are_free(make_host, nr_waiters: int) -> None:
+    """Each batch of eight ended requests wakes up to eight of one of eight queues, so that all have their turn."""
+    host = make_host(nr_requests=64)
+    host.device.held = True
+    served = []
+
+    async def writer(task: Any, slot: int) -> None:
+        plug = host.queue.start_plug(task)
+        await submit(host, task, plug, slot, 1)
+        plug.finish()
+        served.append(slot)
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        for slot in range(0, 640, 10):
+            await submit(host, task, plug, slot, 1)
+        plug.finish()
+        for number in range(nr_waiters):
+            slot = 1000 + 10 * number
+            host.world.spawn(f"writer{number}", lambda writer_task, slot=slot: writer(writer_task, slot))
+        await host.pause(task, NS_PER_MS)
+        host.device.release()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert len(served) == nr_waiters
+
+
 def test_queue_depth_bounds_what_the_driver_has(make_host) -> None:
     """The rest waits in the elevator, where it still merges at its end."""
     host = make_host(queue_depth=2)

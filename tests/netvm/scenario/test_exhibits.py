@@ -21,6 +21,7 @@ _QUICK: Final = (
     "C3/fuse-fixed",
     "C3/group-broken",
     "C3/group-fixed",
+    "C5/crypt-broken",
     "F1/lock-fixed",
     "R2/nbd-broken",
     "R2/nbd-fixed",
