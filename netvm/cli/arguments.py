@@ -7,11 +7,12 @@ user's. Options are never abbreviated: a scenario run from a script keeps its me
 import argparse
 import difflib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from netvm.errors import UsageError
 
-__all__ = ["Parser", "add_overrides", "did_you_mean", "natural", "one_of"]
+__all__ = ["Parser", "add_overrides", "add_property_files", "did_you_mean", "natural", "one_of"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +44,19 @@ class Parser(argparse.ArgumentParser):
 
     def _options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+
+def add_property_files(parser: argparse.ArgumentParser, *, purpose: str) -> None:
+    """Declare ``--property FILE``, which may be repeated."""
+    parser.add_argument(
+        "--property",
+        metavar="FILE",
+        dest="property_files",
+        type=Path,
+        action="append",
+        default=[],
+        help=f"{purpose}; may be repeated",
+    )
 
 
 def add_overrides(parser: argparse.ArgumentParser, *, example: str = "") -> None:

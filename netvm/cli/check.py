@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from netvm.cli.arguments import add_overrides, natural, one_of
+from netvm.cli.arguments import add_overrides, add_property_files, natural, one_of
 from netvm.cli.output import complain, emit, finish, save
 from netvm.errors import UsageError
 
@@ -65,15 +65,9 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
         help="let up to N packets (packet) be lost, late or doubled, allocations (alloc) fail, or requests (complete) "
         "be overtaken; may be repeated",
     )
-    parser.add_argument(
-        "--property",
-        metavar="FILE",
-        dest="property_files",
-        type=Path,
-        action="append",
-        default=[],
-        help="also look at the properties of a Python file: functions under @always or @sometimes of "
-        "netvm.explore.properties; may be repeated",
+    add_property_files(
+        parser,
+        purpose="also look at what a Python file declares under @always or @sometimes of netvm.explore.properties",
     )
     parser.add_argument(
         "--window-us",

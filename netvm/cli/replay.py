@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netvm.cli.arguments import add_property_files
 from netvm.cli.output import complain, emit
 from netvm.cli.run import add_output_arguments, execute, exit_code, tell
 from netvm.errors import UsageError
@@ -31,15 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", metavar="FILE", type=Path, help="output of `netvm run --json`, a reproducer, or a scenario"
     )
     parser.add_argument("--step", action="store_true", help="walk through a reproducer; on a terminal, step by step")
-    parser.add_argument(
-        "--property",
-        metavar="FILE",
-        dest="property_files",
-        type=Path,
-        action="append",
-        default=[],
-        help="look at the properties of this file, not of those that a reproducer names; may be repeated",
-    )
+    add_property_files(parser, purpose="look at the properties of this file, not of those that a reproducer names")
     add_output_arguments(parser)
 
 

@@ -267,8 +267,12 @@ def test_a_woken_sleeper_preempts_at_the_next_look(run: Run) -> None:
     assert log == [("sleeper", 10 * MS), ("busy", 20 * MS)]
 
 
-def test_a_short_run_is_not_preempted(run: Run) -> None:
-    """Who is behind by less than the wake-up granularity waits for the tick that finds the slice used up."""
+@pytest.mark.parametrize(("stolen_ns", "sleeper_ns", "busy_ns"), [(0, 4 * MS, 6 * MS), (1 * MS, 1300 * US, 7 * MS)])
+def test_a_short_run_is_not_preempted(run: Run, stolen_ns: int, sleeper_ns: int, busy_ns: int) -> None:
+    """Who is behind by less than the wake-up granularity waits for the tick that finds the slice used up.
+
+    What interrupts take from the one that runs counts as its own runtime.
+    """
     world = World()
     cpus = Cpus(world, 1)
     log = []
@@ -283,28 +287,8 @@ def test_a_short_run_is_not_preempted(run: Run) -> None:
         await world.sleep_ns(task, 500 * US, PAUSE)
         log.append(("sleeper", world.now_ns))
 
-    run(world, sleeper, busy, cpus=cpus)
-    assert log == [("sleeper", 4 * MS), ("busy", 6 * MS)]
-
-
-def test_a_softirq_is_billed_to_who_it_interrupts(run: Run) -> None:
-    """What interrupts take from a task counts as its own runtime: who wakes beside it has its turn sooner."""
-    world = World()
-    cpus = Cpus(world, 1)
-    log = []
-
-    async def busy(task: Task) -> None:
-        for _ in range(60):
-            cpus.charge(task, 100 * US)
-            await cpus.cond_resched(task)
-        log.append(("busy", world.now_ns))
-
-    async def sleeper(task: Task) -> None:
-        await world.sleep_ns(task, 500 * US, PAUSE)
-        log.append(("sleeper", world.now_ns))
-
-    run(world, sleeper, busy, cpus=cpus, prepare=lambda tasks: world.call_at(250 * US, cpus.steal, 1 * MS))
-    assert log == [("sleeper", 1300 * US), ("busy", 7 * MS)]
+    run(world, sleeper, busy, cpus=cpus, prepare=lambda tasks: world.call_at(250 * US, cpus.steal, stolen_ns))
+    assert log == [("sleeper", sleeper_ns), ("busy", busy_ns)]
 
 
 def test_a_slow_machine_pays_more(run: Run) -> None:
