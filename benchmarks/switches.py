@@ -62,6 +62,17 @@ _FRAGMENTS = (
     "link.loss=0.02",
     'traffic=[{kind="udp-flood", packets_per_s=3000, bytes=8192}]',
 )
+_IN_A_GROUP = (
+    'memory_group=[{name="small",limit_kib=16384}]',
+    'workload.0.memory_group="small"',
+    "storage.size_mib=8",
+)
+_BESIDE_A_HOG = (
+    (
+        'workload=[{kind="file-writer",name="dd",mib=32,chunk_kib=1024,memory_group="small"},'
+        '{kind="anon-hog",name="hog",mib=24,memory_group="small"}]'
+    ),
+)
 CARRIERS = (
     Carrier("A2/nbd, small", "A2/nbd-fixed", SMALL_A2),
     Carrier("A2/iscsi, small", "A2/iscsi-fixed", SMALL_A2),
@@ -87,6 +98,8 @@ CARRIERS = (
     *(Carrier(name, name) for name in ("C3/fuse-fixed", "R4/iscsi-fixed")),
     *(Carrier(name, name, may_kill=True) for name in ("F1/lock-fixed", "C4/strict-fixed", "C4/flush-fixed")),
     Carrier("C3/group-fixed", "C3/group-fixed"),
+    Carrier("R1/nbd, a group with too little swap", "R1/nbd-fixed", _IN_A_GROUP, may_kill=True),
+    Carrier("C4/strict-fixed, a hog in the group", "C4/strict-fixed", _BESIDE_A_HOG, may_kill=True),
     Carrier("R1/nbd, fragments on a lossy link", "R1/nbd-fixed", _FRAGMENTS),
     Carrier("tiny, requests cut into pages", "tiny/nbd", ("machine.costs.scale=1.0", "storage.split_kib=4")),
     Carrier("tiny, dm-crypt, 12 CPUs", "tiny/nbd", _TINY_CRYPT),
@@ -188,14 +201,21 @@ def switches() -> list[str]:
 
 
 _FRAGMENTED = ("R1/nbd, fragments on a lossy link",)
-_OF_GROUPS = (
-    "memcg_wait_enters_fs",
-    "memcg_oom_in_faults",
-    "memcg_oom_in_charges",
-    "memcg_sixteen_retries",
-    "memcg_dirty_throttle",
-    "ext4_page_before_handle",
+_GROUPS = (
+    "C3/group-fixed",
+    "C4/strict-fixed",
+    "C4/flush-fixed",
+    "R1/nbd, a group with too little swap",
+    "C4/strict-fixed, a hog in the group",
 )
+_OF_GROUPS = {
+    "memcg_wait_enters_fs": "with `memcg_dirty_throttle` off as well C4/flush-fixed hangs",
+    "memcg_oom_in_faults": "read only without `memcg_oom_in_charges`",
+    "memcg_oom_in_charges": "off, a write fails where a member would be killed",
+    "memcg_sixteen_retries": "off, a member is killed after five rounds",
+    "memcg_dirty_throttle": "",
+    "ext4_page_before_handle": "",
+}
 _RELEASE = ("B6/release-fixed", "B6/relapse-fixed")
 _RULE = "hangs by rule, {}, once no page is free at all (`tests/netvm/block/test_{}.py`); no whole host came to that"
 NOTES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -211,7 +231,11 @@ NOTES: dict[str, tuple[tuple[str, ...], str]] = {
     "highatomic_free_only": (("R2/nbd",), ""),
     "oom_reaper": (("F1/lock-fixed",), ""),
     "oom_half_reserve": (("F1/lock-fixed",), "off, a victim may take all of the reserve; none here takes so much"),
-    **dict.fromkeys(_OF_GROUPS, (("C3/group-fixed", "C4/strict-fixed", "C4/flush-fixed"), "")),
+    **{name: (_GROUPS, note) for name, note in _OF_GROUPS.items()},
+    "dirtyable_memory": (
+        ("C1/loop", "R5/nbd", "B8/nofs-fixed", "B6/release-fixed"),
+        "before it the limits are parts of all memory",
+    ),
     "nfs_connect_nofs": (("R1 over NFS",), ""),
     "nfs_check_dirty_writeback": (_RELEASE, ""),
     "mempool_nomemalloc": (("A2/nbd, small", "R6/nbd"), ""),
