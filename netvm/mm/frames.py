@@ -9,6 +9,7 @@ A frame takes 23 bytes here, and 4 more in the ring of the LRU list it is on (:m
 ``swap`` hold value + 1 so that zero means none.
 """
 
+import sys
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = [
     "PG_WRITEBACK",
     "Frames",
     "PfnArray",
+    "common_item",
     "is_blank",
     "scalar_view",
 ]
@@ -129,6 +131,14 @@ class Frames:
 def is_blank(column: npt.NDArray[Any]) -> bool:
     """Return whether a short piece of a column is all zero; ``any()`` of numpy takes six times as long."""
     return not column.tobytes().strip(b"\0")
+
+
+def common_item(piece: npt.NDArray[Any]) -> int | None:
+    """Return what all items of a short array of integers are, 0 if it has none; None if they differ."""
+    raw, width = piece.tobytes(), piece.itemsize
+    if raw != raw[:width] * len(piece):
+        return None
+    return int.from_bytes(raw[:width], sys.byteorder, signed=piece.dtype.kind == "i")
 
 
 def scalar_view(column: npt.NDArray[Any]) -> "memoryview[int]":

@@ -278,7 +278,7 @@ class PageAllocator:
                     break
                 self._go_round(task, "__GFP_NOFAIL")
                 self.world.retry_point(task.spins_at)
-                await self._cond_resched(task)
+                await self.cond_resched(task)
             pfn, alloc_flags = self._retry_attempt(task, order, gfp, alloc_flags, owner)
         task.spins_at = ""
         if stalls and self.tracer is not None:
@@ -347,7 +347,7 @@ class PageAllocator:
                 # a sleep of one jiffy, whatever was found, so that the pool sees that this worker does not run
                 await self.world.sleep_on(task, self.memory, timeout_ns=JIFFY_NS)
             else:
-                await self._cond_resched(task)
+                await self.cond_resched(task)
         return worth or self._unreserve_highatomic(gfp, force=True)
 
     def _go_round(self, task: Task, where: str) -> None:
@@ -378,7 +378,7 @@ class PageAllocator:
             self.oom.unlock()
         if killed and not gfp & GFP_FS:
             # nobody was killed: a request that may not enter the file system goes round again
-            await self._cond_resched(task)
+            await self.cond_resched(task)
         return pfn, killed
 
     # -- blocks for programs that touch much ----------------------------------------------------------------------
@@ -491,7 +491,8 @@ class PageAllocator:
         else:
             task.charge_ns += cost_ns
 
-    async def _cond_resched(self, task: Task) -> None:
+    async def cond_resched(self, task: Task) -> None:
+        """Pay and give way if need be, on a host whose CPU time counts."""
         if task.cpus is not None:
             await task.cpus.cond_resched(task)
 

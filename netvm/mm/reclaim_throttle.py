@@ -56,8 +56,7 @@ class Throttles:
         """Sleep for a reason, at most its timeout (reclaim_throttle)."""
         vmscan = self.vmscan
         if self._is_skipped(task, reason):
-            if task.cpus is not None:
-                await task.cpus.cond_resched(task)
+            await vmscan.pages.cond_resched(task)
             return
         if not vmscan.fixes.reclaim_throttle:
             await self._congestion_wait(task, reason)

@@ -16,7 +16,6 @@ are kept are long, and arrays; those that are written are as short as tags and b
 # MODEL: every anonymous page is mapped by at most one PTE; no mlock, no transparent huge pages.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +35,7 @@ from netvm.mm.frames import (
     PG_WORKINGSET,
     PG_WRITEBACK,
     PfnArray,
+    common_item,
 )
 from netvm.mm.gfp import GFP_FS, GFP_IO
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON, Lruvec
@@ -110,11 +110,11 @@ class Shrinker(Pageout):
         if sc.memcg is not None:
             await self._wait_for_marked(task, taken, sc)
         flags = self.frames.flags
-        raw = flags[taken].tobytes()
-        fate, state = self._common_fate(taken, raw, sc), int.from_bytes(raw[:2], sys.byteorder)
+        state = common_item(flags[taken])
+        fate = self._common_fate(taken, state, sc)
         nr_reclaimed, nr_active = 0, 0 if fate == _REF_KEEP else nr_taken
-        if fate is None or not self._keep_alike(task, lruvec, taken, fate, state, sc):
-            if fate is None:
+        if fate is None or state is None or not self._keep_alike(task, lruvec, taken, fate, state, sc):
+            if fate is None or state is None:
                 flags[taken] = flags[taken] & _NOT_LRU
             else:
                 flags[taken] = state & ~(PG_LRU | PG_REFERENCED if fate in _SENT_FATES else PG_LRU)
@@ -187,7 +187,7 @@ class Shrinker(Pageout):
             pfns = self._free_orphans(pfns)
         if not len(pfns):
             return 0
-        common = self._common_flags(pfns)
+        common = common_item(self.frames.flags[pfns])
         lists = lruvec.lists
         if common is not None:
             flags[pfns] = common | PG_LRU
@@ -221,7 +221,7 @@ class Shrinker(Pageout):
     def free_anon(self, pfns: PfnArray) -> None:
         """Free anonymous pages that are on no list, unmapped and not in the swap cache."""
         frames = self.frames
-        common = self._common_flags(pfns)
+        common = common_item(self.frames.flags[pfns])
         if common is None:
             nr_reserve = int(np.count_nonzero(frames.flags[pfns] & _U16(PG_RESERVE)))
         else:
@@ -301,7 +301,7 @@ class Shrinker(Pageout):
     def _fates(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int, int]]:
         """Say what is to be done with the pages from a position on: runs of a fate and a process, with their bounds."""
         rest = taken[position:]
-        fate = self._common_fate(rest, self.frames.flags[rest].tobytes(), sc)
+        fate = self._common_fate(rest, common_item(self.frames.flags[rest]), sc)
         return self._runs(taken, position, sc) if fate is None else [(fate, position, len(taken))]
 
     def _runs(self, taken: PfnArray, position: int, sc: "ScanControl") -> list[tuple[int, int, int]]:
@@ -342,26 +342,22 @@ class Shrinker(Pageout):
         runs.append((last, start, len(taken)))
         return runs
 
-    def _common_fate(self, taken: PfnArray, flags: bytes, sc: "ScanControl") -> int | None:
+    def _common_fate(self, taken: PfnArray, state: int | None, sc: "ScanControl") -> int | None:
         """The fate of a batch whose pages have the same flags and process; None if it needs a closer look."""
-        nr = len(taken)
-        if flags != flags[:2] * nr:
-            return None
-        state = int.from_bytes(flags[:2], sys.byteorder)
-        if state & (PG_LOCKED | PG_UNEVICTABLE):
+        if state is None or state & (PG_LOCKED | PG_UNEVICTABLE):
             return None
         if state & PG_WRITEBACK:
             overdue = sc.kswapd and state & PG_RECLAIM and self.vmscan.flags.writeback
             return _IMMEDIATE if overdue else _WRITEBACK
-        mapping = self._common_mapping(taken)
+        mapping = common_item(self.frames.mapping[taken])
         if mapping is None:
             return None
         pte = 0
         if mapping:
-            raw = self.spaces[mapping].bits_at[self.frames.index[taken]].tobytes()
-            if raw != raw[:1] * nr:
+            bits = common_item(self.spaces[mapping].bits_at[self.frames.index[taken]])
+            if bits is None:
                 return None
-            pte = raw[0]
+            pte = bits
             if pte & PTE_YOUNG:
                 return _REF_ACTIVATE if state & PG_REFERENCED else _REF_KEEP
         if state & PG_SWAPCACHE:
@@ -369,16 +365,6 @@ class Shrinker(Pageout):
                 return None
             return _WRITE_AGAIN if state & PG_DIRTY or pte & PTE_DIRTY else _FREE
         return _SWAP_OUT if mapping else _KEEP
-
-    def _common_flags(self, pfns: PfnArray) -> int | None:
-        """The flags that all pages of a batch have; None if they differ."""
-        raw = self.frames.flags[pfns].tobytes()
-        return int.from_bytes(raw[:2], sys.byteorder) if raw == raw[:2] * len(pfns) else None
-
-    def _common_mapping(self, taken: PfnArray) -> int | None:
-        """The process that all pages of a batch belong to, 0 for none; None if they differ."""
-        raw = self.frames.mapping[taken].tobytes()
-        return int.from_bytes(raw[:4], sys.byteorder) if raw == raw[:4] * len(taken) else None
 
     def _keep(self, task: Task, run: PfnArray, fate: int, sc: "ScanControl") -> None:
         """Keep or activate pages that are neither written nor freed."""
@@ -443,7 +429,7 @@ class Shrinker(Pageout):
         task.charge_ns += self.costs.shrink_call + nr * self.costs.scan_keep
         if not nr:
             return
-        mapping = self._common_mapping(taken)
+        mapping = common_item(self.frames.mapping[taken])
         if mapping is not None:
             self._clear_young(taken)
         else:
@@ -452,7 +438,7 @@ class Shrinker(Pageout):
                 if mapping:
                     self.spaces[mapping].bits_of[self.frames.index_of[pfn] - 1] &= 0xFF & ~PTE_YOUNG
         flags = self.frames.flags
-        common = self._common_flags(taken)
+        common = common_item(flags[taken])
         flags[taken] = (
             flags[taken] & _NOT_ACTIVE | _U16(PG_WORKINGSET) if common is None else common & ~PG_ACTIVE | PG_WORKINGSET
         )

@@ -188,7 +188,7 @@ class Vmscan:
 
     async def try_to_free_pages(self, task: Task, order: int, gfp: int) -> int:
         """Reclaim for an allocation; return pages reclaimed, 0 for none (try_to_free_pages)."""
-        await self._cond_resched(task)
+        await self.pages.cond_resched(task)
         with GfpScope(task, PF_MEMALLOC):
             if await self.throttle_direct_reclaim(task, gfp):
                 return 1
@@ -205,7 +205,7 @@ class Vmscan:
             self.direct_reclaim_latency.end(max(0, self.world.now_ns + self._unpaid_ns(task) - begun_ns))
             if self.tracer is not None:
                 self.tracer.emit(_DIRECT_RECLAIM_END, task, nr_reclaimed)
-        await self._cond_resched(task)
+        await self.pages.cond_resched(task)
         return nr_reclaimed
 
     def _unpaid_ns(self, task: Task) -> int:
@@ -233,10 +233,6 @@ class Vmscan:
                 return 0
             sc.force_deactivate = True
             sc.skipped_deactivate = False
-
-    async def _cond_resched(self, task: Task) -> None:
-        if task.cpus is not None:
-            await task.cpus.cond_resched(task)
 
     async def _consider_reclaim_throttle(self, task: Task, sc: ScanControl) -> None:
         if sc.nr_reclaimed > sc.nr_scanned >> 3:

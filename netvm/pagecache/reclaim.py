@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.mm.address_space import PTE_DIRTY, PTE_YOUNG
-from netvm.mm.frames import PG_DIRTY, PG_LOCKED, PG_LRU, PG_WORKINGSET, PG_WRITEBACK, PfnArray
+from netvm.mm.frames import PG_DIRTY, PG_LOCKED, PG_LRU, PG_WORKINGSET, PG_WRITEBACK, PfnArray, common_item
 from netvm.pagecache.filemap import PTE_PRESENT, PageCache
 from netvm.pagecache.mapping import Mapping
 from netvm.pagecache.ports import WritebackControl
@@ -33,11 +33,11 @@ class FileReclaim:
     def _by_file(self, pfns: PfnArray) -> Iterator[tuple[Mapping, npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
         """Generate file, places within ``pfns`` and page indices for each file that pages belong to."""
         owners = self.frames.mapping[pfns]
-        raw = owners.tobytes()
-        if raw == raw[:4] * len(pfns) and raw.strip(b"\0"):
+        only = common_item(owners)
+        if only:
             # mostly one file's
             yield (
-                self.cache.mappings[-int(owners[0])],
+                self.cache.mappings[-only],
                 np.arange(len(pfns)),
                 (self.frames.index[pfns] - 1).astype(np.intp),
             )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from netvm.mm import frames as frames_module
-from netvm.mm.frames import BYTES_PER_FRAME, Frames, is_blank
+from netvm.mm.frames import BYTES_PER_FRAME, Frames, common_item, is_blank
 
 COLUMNS = ("flags", "block", "owner", "mapping", "index", "swap", "lru_slot", "pins", "memcg")
 
@@ -55,3 +55,14 @@ def test_a_piece_is_blank_that_is_all_zero(dtype: type) -> None:
         column[place] = np.iinfo(dtype).max ^ 0x7F
         assert is_blank(column) is not bool(column.any())
         assert is_blank(column[place + 1 :])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize("items", [[], [0], [7, 7, 7], [7, 7, 8], [0, 7], [127] * 32])
+def test_what_a_batch_has_in_common(dtype: type, items: list[int]) -> None:
+    """The one item of a batch, whatever its width; a file's negative number keeps its sign."""
+    signs = (1, -1) if dtype is np.int32 else (1,)
+    for sign in signs:
+        alike = {sign * item for item in items} or {0}
+        found = common_item(np.array([sign * item for item in items], dtype=dtype))
+        assert found == (alike.pop() if len(alike) == 1 else None)
