@@ -485,9 +485,8 @@ class PageAllocator:
 
     def _charge(self, task: Task, cost_ns: int) -> None:
         if task is self.softirq:
-            cpus = task.cpus
-            if cpus is not None:
-                cpus.steal(cost_ns)
+            if task.cpus is not None:
+                task.cpus.steal(cost_ns)
         else:
             task.charge_ns += cost_ns
 
