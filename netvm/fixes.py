@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 
 from netvm.fix_table import TABLE, Fix
 from netvm.fix_table_groups import GROUP_TABLE
+from netvm.fix_table_nfs import NFS_TABLE
 
 __all__ = ["FIXES", "PRESETS", "Fix", "Fixes", "preset"]
 
@@ -65,17 +66,6 @@ class Fixes:
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True
-    nfs_release_bounded: bool = True
-    nfs_release_no_commit: bool = True
-    nfs_release_writes: bool = True
-    nfs_connect_nofs: bool = True
-    nfs_check_dirty_writeback: bool = True
-    nfs_swap_memalloc: bool = True
-    rpc_swap_memalloc: bool = True
-    rpc_alloc_nowait: bool = True
-    nfs_swap_stable: bool = True
-    swap_file_batches: bool = True
-    nfs_commit_after_writeback: bool = True
     unstable_is_writeback: bool = True
     vm_writeout_not_unstable: bool = False
     no_vm_writeout_throttle: bool = True
@@ -86,6 +76,20 @@ class Fixes:
     fuse_temp_pages: bool = True
     fuse_strictlimit: bool = True
     fuse_writeback_indeterminate: bool = True
+    nfs_release_bounded: bool = True
+    nfs_release_no_commit: bool = True
+    nfs_release_writes: bool = True
+    nfs_connect_nofs: bool = True
+    nfs_check_dirty_writeback: bool = True
+    nfs_swap_memalloc: bool = True
+    rpc_sends_bvec: bool = True
+    rpc_swap_memalloc: bool = True
+    rpc_alloc_nowait: bool = True
+    nfs_alloc_nowait: bool = True
+    rpc_bvec_before_lock: bool = True
+    nfs_swap_stable: bool = True
+    swap_file_batches: bool = True
+    nfs_commit_after_writeback: bool = True
     isolated_wait_once: bool = True
     memcg_wait_enters_fs: bool = True
     memcg_oom_in_faults: bool = True
@@ -104,7 +108,7 @@ class Fixes:
         return Fixes(**values)
 
 
-FIXES: Mapping[str, Fix] = {fix.name: fix for fix in (*TABLE, *GROUP_TABLE)}
+FIXES: Mapping[str, Fix] = {fix.name: fix for fix in (*TABLE, *NFS_TABLE, *GROUP_TABLE)}
 """Every fix by name, oldest theme first."""
 
 assert list(FIXES) == [f.name for f in fields(Fixes)], "the switch board and its table list the same fixes"
@@ -119,7 +123,7 @@ def preset(kernel: str) -> Fixes:
     if kernel not in PRESETS:
         raise KeyError(kernel)
     have = {}
-    for fix in (*TABLE, *GROUP_TABLE):
+    for fix in (*TABLE, *NFS_TABLE, *GROUP_TABLE):
         merged = fix.version is not None and _version(fix.version) <= _version(kernel)
         if kernel == "6.1" and fix.in_recorded is not None:
             merged = fix.in_recorded

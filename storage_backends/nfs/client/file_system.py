@@ -45,7 +45,7 @@ from storage_backends.nfs.client.inode import (
     pages_of,
 )
 from storage_backends.nfs.client.mount import Mount, nfs_congestion_kb
-from storage_backends.nfs.client.pools import NFS_PAGEVEC_SIZE, PAGE_POINTER_BYTES, rpc_task_gfp_mask
+from storage_backends.nfs.client.pools import NFS_PAGEVEC_SIZE, PAGE_POINTER_BYTES
 from storage_backends.nfs.client.release import RELEASE_WAIT_NS, Release, nfs_release
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.coalesce import Coalescer
@@ -217,17 +217,16 @@ class NfsFileSystem:
         return _NO_MEMORY
 
     async def _header_alloc(self, task: Task, indices: npt.NDArray[np.intp], *, write: bool) -> PgioHeader | None:
-        gfp = rpc_task_gfp_mask(task)
         pools = self.pools
-        source = pools.write_headers if write else pools.read_headers
-        slab = await source.alloc(task, gfp)
+        slab = await pools.header_alloc(task, write=write)
         if slab < 0:
             return None
         array = -1
         if len(indices) > NFS_PAGEVEC_SIZE:
+            gfp = pools.io_gfp_mask(task, write=write)
             array = await pools.kmalloc(len(indices) * PAGE_POINTER_BYTES).alloc(task, gfp)
             if array < 0:
-                source.free(slab)
+                (pools.write_headers if write else pools.read_headers).free(slab)
                 return None
         return PgioHeader(indices, slab, array, write=write)
 
@@ -297,7 +296,7 @@ class NfsFileSystem:
         if not batch:
             return
         self._mark(inode, batch, REQ_UNSTABLE, REQ_COMMITTING)
-        slab = await self.pools.commit_headers.alloc(task, rpc_task_gfp_mask(task))
+        slab = await self.pools.commitdata_alloc(task)
         inode.nr_calls += 1
         serial = inode.nr_calls
 

@@ -3,7 +3,8 @@
 Sizes and order are those of 6.1. Every object is asked for with its own mask first; only where there is a mempool, and
 only when that failed, an element of it is taken without waiting (``rpc_malloc``, ``rpc_alloc_task``,
 ``nfs_writehdr_alloc``): a mempool here is a fallback for workers that must not sleep. Without the fix
-``rpc_alloc_nowait`` the buffer is a mempool allocation like any other, and a worker of rpciod may sleep in it.
+``rpc_alloc_nowait`` the buffer is a mempool allocation like any other, and a worker of rpciod may sleep in it; without
+``nfs_alloc_nowait`` so are the headers of WRITEs and COMMITs, and a worker of nfsiod may.
 
 What a run of pages costs besides: one ``nfs_page`` a page, an array of page pointers where there are more than eight,
 and the ``bio_vec`` array that sendmsg walks.
@@ -12,7 +13,7 @@ and the ``bio_vec`` array that sendmsg walks.
 from typing import Final
 
 from netvm.fixes import Fixes
-from netvm.mm.gfp import GFP_KERNEL, GFP_NORETRY, GFP_NOWAIT, GFP_NOWARN
+from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO, GFP_NORETRY, GFP_NOWAIT, GFP_NOWARN
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import CacheSpec, SlabCache, SlabCaches
@@ -97,6 +98,7 @@ class NfsPools:
 
     def __init__(self, world: World, pages: PageAllocator, slabs: SlabCaches, fixes: Fixes) -> None:
         self.pages = pages
+        self.fixes = fixes
         self._slabs = slabs
         self.caches = {name: self._cache(name) for name in _CACHES}
         nomemalloc = fixes.mempool_nomemalloc
@@ -127,6 +129,24 @@ class NfsPools:
         """Return the cache that an object of this size comes from."""
         name = kmalloc_cache(size_bytes)
         return self.caches[name] if name in self.caches else self._slabs[name]
+
+    def io_gfp_mask(self, task: Task, *, write: bool) -> int:
+        """Return the mask of what a READ or WRITE takes (nfs_io_gfp_mask)."""
+        return rpc_task_gfp_mask(task) if self.fixes.nfs_alloc_nowait or not write else GFP_NOIO
+
+    async def header_alloc(self, task: Task, *, write: bool) -> int:
+        """Take the header of a READ or WRITE, or -1 (nfs_readhdr_alloc, nfs_writehdr_alloc)."""
+        gfp = self.io_gfp_mask(task, write=write)
+        if not write:
+            return await self.read_headers.alloc(task, gfp)
+        headers = self.write_headers
+        return await (headers.alloc if self.fixes.nfs_alloc_nowait else headers.wait_for)(task, gfp)
+
+    async def commitdata_alloc(self, task: Task) -> int:
+        """Take the header of a COMMIT, or -1 (nfs_commitdata_alloc)."""
+        gfp = self.io_gfp_mask(task, write=True)
+        headers = self.commit_headers
+        return await (headers.alloc if self.fixes.nfs_alloc_nowait else headers.wait_for)(task, gfp)
 
     async def nfs_pages_alloc(self, task: Task, nr: int, gfp: int) -> list[int] | None:
         """Take one ``nfs_page`` for each of ``nr`` pages, or none and return None (nfs_page_create)."""

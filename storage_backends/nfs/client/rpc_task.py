@@ -5,6 +5,9 @@ Mirrors net/sunrpc/sched.c and clnt.c of 6.1. An asynchronous task is a work ite
 has to wait; then the worker is free for others, and whatever is waited for queues the task again. Only memory is waited
 for with the worker held, as far as the mask lets it. When the call is over, ``nfsiod`` runs its release.
 
+The vector of a call's pages is had before the transport is asked for. Before 5.18 (``rpc_bvec_before_lock``) who sent
+the call allocated it, with GFP_KERNEL and the transport's lock held; before 5.1 pages were sent one by one, without.
+
 A task of a client that is swapped over runs with PF_MEMALLOC while it runs (``RPC_IS_SWAPPER``); without the fix
 ``rpc_swap_memalloc`` it does not and relies on its masks.
 """
@@ -21,7 +24,7 @@ from netvm.units import NS_PER_S
 from storage_backends.nfs.client.pools import BIO_VEC_BYTES, rpc_task_gfp_mask
 from storage_backends.nfs.client.transport import NO_MEMORY
 from storage_backends.nfs.connection.client import Reply
-from storage_backends.nfs.connection.procedures import Procedure
+from storage_backends.nfs.connection.procedures import READ, Procedure
 from storage_backends.nfs.connection.timeouts import RetransmitTimer
 
 if TYPE_CHECKING:
@@ -217,15 +220,24 @@ class RpcTask:
 
     async def call_encode(self, task: Task) -> None:
         """Encode, have the vector of the data's pages, and queue for transmission."""
-        if self.nr_pages and self.bvec < 0:
-            cache = self.client.pools.kmalloc(self.nr_pages * BIO_VEC_BYTES)
-            self.bvec = await cache.alloc(task, self._gfp(task))
-            if self.bvec < 0:
-                self.delay(ALLOCATE_DELAY_NS, "rpc_delay: no memory for a bio_vec array")
-                return
+        if not self.bvec_under_lock and not await self.alloc_bvec(task, self._gfp(task)):
+            self.delay(ALLOCATE_DELAY_NS, "rpc_delay: no memory for a bio_vec array")
+            return
         self.client.connection.call(self.xid, self.procedure, self.args)
         self.client.xprt.enqueue(self)
         self.action = RpcTask.call_connect
+
+    @property
+    def bvec_under_lock(self) -> bool:
+        """Whether the vector is asked for by who sends it, with the transport's lock held."""
+        return not self.client.fixes.rpc_bvec_before_lock and self.procedure is not READ
+
+    async def alloc_bvec(self, task: Task, gfp: int) -> bool:
+        """Have the vector that sendmsg or recvmsg walks; False if there is no memory for it (xdr_alloc_bvec)."""
+        if not self.nr_pages or self.bvec >= 0 or not self.client.fixes.rpc_sends_bvec:
+            return True
+        self.bvec = await self.client.pools.kmalloc(self.nr_pages * BIO_VEC_BYTES).alloc(task, gfp)
+        return self.bvec >= 0
 
     async def call_connect(self, _task: Task) -> None:
         """Make sure there is a connection."""

@@ -127,11 +127,7 @@ class NfsSwapFile:
     async def _header_alloc(self, task: Task, direct: _Direct, group: range, gfp: int) -> _Header | None:
         pools = self.pools
         write = direct.rq.write
-        if write and not self.client.fixes.rpc_alloc_nowait:
-            # nfs_writehdr_alloc: the mempool first and last, and never the page reserve
-            slab = await pools.write_headers.wait_for(task, GFP_NOIO)
-        else:
-            slab = await (pools.write_headers.alloc(task, gfp) if write else pools.read_headers.alloc(task, gfp))
+        slab = await pools.header_alloc(task, write=write)
         if slab < 0:
             return None
         array = -1

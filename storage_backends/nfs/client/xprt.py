@@ -149,6 +149,8 @@ class Xprt(SendLock):
             # it was answered before it was sent again
             return 0
         if self._sent == (0, 0):
+            if rpc.bvec_under_lock and not await rpc.alloc_bvec(task, GFP_KERNEL):
+                return NO_MEMORY
             task.charge_ns += self.client.costs.dispatch_request
             self._chunks = self.client.connection.send(rpc.xid)
         chunks = self._chunks

@@ -18,6 +18,7 @@ SOCK_MEMALLOC.
 from collections import deque
 from typing import Any, Final
 
+from netvm.mm.gfp import GFP_KERNEL
 from netvm.mm.zone import adjust_memalloc_reserve
 from netvm.net.udp import UdpSock
 from netvm.runtime.task import Resource, Task
@@ -26,7 +27,7 @@ from netvm.units import pages_of
 from storage_backends.nfs.client.clnt import RpcClient
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.client.slots import SlotTable
-from storage_backends.nfs.client.transport import NO_ROOM, SendLock
+from storage_backends.nfs.client.transport import NO_MEMORY, NO_ROOM, SendLock
 from storage_backends.nfs.connection.congestion import CongestionWindow
 from storage_backends.nfs.connection.timeouts import Expiry, RetransmitTimer, RpcTimeout, RttEstimator
 from storage_backends.wire import RemoteProtocolError, size_of
@@ -127,6 +128,9 @@ class UdpXprt(SendLock):
             rpc.need_xmit = False
             return
         client = self.client
+        if rpc.bvec_under_lock and not await rpc.alloc_bvec(task, GFP_KERNEL):
+            rpc.status = NO_MEMORY
+            return
         task.charge_ns += client.costs.dispatch_request
         chunks = client.connection.send(rpc.xid)
         rpc.status = self.sock.sendmsg_nowait(task, list(chunks), sum(map(size_of, chunks)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from netvm.mm.gfp import GFP_KERNEL, GFP_NORETRY, GFP_NOWARN, PF_MEMALLOC, GfpScope
+from netvm.mm.gfp import GFP_KERNEL, GFP_NORETRY, GFP_NOWAIT, GFP_NOWARN, PF_MEMALLOC, GfpScope
 from netvm.runtime.workqueue import PF_WQ_WORKER
 from storage_backends.nfs.client.pools import (
     MIN_POOL_WRITE,
@@ -67,3 +67,38 @@ def test_pages_requests_come_all_or_none(mounted) -> None:
         pools.nfs_pages_free(taken)
 
     host.run(script)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_who_finds_no_header_comes_again(mounted, fixed) -> None:
+    """With neither memory nor elements WRITEs and COMMITs get none; without the fix they are waited for."""
+    host = mounted(fixes=() if fixed else ("nfs_alloc_nowait",))
+    pools = host.backend.pools
+    got = {}
+
+    async def script(task) -> None:
+        reserves = {"write": pools.write_headers, "commit": pools.commit_headers}
+        taken = {name: reserve.pool.elements[:] for name, reserve in reserves.items()}
+        pages = host.drain()
+        for reserve in reserves.values():
+            reserve.pool.elements.clear()
+            while reserve.cache.try_alloc(host.host.softirq, GFP_NOWAIT) >= 0:
+                pass
+
+        async def ask(asker, name: str) -> None:
+            alloc = pools.header_alloc(asker, write=True) if name == "write" else pools.commitdata_alloc(asker)
+            got[name] = await alloc
+
+        for name in reserves:
+            host.host.world.spawn(name, ask, name, cpus=None, flags=PF_WQ_WORKER)
+        await host.pause(task, 1000)
+        assert got == ({"write": -1, "commit": -1} if fixed else {})
+        host.give_back(pages)
+        for name, reserve in reserves.items():
+            for element in taken[name]:
+                reserve.pool.nr_out += 1
+                reserve.free(element)
+        await host.pause(task, 6000)
+
+    host.run(script)
+    assert all(found >= 0 for found in got.values()) is not fixed

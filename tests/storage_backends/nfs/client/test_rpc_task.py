@@ -1,8 +1,12 @@
 """One call on its way."""
 
+import pytest
+
 from netvm.mm.gfp import GFP_NOWAIT, GFP_NOWARN, PF_MEMALLOC, PF_MEMALLOC_NOFS
 from storage_backends.nfs.client.rpc_task import RpcTask
-from storage_backends.nfs.connection.procedures import NULL
+from storage_backends.nfs.connection.procedures import NULL, WRITE
+from storage_backends.nfs.messages.data import StableHow, WriteArgs
+from storage_backends.wire import Blocks
 
 
 def flags_of_a_call(host) -> set[int]:
@@ -96,3 +100,67 @@ def test_a_worker_without_a_buffer_is_free_for_others(mounted) -> None:
 
         host.run(script)
         assert held == [is_held]
+
+
+def vector_of_a_write(mounted, fixes: tuple[str, ...], nr_left: int) -> tuple[bool, bool, bool]:
+    """Return what becomes of a WRITE of 64 pages on a mount with swap while memory is short but for ``nr_left`` pages.
+
+    Whether it holds the transport, whether it is in ``alloc_bvec``, and whether it has its vector. It is sent in the
+    end.
+    """
+    host = mounted(fixes=fixes)
+    seen = []
+
+    async def script(task) -> None:
+        backend, xprt, slabs = host.backend, host.xprt, host.host.slabs
+        args = WriteArgs(fh=backend.driver.fh, offset=0, stable=StableHow.FILE_SYNC, data=Blocks.of((1,) * 64))
+        ended = []
+        rpc = await host.client.call_async(
+            task, WRITE, args, nr_pages=64, done=lambda rpc, context: ended.append(rpc.reply.result.status)
+        )
+        pages = host.drain()
+        while slabs["kmalloc-1k"].try_alloc(host.host.softirq, 0) >= 0:
+            pass
+        for _ in range(nr_left):
+            host.host.pages.free_pages(pages.pop(), 0)
+        await host.pause(task, 100)
+        is_in_it = rpc.running_on is not None and "alloc_bvec" in rpc.running_on.stack()
+        seen.append((xprt.locked_by is rpc, is_in_it, rpc.bvec >= 0))
+        host.give_back(pages)
+        await host.pause(task, 3000)
+        assert ended == [0]
+
+    host.run(script)
+    return seen[0]
+
+
+def test_the_vector_of_a_call_is_asked_for_before_the_transport(mounted) -> None:
+    """A call without memory for its vector leaves the transport to others; without the fix it waits with the lock."""
+    assert vector_of_a_write(mounted, (), 0) == (False, False, False)
+    assert vector_of_a_write(mounted, ("rpc_bvec_before_lock", "rpc_swap_memalloc"), 0) == (True, True, False)
+
+
+def test_the_reserve_follows_the_transport(mounted) -> None:
+    """Who holds the transport of a swap file has its vector from the reserve; without the fix it waits for more."""
+    assert vector_of_a_write(mounted, ("rpc_bvec_before_lock",), 20)[1:] == (False, True)
+    assert vector_of_a_write(mounted, ("rpc_bvec_before_lock", "rpc_swap_memalloc"), 20) == (True, True, False)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_kernel_that_sends_page_by_page_needs_no_vector(mounted, fixed) -> None:
+    """Without ``rpc_sends_bvec`` a call goes without one."""
+    host = mounted(fixes=() if fixed else ("rpc_sends_bvec",))
+
+    async def script(task) -> None:
+        args = WriteArgs(fh=host.backend.driver.fh, offset=0, stable=StableHow.FILE_SYNC, data=Blocks.of((1,) * 64))
+        ended = []
+        rpc = await host.client.call_async(
+            task, WRITE, args, nr_pages=64, done=lambda rpc, context: ended.append(rpc.reply.result.status)
+        )
+        await host.pause(task, 1)
+        assert rpc.buffer >= 0
+        assert (rpc.bvec >= 0) is fixed
+        await host.pause(task, 1000)
+        assert ended == [0]
+
+    host.run(script)
