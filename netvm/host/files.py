@@ -1,7 +1,8 @@
 """The file side of a host: page cache, throttle, flusher, and the file system on its storage.
 
 ``[storage] role = "fs"`` puts a file system on the device, with ``swap_mib`` of it in front as swap; a backend that is
-a file server mounts its own. A host whose storage is swap alone has a page cache too, with nothing in it.
+a file server mounts its own, and swaps to a file on it. A host whose storage is swap alone has a page cache too, with
+nothing in it.
 """
 
 from collections.abc import Callable

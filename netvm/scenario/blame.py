@@ -19,6 +19,7 @@ from typing import Final
 import msgspec.inspect as shape
 
 from netvm.errors import UsageError
+from netvm.scenario.synonyms import meant_keys
 
 __all__ = ["ABSENT", "Blame", "blames", "dotted", "nearest", "refuse", "shown"]
 
@@ -26,6 +27,7 @@ Path = tuple[str | int, ...]
 
 _INT64_MAX: Final = 2**63 - 1
 _SHOWN_CHARS_MAX: Final = 60
+_ALIKE_FAR: Final = 0.85
 
 
 class _Absent:
@@ -137,10 +139,18 @@ def _walk_struct(value: object, struct: shape.StructType, path: Path, top: shape
         return
     fields = {field.encode_name: field for field in struct.fields}
     known = [*fields, *([struct.tag_field] if struct.tag_field else [])]
+    inner = [
+        f"{name}.{below.encode_name}"
+        for name, field in fields.items()
+        if isinstance(field.type, shape.StructType)
+        for below in field.type.fields
+    ]
     if struct.forbid_unknown_fields:
         for key, item in value.items():
             if key not in known:
-                yield Blame(path=(*path, key), value=item, problem=_unknown_key(key, known, path, top))
+                yield Blame(
+                    path=(*path, key), value=item, problem=_unknown_key(key, known, inner if path else [], path, top)
+                )
     for key, item in value.items():
         if key in fields:
             yield from _walk(item, fields[key].type, (*path, key), top)
@@ -281,19 +291,27 @@ def _bounds(kind: shape.IntType | shape.FloatType) -> str:
     return ""
 
 
-def _unknown_key(key: str, known: Sequence[str], path: Path, top: shape.StructType) -> str:
-    """Return what to write instead of a key that the table does not have."""
+def _unknown_key(key: str, known: Sequence[str], inner: Sequence[str], path: Path, top: shape.StructType) -> str:
+    """Return what to write instead of a key that neither the table nor those inside it (``inner``, dotted) have."""
+    here = [(*path, *name.split(".")) for name in meant_keys(key, [*known, *inner])]
     elsewhere = [place for place in _places(top) if place and place[-1] == key]
-    if elsewhere:
-        return f"unknown key here; did you mean {' or '.join(dotted(place) for place in elsewhere[:2])}?"
-    meant = nearest(key, known)
-    if meant is not None:
-        return f"unknown key; did you mean {dotted((*path, meant))}?"
-    far = nearest(key, [str(place[-1]) for place in _places(top)])
-    if far is not None:
-        place = next(place for place in _places(top) if place[-1] == far)
-        return f"unknown key; did you mean {dotted(place)}?"
+    if here and here[0][-1] in (key.replace("_", "-"), key.casefold()):
+        elsewhere = []
+    if here or elsewhere:
+        where = "" if here else " here"
+        return f"unknown key{where}; did you mean {_either([*here[:2], *elsewhere[: 1 if here else 2]])}?"
+    places = {str(place[-1]): place for place in reversed(_places(top))}
+    # from another table's keys, those that are written almost like it; at the top, where none belongs, other words too
+    far = difflib.get_close_matches(key, places, n=1, cutoff=_ALIKE_FAR) or (
+        meant_keys(key, list(places)[::-1], alike=1.0)[:2] if not path else []
+    )
+    if far:
+        return f"unknown key; did you mean {_either([places[name] for name in far])}?"
     return f"unknown key; {dotted(path) or 'the top level'} knows {', '.join(known)}"
+
+
+def _either(places: Sequence[Path]) -> str:
+    return " or ".join(dotted(place) for place in dict.fromkeys(places))
 
 
 def _places(top: shape.StructType) -> tuple[Path, ...]:

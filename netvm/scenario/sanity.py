@@ -152,13 +152,14 @@ def _files(scenario: Scenario) -> Iterator[Blame]:
     if storage.role == "swap":
         for index, workload in enumerate(scenario.workload):
             if isinstance(workload, FileWriter | FileReader):
-                problem = 'uses files; storage.role must be "fs"'
+                problem = 'uses files, and all of the storage is swap; must be storage.role "fs"'
+                problem += ", with what is to be swap in storage.swap_mib"
                 yield Blame(path=("workload", index, "name"), value=workload.name, problem=problem)
         if storage.extent_kib:
             problem = 'is of a file system; storage.role must be "fs"'
             yield Blame(path=("storage", "extent_kib"), value=storage.extent_kib, problem=problem)
         if storage.swap_mib:
-            problem = 'all of the device is swap; must be 0, or storage.role "fs"'
+            problem = 'storage.role is "swap": all of it is; must be 0, or storage.role "fs" for files on the rest'
             yield Blame(path=("storage", "swap_mib"), value=storage.swap_mib, problem=problem)
     if storage.loop_mib and (storage.role == "swap" or storage.loop_mib + storage.swap_mib >= storage.size_mib):
         problem = f'must fit beside the rest on size_mib = {storage.size_mib}, with storage.role "fs"'

@@ -283,7 +283,8 @@ class Storage(_Table, frozen=True, kw_only=True):
     role: Literal["swap", "fs"] = "swap"
     """What is kept there: swap, or a file system."""
     swap_mib: Natural = 0
-    """Of a device with a file system: how much of it, in front, is swap."""
+    """With ``role = "fs"``: how much of it is swap all the same, in front of a device's file system, or as a file on
+    an NFS mount."""
     encrypted: bool = False
     """Everything goes through dm-crypt, which needs a page for each page it writes."""
     split_kib: Annotated[int, Meta(ge=0, le=1_048_576, multiple_of=4)] = 0

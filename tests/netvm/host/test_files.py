@@ -64,7 +64,7 @@ def test_sysctls_reach_the_throttle() -> None:
 
 @pytest.mark.parametrize(
     ("storage", "line"),
-    [({"swap_mib": 1}, "all of the device is swap"), ({"role": "fs", "swap_mib": 64}, "must be less than size_mib")],
+    [({"swap_mib": 1}, "all of it is; must be 0"), ({"role": "fs", "swap_mib": 64}, "must be less than size_mib")],
 )
 def test_a_swap_area_that_cannot_be_is_refused(storage: dict[str, Any], line: str) -> None:
     """swap_mib belongs to a device with a file system, and leaves some of it."""

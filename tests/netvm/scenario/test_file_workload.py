@@ -148,7 +148,7 @@ def test_the_same_seed_writes_the_same_bytes() -> None:
 
 def test_files_need_a_file_system() -> None:
     """A writer over a swap device is refused, with the key to change."""
-    with pytest.raises(UsageError, match=r'workload.0.name = "fwriter": uses files; storage.role must be "fs"'):
+    with pytest.raises(UsageError, match=r'uses files, .* must be storage.role "fs", with .* storage.swap_mib'):
         _run({"kind": "file-writer", "mib": 1}, storage={"role": "swap"})
 
 

@@ -28,6 +28,24 @@ def test_a_hog_survives_on_a_swap_file(mounted) -> None:
     assert outcome.vmstat["pswpin"] > 1000
 
 
+def test_a_mount_swaps_and_holds_files_at_once(mounted) -> None:
+    """A hog beside a file writer goes to the swap file, the writer's pages to its own, and nothing is lost."""
+    scenario = scenario_from(
+        {
+            "machine": {"ram_mib": 32, "costs": {"scale": 0.0}},
+            "storage": {"kind": "nfs", "role": "fs", "size_mib": 64, "swap_mib": 32},
+            "workload": [{"kind": "anon-hog", "mib": 20, "passes": 2}, {"kind": "file-writer", "mib": 4}],
+        },
+        origin="test",
+    )
+    outcome = run_scenario(scenario, name="nfs")
+    assert outcome.verdict == "COMPLETED"
+    assert outcome.audit == []
+    assert outcome.vmstat["pswpin"] > 1000
+    count = outcome.vmstat
+    assert count["nr_written"] + count["nr_writeback"] == count["pswpout"] + 4 * 256
+
+
 def test_mounting_opens_the_swap_file_and_marks_the_socket(mounted) -> None:
     """Swapping on makes the socket a priority one; without the fix it stays ordinary."""
 
