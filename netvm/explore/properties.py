@@ -93,15 +93,25 @@ class PropertyFile(NamedTuple):
     """SHA-256 of its text."""
 
 
-def load_properties(path: Path) -> PropertyFile:
-    """Return the properties of a Python file, in its order. Raises UsageError if it cannot be run or has none."""
+def load_properties(path: Path, *, digest_wanted: str | None = None) -> PropertyFile:
+    """Return the properties of a Python file, in its order.
+
+    With ``digest_wanted`` a file whose text has another digest is not run. Raises UsageError if that is so, if the file
+    cannot be run, or has no property.
+    """
     try:
         source = path.read_text(encoding="utf-8")
-        digest = hashlib.sha256(source.encode()).hexdigest()
-        names: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--property {path}: {getattr(error, 'strerror', None) or error}") from None
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    if digest_wanted not in (None, digest):
+        raise UsageError(
+            f"{path}: not the properties that the reproducer was written with, and not run; "
+            f"to look at them none the less: --property {path}"
+        )
+    names: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
+    try:
         exec(compile(source, str(path), "exec", dont_inherit=True), names)
-    except OSError as error:
-        raise UsageError(f"--property {path}: {error.strerror or error}") from None
     except Exception as error:  # noqa: BLE001  whatever the file raises is told as its own
         raise UsageError(f"--property {path}: {type(error).__name__}: {error}") from None
     found = [_blaming(path, value) for value in names.values() if isinstance(value, Always | Sometimes)]

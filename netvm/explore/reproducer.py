@@ -183,8 +183,8 @@ def text_of(reproducer: Reproducer, subject: Subject) -> str:
 def load(path: Path, property_files: Sequence[Path] = ()) -> tuple[Reproducer, Subject]:
     """Return what a reproducer's file holds.
 
-    The files of properties that it names are looked for where they were and beside it; ``property_files`` are taken
-    instead of them. Raises UsageError.
+    The files of properties that it names are looked for where they were and beside it, and run only if they are what
+    they were; ``property_files`` are taken instead of them, whatever they are. Raises UsageError.
     """
     data = read_toml(path)
     table = data.pop("reproducer", {})
@@ -194,10 +194,11 @@ def load(path: Path, property_files: Sequence[Path] = ()) -> tuple[Reproducer, S
     if any(choice < 0 for choice in reproducer.tape):
         raise UsageError(f"{path}: reproducer.tape: a choice must be 0 or more")
     scenario = scenario_from(data, origin=str(path))
-    files = {
-        str(file): load_properties(file)
-        for file in property_files or [_found(path, name) for name in reproducer.property_files]
-    }
+    if property_files:
+        files = {str(file): load_properties(file) for file in property_files}
+    else:
+        named = {_found(path, name): digest for name, digest in reproducer.property_files.items()}
+        files = {str(file): load_properties(file, digest_wanted=digest) for file, digest in named.items()}
     subject = Subject(
         scenario=scenario,
         name=reproducer.scenario,

@@ -118,7 +118,10 @@ def test_properties_of_a_file_are_looked_at(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_reproducer_names_the_file_of_its_property(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Replay looks at it where it was, beside the reproducer, or where --property says; else it asks for it."""
+    """Replay looks at it where it was, beside the reproducer, or where --property says; else it asks for it.
+
+    A file with other properties is not run unless it is asked for.
+    """
     path, reproducer = tmp_path / "mine.py", tmp_path / "saved" / "r.toml"
     reproducer.parent.mkdir()
     path.write_text(PROPERTY)
@@ -135,9 +138,14 @@ def test_a_reproducer_names_the_file_of_its_property(tmp_path: Path, capsys: pyt
     assert main(["replay", str(reproducer), "--property", str(tmp_path / "moved.py")]) == 0
     assert "not the properties" not in capsys.readouterr().out
 
-    beside = reproducer.parent / "mine.py"
-    beside.write_text(PROPERTY.replace("> 1", "> 100"))
-    assert main(["replay", str(reproducer)]) == 1
+    beside, mark = reproducer.parent / "mine.py", tmp_path / "was-run"
+    beside.write_text(PROPERTY.replace("> 1", "> 100") + f"\nopen({str(mark)!r}, 'w').close()\n")
+    assert main(["replay", str(reproducer)]) == 2
+    assert f"to look at them none the less: --property {beside}" in capsys.readouterr().err
+    assert not mark.exists()
+
+    assert main(["replay", str(reproducer), "--property", str(beside)]) == 1
+    assert mark.exists()
     told = capsys.readouterr().out
     assert "mine.py: not the properties that the reproducer was written with" in told
     assert "holds in it" in told
