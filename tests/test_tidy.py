@@ -180,6 +180,17 @@ def test_no_banned_words() -> None:
     assert not findings, _report(findings)
 
 
+def test_remarks_in_scenarios_fit_the_page() -> None:
+    """A remark in a scenario file is as wide as a comment in the code, 120 characters at most."""
+    findings = [
+        f"{path.relative_to(_ROOT)}:{number}: {len(line)} characters"
+        for path in sorted((_ROOT / "scenarios").rglob("*.toml"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if line.startswith("#") and len(line) > 120
+    ]
+    assert not findings, _report(findings)
+
+
 def _documents() -> Iterator[Path]:
     """Generate every text that is written by hand; recordings under ``tests/data`` are not."""
     for folder in (*_CODE, "tests", "benchmarks", "docs", "scenarios", "changes", ".ci"):
