@@ -9,10 +9,11 @@ buffer. The ring is refilled after every 16 frames and at the end of a poll; a w
 
 *virtio-net*: 256 descriptors, buffers of 1536 bytes cut from blocks by ``skb_page_frag_refill`` with GFP_ATOMIC,
 whose order-3 attempt is a high-order atomic one and so reserves HIGHATOMIC pageblocks. It is refilled when more than
-32 are missing; a refill that fails is retried by a worker with GFP_KERNEL. Without offloads from its host it cuts GSO
-packets in software: one linear packet a frame, headroom, payload and shared info together just above 2 KiB and so in
-kmalloc-4k (the recorded runs' slabinfo shows that cache grow), with GFP_ATOMIC and no reserve. A burst that cannot be
-cut is dropped under the queueing discipline, and TCP believes it was sent.
+half of what one poll may take are missing (32, or half of a small ring); a refill that fails is retried by a worker
+with GFP_KERNEL. Without offloads from its host it cuts GSO packets in software: one linear packet a frame, headroom,
+payload and shared info together just above 2 KiB and so in kmalloc-4k (the recorded runs' slabinfo shows that cache
+grow), with GFP_ATOMIC and no reserve. A burst that cannot be cut is dropped under the queueing discipline, and TCP
+believes it was sent.
 
 *igb*: 256 descriptors, buffers of half a page from ``dev_alloc_page``: always order 0, always with
 ``__GFP_MEMALLOC``, so its ring may take the last page of the reserve. Copybreak and watchdog are as e1000's.
@@ -52,7 +53,7 @@ IGB_BUFFER_BYTES: Final = 2048
 COPYBREAK_BYTES: Final = 256
 GOOD_COPY_BYTES: Final = 128
 REFILL_EVERY: Final = 16
-VIRTIO_REFILL_BELOW: Final = 32
+NAPI_POLL_WEIGHT: Final = 64
 E1000_WATCHDOG_NS: Final = 2 * NS_PER_S
 VIRTIO_RETRY_NS: Final = 500 * NS_PER_MS
 FRAME_OVERHEAD: Final = 66
@@ -340,7 +341,7 @@ class Nic:
     def refill(self) -> None:
         """Fill the ring from atomic context; what fails is left to the next poll or the retry."""
         missing = self.ring - self.occupancy
-        if missing <= 0 or (self.model.high_order_atomic and missing <= VIRTIO_REFILL_BELOW):
+        if missing <= 0 or (self.model.high_order_atomic and missing <= min(NAPI_POLL_WEIGHT, self.ring) // 2):
             return
         while missing:
             if not self._frag_left and not self._try_recycle() and not self._new_block(GFP_ATOMIC):

@@ -92,6 +92,18 @@ def test_virtio_refills_only_when_more_than_32_are_missing(net_host: Callable[..
     sink.drop()
 
 
+def test_virtio_refills_a_small_ring_at_its_half(net_host: Callable[..., Host]) -> None:
+    """A ring of 8 is full again after the fifth frame, not empty for good."""
+    host = net_host(nic="virtio-net", ring=8)
+    sink = host.sink()
+    for nr in range(1, 5):
+        host.arrive(sink, LARGE)
+        assert host.nic.occupancy == 8 - nr
+    host.arrive(sink, LARGE)
+    assert host.nic.occupancy == 8
+    sink.drop()
+
+
 def test_virtio_frame_takes_a_small_head_and_its_buffer(net_host: Callable[..., Host]) -> None:
     """An MTU frame is a 1 KiB slice with the buffer as fragment; a tiny one lets its buffer go at once."""
     host = net_host(nic="virtio-net")
