@@ -268,7 +268,7 @@ class PageAllocator:
                 self._go_round(task, "should_reclaim_retry" if gfp & GFP_FS else "out_of_memory without __GFP_FS")
                 if not loops:
                     # only here was everything tried: sixteen rounds that count up to an OOM kill are no standstill
-                    self.world.retry_point(task.spins_at)
+                    await self.vmscan.throttles.between_rounds(task)
             elif not gfp & GFP_NOFAIL:
                 break
             else:
@@ -277,7 +277,7 @@ class PageAllocator:
                 if pfn >= 0:
                     break
                 self._go_round(task, "__GFP_NOFAIL")
-                self.world.retry_point(task.spins_at)
+                await self.vmscan.throttles.between_rounds(task)
                 await self.cond_resched(task)
             pfn, alloc_flags = self._retry_attempt(task, order, gfp, alloc_flags, owner)
         task.spins_at = ""

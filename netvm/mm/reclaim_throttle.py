@@ -17,7 +17,7 @@ from netvm.mm.scan_control import SWAP_CLUSTER_MAX
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.trace.tracepoints import number_of
-from netvm.units import JIFFY_NS, NS_PER_S
+from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 
 if TYPE_CHECKING:
     from netvm.mm.vmscan import Vmscan
@@ -36,6 +36,8 @@ THROTTLE_TIMEOUT_NS: Final = {
     "VMSCAN_THROTTLE_CONGESTED": JIFFY_NS,
 }
 CONGESTION_WAIT_NS: Final = NS_PER_S // 10
+_IDLE_ROUND_NS: Final = NS_PER_MS
+"""What a round of reclaim takes where work takes no time."""
 
 
 class Throttles:
@@ -75,6 +77,14 @@ class Throttles:
             self.nr_writeback_throttled -= 1
         self.slept_ns[reason] = self.slept_ns.get(reason, 0) + slept_ns
         self.count[reason] = self.count.get(reason, 0) + 1
+
+    async def between_rounds(self, task: Task) -> None:
+        """Tell the world that a task has tried everything once and tries again."""
+        world = self.vmscan.world
+        world.retry_point(task.spins_at)
+        if task.cpus is None or not task.cpus.scale:
+            # rounds that take no time would go on for ever at the instant before what they wait for
+            await world.sleep_on(task, self.vmscan.pages.memory, timeout_ns=_IDLE_ROUND_NS)
 
     async def _congestion_wait(self, task: Task, reason: str) -> None:
         """Sleep a tenth of a second (congestion_wait)."""

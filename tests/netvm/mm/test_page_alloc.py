@@ -57,7 +57,11 @@ class Script:
         self.nr_locked = 0
         """So many attempts find oom_lock taken."""
         self.unlocked_ns = []
-        host.pages.vmscan = host.pages.oom = self
+        host.pages.vmscan = host.pages.oom = self.throttles = self
+
+    async def between_rounds(self, task):
+        """Go on at once."""
+        self.host.world.retry_point(task.spins_at)
 
     @property
     def nr_reclaims(self):
