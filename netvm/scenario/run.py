@@ -174,7 +174,7 @@ class Experiment:
 
     def _never_up(self) -> None:
         """Give up a storage that has not answered in all the time that the whole run has."""
-        if self._detector is None:
+        if not self.is_up:
             self.explanation = ["the storage did not come up"]
             self._out_of_time()
 
@@ -205,6 +205,11 @@ class Experiment:
             pages_cleaned=host.swap.nr_cleaned + host.files.cache.nr_cleaned,
             swap_used_pages=host.swap.nr_total_slots() - host.swap.nr_free_slots(),
         )
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the storage came up, and the scenario began."""
+        return self._detector is not None
 
     def _virtual_s(self) -> float:
         return round((self.world.now_ns - self._begun_ns) / NS_PER_S, 9)

@@ -11,7 +11,8 @@ of a second; nothing else about it is tame, and most drawn hosts come to a bad e
 - the same scenario gives other bytes when it is run again;
 - an exception.
 
-A LOST_WRITE is a verdict that says so, and is only counted.
+A LOST_WRITE is a verdict that says so, and is only counted. A run that is cut off says by what: the budget of its
+scenario (steps or virtual time), or a storage that did not come up in all of that time. It was audited until then.
 """
 
 import traceback
@@ -44,7 +45,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     verdict: str | None
-    """None if the run was cut off by its budget, or by an exception."""
+    """None if the run was cut off, or ended by an exception."""
+    cut: str = ""
+    """What cut it off."""
     nr_audits: int = 0
     """Audits on the way; one more is made at the end."""
     nr_pages_written: int = 0
@@ -177,7 +180,7 @@ def _storage(draw: _Draw) -> dict[str, Any]:
             tcp_max_slot_table_entries=draw.of(2, 16),
             commit_ms=draw.of(1, 100),
         )
-    elif role == "fs" and draw.chance(40):
+    if role == "fs" and draw.chance(40):
         storage["swap_mib"] = draw.of(2, 4)
     if kind == "iscsi":
         storage |= draw.some(
@@ -255,8 +258,12 @@ def _fault(draw: _Draw, *, remote: bool, disk: bool) -> dict[str, Any]:
 
 
 def examine(seed: int, tables: Mapping[str, Any] | None = None) -> Finding:
-    """Run the scenario of a seed, or ``tables`` in its place, and say what must never be."""
+    """Run the scenario of a seed, or ``tables`` in its place, and say what must never be.
+
+    A TimeoutError that reaches it (a caller's alarm, say) gives the run up: what was found until then is told.
+    """
     tables = draw_scenario(seed) if tables is None else dict(tables)
+    run = None
     try:
         scenario = scenario_from(tables, origin=f"seed {seed}")
         run = _Audited(scenario, name=f"seed-{seed}")
@@ -274,19 +281,36 @@ def examine(seed: int, tables: Mapping[str, Any] | None = None) -> Finding:
     except UsageError as error:
         return Finding(seed=seed, verdict=None, wrong=[f"refused: {error}"])
     except Exception as error:  # noqa: BLE001  whatever it is, it is the finding
-        return Finding(seed=seed, verdict=None, wrong=_told(error))
+        cause = _cause(error)
+        found, nr_audits = (run.found, run.nr_audits) if run is not None else ([], 0)
+        if isinstance(cause, TimeoutError):
+            return Finding(seed=seed, verdict=None, cut="given up", nr_audits=nr_audits, wrong=found)
+        return Finding(seed=seed, verdict=None, nr_audits=nr_audits, wrong=[*found, *_told(cause)])
     return Finding(
         seed=seed,
         verdict=outcome.verdict,
+        cut=_cut(run) if outcome.verdict is None else "",
         nr_audits=run.nr_audits,
         nr_pages_written=outcome.vmstat["nr_written"],
         wrong=list(dict.fromkeys(wrong)),
     )
 
 
-def _told(error: BaseException) -> list[str]:
+def _cut(run: Experiment) -> str:
+    """Say which budget ended a run."""
+    if not run.is_up:
+        return "the storage did not come up"
+    done = run.world.nr_steps + run.world.nr_events
+    return "steps" if done > run.scenario.run.max_steps else "virtual time"
+
+
+def _cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def _told(error: BaseException) -> list[str]:
     where = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in _frames(error)]
     return [f"{type(error).__name__}: {error}", " < ".join(reversed(where[-6:]))]
 

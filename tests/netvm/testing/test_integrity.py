@@ -1,5 +1,7 @@
 """Whatever is drawn runs, and nothing that must never be goes unseen."""
 
+from typing import Any
+
 import pytest
 
 from netvm.scenario.load import scenario_from
@@ -72,6 +74,35 @@ def test_a_run_that_does_not_repeat_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     told = iter("ab")
     monkeypatch.setattr(integrity, "outcome_json", lambda _: next(told))
     assert examine(16, SMALL).wrong == ["run again, it gives other bytes"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "cut"),
+    [
+        ({"run": {"max_steps": 10}}, "steps"),
+        ({"run": {"max_virtual_s": 0.001}}, "virtual time"),
+        ({"run": {"max_virtual_s": 0.00001}}, "the storage did not come up"),
+    ],
+)
+def test_a_run_without_a_verdict_says_what_cut_it_off(tables: dict[str, Any], cut: str) -> None:
+    """Steps, virtual time, or a storage that was not there in time; nothing is wrong with it for that."""
+    finding = examine(1, SMALL | tables)
+    assert (finding.verdict, finding.cut, finding.wrong) == (None, cut, [])
+
+
+def test_what_was_found_before_a_run_was_given_up_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller's alarm ends the run; the audits until then count."""
+    told = iter([["a page too many"], TimeoutError()])
+
+    def audit(*_: object) -> list[str]:
+        found = next(told)
+        if isinstance(found, list):
+            return found
+        raise found
+
+    monkeypatch.setattr(integrity, "audit_memory", audit)
+    finding = examine(1, SMALL)
+    assert (finding.verdict, finding.cut, finding.wrong) == (None, "given up", ["at 1 ms: a page too many"])
 
 
 def test_an_exception_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
