@@ -330,9 +330,9 @@ class RpcTask:
         what = f"{self.client.name}: {self.name} {self.xid:#010x}"
         if self.running_on is not None:
             return Provider(name=f"{what}, run by {self.running_on.comm}", needs=(self.running_on,))
-        if self.item.pending:
-            pool = self.client.rpciod.pool
-            return Provider(name=f"{what}, queued on rpciod", needs=(pool.needs_worker,))
+        for item, queue in ((self.item, self.client.rpciod), (self.release, self.client.nfsiod)):
+            if item.pending:
+                return Provider(name=f"{what}, queued on {queue.name}", needs=(queue.pool.needs_worker,))
         if self.queued:
             return Provider(name=f"{what}, asleep: {self.sleeps_on}", needs=self.client.xprt.needs(self))
         return Provider(name=what)

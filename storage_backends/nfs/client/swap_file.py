@@ -10,11 +10,11 @@ needs a COMMIT behind it, for which memory is needed again; if the server was re
 is written again. One that fits into a call was FILE_SYNC before as well (FLUSH_COND_STABLE).
 """
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from netvm.block.blk_mq import Request
 from netvm.errors import Errno
-from netvm.mm.gfp import GFP_NOIO
 from netvm.runtime.task import Provider, Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.workqueue import WorkItem
@@ -42,7 +42,7 @@ _IO_ERROR: Final = -int(Errno.EIO)
 class _Direct:
     """``struct nfs_direct_req``: one batch."""
 
-    __slots__ = ("calls", "error", "nr_out", "objects", "pages", "rq", "unstable", "verifier")
+    __slots__ = ("calls", "error", "nr_out", "objects", "pages", "rq", "unstable", "verifier", "work")
 
     def __init__(self, rq: Request, slab: int, pages: list[int]) -> None:
         self.rq = rq
@@ -55,6 +55,8 @@ class _Direct:
         self.unstable = False
         """Some of it has to be committed."""
         self.verifier: bytes | None = None
+        self.work: WorkItem | None = None
+        """What nfsiod has to do for it."""
 
 
 class _Header:
@@ -223,14 +225,21 @@ class NfsSwapFile:
         if direct.nr_out:
             return
         if direct.unstable and not direct.error:
-            work = WorkItem("nfs_direct_write_schedule_work", lambda task: self.commit(task, direct))
-            self.client.nfsiod.queue_work(work)
+            self._queue(direct, self.commit)
             return
         self._complete(direct, task)
 
+    def _queue(self, direct: _Direct, function: Callable[[Task, _Direct], Awaitable[None]]) -> None:
+        """Have nfsiod go on with a batch (nfs_direct_write_schedule_work)."""
+        direct.work = WorkItem("nfs_direct_write_schedule_work", lambda task: function(task, direct))
+        self.client.nfsiod.queue_work(direct.work)
+
     async def commit(self, task: Task, direct: _Direct) -> None:
-        """Make a batch safe (nfs_direct_commit_schedule); memory for it is waited for in the mempool."""
-        slab = await self.pools.commit_headers.wait_for(task, GFP_NOIO)
+        """Make a batch safe, or without memory for that, write it again (nfs_direct_commit_schedule)."""
+        slab = await self.pools.commitdata_alloc(task)
+        if slab < 0:
+            await self.resend(task, direct)
+            return
         start = direct.rq.slot
         args = CommitArgs(fh=self.fh, offset=start * PAGE_SIZE, count=direct.rq.nr_pages * PAGE_SIZE)
 
@@ -243,8 +252,7 @@ class NfsSwapFile:
                 direct.error = _IO_ERROR
             elif result.verifier != direct.verifier:
                 self.nr_committed_again += 1
-                work = WorkItem("nfs_direct_write_schedule_work", lambda task: self.resend(task, direct))
-                self.client.nfsiod.queue_work(work)
+                self._queue(direct, self.resend)
                 return
             self._complete(direct, context)
 
@@ -283,7 +291,12 @@ class NfsSwapFile:
         for rpc in direct.calls.values() if direct is not None else ():
             found = rpc.provider()
             return Provider(name=f"{pages}: {found.name}", needs=found.needs)
-        return Provider(name=f"{pages}, being completed")
+        work = direct.work if direct is not None else None
+        if work is not None and work.pending:
+            return Provider(name=f"{pages}, to be committed by nfsiod", needs=(self.client.nfsiod.pool.needs_worker,))
+        worker = work.running_on if work is not None else None
+        needs = (worker.task,) if worker is not None and worker.task is not None else ()
+        return Provider(name=f"{pages}, being completed", needs=needs)
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""

@@ -120,3 +120,61 @@ def test_a_batch_that_fits_into_a_call_was_always_stable(mounted) -> None:
 
     host.run(script)
     assert [error for _, error in host.ended] == [0]
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_batch_of_several_calls_ends_without_memory_only_if_it_is_stable(mounted, fixed) -> None:
+    """A stable one is over with its last reply; an unstable one is written again until there is a COMMIT for it."""
+    host = mounted("storage.wsize_bytes=8192", fixes=[] if fixed else ["nfs_swap_stable"])
+    pools, driver = host.client.pools, host.backend.driver
+    asked = []
+
+    async def none(asker) -> int:
+        rq = next(iter(driver._direct.values())).rq
+        asked.append((asker, driver.needs(rq)))
+        return -1
+
+    async def script(task) -> None:
+        host.take_completions()
+        found = pools.commitdata_alloc
+        pools.commitdata_alloc = none
+        rq = await host.swap_rw(task, 1, [7] * 4)
+        await host.pause(task, 200)
+        assert bool(host.ended) is fixed
+        assert len(asked) > 1 or fixed
+        pools.commitdata_alloc = found
+        await host.until_ended(task, 1)
+        assert driver.needs(rq).needs == ()
+
+    host.run(script)
+    assert [error for _, error in host.ended] == [0]
+    assert host.backend.stored()[1:5].tolist() == [7] * 4
+    # while nfsiod asks, the batch waits for the worker that does
+    assert all(provider.needs == (asker,) for asker, provider in asked)
+
+
+def test_a_batch_waits_for_a_worker_to_commit_it(mounted) -> None:
+    """Until a worker has begun, any of the pool's is waited for."""
+    host = mounted("storage.wsize_bytes=8192", fixes=["nfs_swap_stable"])
+    driver, nfsiod = host.backend.driver, host.client.nfsiod
+    seen = []
+
+    def look() -> None:
+        waiting = [direct for direct in driver._direct.values() if direct.work is not None and direct.work.pending]
+        seen.extend(driver.needs(direct.rq) for direct in waiting)
+
+    async def script(task) -> None:
+        host.take_completions()
+        queue_work = nfsiod.queue_work
+
+        def queue_and_look(item) -> bool:
+            queued = queue_work(item)
+            look()
+            return queued
+
+        nfsiod.queue_work = queue_and_look
+        await host.swap_rw(task, 1, [7] * 4)
+        await host.until_ended(task, 1)
+
+    host.run(script)
+    assert {provider.needs for provider in seen} == {(nfsiod.pool.needs_worker,)}
