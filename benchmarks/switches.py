@@ -263,6 +263,8 @@ NOTES: dict[str, tuple[tuple[str, ...], str]] = {
     "nfs_swap_memalloc": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
     "rpc_swap_memalloc": (("R1 over NFS",), ""),
     "rpc_alloc_nowait": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
+    "rpc_send_atomic": ((), "rpc_send_nofs has taken its place"),
+    "rpc_send_nofs": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
     "nfs_swap_stable": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
     "swap_file_batches": (("R1 over NFS", "R1 over NFS, wsize of 16 KiB"), ""),
     "tcp_one_skb": (("A6/nbd",), ""),

@@ -97,6 +97,8 @@ class Fixes:
     memcg_sixteen_retries: bool = True
     memcg_dirty_throttle: bool = True
     ext4_page_before_handle: bool = True
+    rpc_send_atomic: bool = True
+    rpc_send_nofs: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""

@@ -4,8 +4,8 @@ Mirrors net/sunrpc/xprt.c and xprtsock.c of 6.1. *Writing* is for the task that 
 (XPRT_LOCKED); the others sleep on the ``sending`` queue. The holder sends whatever is queued, up to twenty calls,
 owners taking turns, without waiting for room (MSG_DONTWAIT): a full send buffer sets XPRT_WRITE_SPACE, and the next
 task is let in when the socket has room again. The *allocation* behind a send may sleep all the same. The mask is plain
-GFP_KERNEL in the workers' NOFS scope; on a mount without swap that means direct reclaim in the middle of a call, with
-the lock held. *Reading* is xprtiod's: a work item per burst.
+GFP_KERNEL in the workers' NOFS scope (from 2.6.16 to 5.0 it was GFP_ATOMIC); on a mount without swap that means direct
+reclaim in the middle of a call, with the lock held. *Reading* is xprtiod's: a work item per burst.
 
 A connection that ends is closed under the lock, by xprtiod; every call that had been sent is queued again, and the
 first task that wants to send has a worker connect: at once after a connection that had stood, else after 3 s, doubling
@@ -15,7 +15,7 @@ up to five minutes. With swap on the mount the socket is SOCK_MEMALLOC and the w
 from collections.abc import Callable
 from typing import Any, Final
 
-from netvm.mm.gfp import GFP_KERNEL, PF_MEMALLOC, PF_MEMALLOC_NOFS, GfpScope
+from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, PF_MEMALLOC, PF_MEMALLOC_NOFS, GfpScope
 from netvm.net.dontwait import sendmsg_dontwait
 from netvm.net.sock import TcpSock
 from netvm.net.tcp.state import TcpState
@@ -314,7 +314,8 @@ class Xprt(SendLock):
         sock = self._open_socket()
         self.sock = sock
         self.nr_connects += 1
-        sock.allocation = GFP_KERNEL
+        atomic = client.fixes.rpc_send_atomic and not client.fixes.rpc_send_nofs
+        sock.allocation = GFP_ATOMIC if atomic else GFP_KERNEL
         if client.nr_swapping:
             self.set_memalloc()
         sock.state_change = lambda: self._state_changed(sock)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from netvm.mm.gfp import PF_MEMALLOC
+from netvm.mm.gfp import GFP_ATOMIC, GFP_MEMALLOC, GFP_NOWARN, PF_MEMALLOC
 from netvm.pagecache.ports import WritebackControl
 from storage_backends.nfs.client.xprt import XS_TCP_INIT_REEST_TO_NS
 from storage_backends.nfs.connection.procedures import NULL
@@ -142,3 +142,30 @@ def test_who_connects_again_waits_for_no_commit(mounted, fixed) -> None:
 
     host.run(script)
     assert connected == [fixed]
+
+
+@pytest.mark.parametrize(
+    ("fixes", "comes_again"), [((), False), (("rpc_send_nofs",), True), (("rpc_send_nofs", "rpc_send_atomic"), False)]
+)
+def test_a_sender_without_a_page_reclaims_or_comes_again(mounted, fixes, comes_again) -> None:
+    """With no page free a worker reclaims for its packets; with GFP_ATOMIC it does not, and the call is delayed."""
+    host = mounted(fixes=[*fixes, "rpc_swap_memalloc"])
+    seen = []
+
+    async def script(task) -> None:
+        rpc = await host.client.call_async(task, NULL, None, done=lambda rpc, context: None)
+        pages = host.drain()
+        heads = host.host.skbs.fclone_cache
+        taken = []
+        while (found := heads.try_alloc(host.host.softirq, GFP_ATOMIC | GFP_MEMALLOC | GFP_NOWARN)) >= 0:
+            taken.append(found)
+        await host.pause(task, 20)
+        seen.append(rpc.sleeps_on == "rpc_delay: no memory for the socket's packets")
+        for found in taken:
+            heads.free(found)
+        host.give_back(pages)
+        await host.pause(task, 6000)
+        assert rpc.reply is not None
+
+    host.run(script)
+    assert seen == [comes_again]
