@@ -119,7 +119,7 @@ class Buddy:
         pfn = -1
         if order <= PAGE_ALLOC_COSTLY_ORDER:
             pfn = self._rmqueue_pcplist(zone, cpu, order, migratetype, alloc_flags)
-        if pfn < 0:
+        if pfn < 0 and zone.nr_free:
             pfn = self._rmqueue_buddy(zone, order, migratetype, alloc_flags)
         if zone.wmark_boosted_flag:
             zone.wmark_boosted_flag = False
@@ -136,7 +136,8 @@ class Buddy:
         if not pcp_list:
             batch = pcp.batch
             nr_blocks = batch if batch == 1 else max(batch >> order, 2)
-            self._rmqueue_bulk(zone, pcp, order, nr_blocks, migratetype, alloc_flags)
+            if zone.nr_free:
+                self._rmqueue_bulk(zone, pcp, order, nr_blocks, migratetype, alloc_flags)
             if not pcp_list:
                 return -1
         pfn = pcp_list.popleft()
