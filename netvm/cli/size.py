@@ -14,6 +14,7 @@ import time  # noqa: TID251  # a budget of the user's time is wall time
 from netvm.cli.arguments import natural, one_of
 from netvm.cli.check import STRATEGIES, add_subject_arguments, subject_of
 from netvm.cli.output import emit, finish
+from netvm.errors import UsageError
 
 __all__ = ["add_arguments", "call"]
 
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--around", metavar="N", type=natural, default=2, help="values each side in the curve (default 2)"
     )
+    parser.add_argument(
+        "--jobs", metavar="J", type=natural, default=1, help="processes side by side (random strategies)"
+    )
     parser.add_argument("--seed", metavar="N", type=natural, default=0, help="seed of the searches")
     add_subject_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
@@ -45,15 +49,22 @@ def call(arguments: argparse.Namespace) -> int:
     import msgspec
 
     from netvm.explore.result import CheckResult
-    from netvm.explore.search import Budget, check
+    from netvm.explore.sampling import SAMPLED
+    from netvm.explore.search import Budget, check, confirmed
     from netvm.explore.size import knob_of, smallest_safe, text_of
     from netvm.explore.subject import Subject
 
     arguments.verb = "size"
+    jobs = arguments.jobs
+    if not jobs:
+        raise UsageError("size: --jobs 0: must be at least 1")
+    if jobs > 1 and arguments.property_files:
+        raise UsageError("size: --property is looked at in one process; leave out --jobs")
     base = subject_of(arguments)
     knob = knob_of(arguments.knob, base.scenario)
     abstract = base.scenario.abstract is not None
     strategy = arguments.strategy or ("exhaustive" if abstract else "random")
+    side_by_side = jobs if strategy in SAMPLED else 1
 
     def budget(nr_schedules: int | None) -> Budget:
         deadline_s = None if arguments.time is None else time.monotonic() + arguments.time
@@ -61,18 +72,35 @@ def call(arguments: argparse.Namespace) -> int:
 
     def search(subject: Subject) -> CheckResult:
         limit = None if strategy == "exhaustive" and abstract else arguments.schedules
-        return check(subject, strategy=strategy, seed=arguments.seed, budget=budget(limit))
-
-    def rate(subject: Subject) -> CheckResult:
         return check(
-            subject, strategy="random", seed=arguments.seed, budget=budget(arguments.schedules), keep_going=True
+            subject, strategy=strategy, seed=arguments.seed, budget=budget(limit), jobs=side_by_side, confirm=False
         )
+
+    def rate(subject: Subject, known: CheckResult | None) -> CheckResult:
+        whole = known is not None and known.decided and "repeats_not_run" not in known.bound
+        if known is not None and whole and known.strategy == "random" and known.failure is None:
+            # the same schedules, of which none has failed
+            return known
+        measured = check(
+            subject,
+            strategy="random",
+            seed=arguments.seed,
+            budget=budget(arguments.schedules),
+            jobs=jobs,
+            keep_going=True,
+            confirm=False,
+        )
+        replayed = known.failure if known is not None and known.failure is not None and known.failure.replays else None
+        if replayed is not None and measured.failure is not None and replayed.tape == measured.failure.tape:
+            return measured
+        return confirmed(subject, measured, jobs=jobs)
 
     result = smallest_safe(
         lambda override: subject_of(arguments, overrides=[override]),
         knob,
         search,
         rate,
+        confirm=lambda subject, found: confirmed(subject, found, jobs=jobs),
         low=arguments.low,
         high=arguments.high,
         around=arguments.around,

@@ -20,13 +20,13 @@ from multiprocessing import active_children, get_context
 from typing import Any, NamedTuple
 
 from netvm.explore.known import Asked, Known, Listening
-from netvm.explore.oracles import PctOracle, PosOracle, RandomWalk
+from netvm.explore.oracles import PctOracle, PosOracle, RandomWalk, SteeredOracle
 from netvm.explore.result import CheckResult, Failure, good_turing, knuth, most_that_fail
 from netvm.explore.subject import Broken, Subject
 from netvm.runtime.oracle import FifoOracle, Oracle
 from netvm.runtime.seeds import Seeds
 
-__all__ = ["PCT_DEPTH", "SAMPLED", "Sample", "measure", "oracle_of", "sample"]
+__all__ = ["PCT_DEPTH", "SAMPLED", "Sample", "measure", "oracle_of", "replayed", "sample"]
 
 SAMPLED = ("random", "pct", "pos")
 PCT_DEPTH = 3
@@ -191,6 +191,21 @@ def sample(
 
 def _is_over(samples: Sequence[Sample], is_spent: Callable[[int], bool], *, keep_going: bool) -> bool:
     return is_spent(len(samples)) or (not keep_going and any(s.broken is not None for s in samples[-_ROUND_MAX:]))
+
+
+def _replay(subject: Subject, tape: list[int]) -> Broken | None:
+    return subject.run(SteeredOracle(tape, window_ns=subject.window_ns)).broken
+
+
+def replayed(subject: Subject, tape: list[int], nr: int, *, jobs: int = 1) -> Iterator[Broken | None]:
+    """Replay a tape so many times, in ``jobs`` processes; generate what each replay broke."""
+    with _pool(jobs) as pool:
+        if pool is None:
+            yield from (_replay(subject, tape) for _ in range(nr))
+            return
+        with _deaf():
+            futures = [pool.submit(_replay, subject, tape) for _ in range(nr)]
+        yield from (future.result() for future in futures)
 
 
 @contextmanager

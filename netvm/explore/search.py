@@ -11,7 +11,7 @@ replay has shown it when it has come to the same state again, what follows being
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,13 +22,13 @@ from netvm.explore.fingerprint import fingerprint, is_complete
 from netvm.explore.oracles import ForkingOracle, RandomWalk, SteeredOracle
 from netvm.explore.properties import Explorable
 from netvm.explore.result import CheckResult, Failure, knuth
-from netvm.explore.sampling import sample
+from netvm.explore.sampling import SAMPLED, replayed, sample
 from netvm.explore.statespace import ENDED, StateSpace, Visited
 from netvm.explore.subject import Broken, Schedule, Subject, execute
 from netvm.runtime.choices import MISHAPS
 from netvm.runtime.seeds import Seeds
 
-__all__ = ["REPLAYS", "STRATEGIES", "Budget", "UnsteadyError", "check"]
+__all__ = ["REPLAYS", "STRATEGIES", "Budget", "UnsteadyError", "check", "confirmed"]
 
 STRATEGIES = ("random", "pct", "pos", "delay", "exhaustive")
 REPLAYS = 10
@@ -122,10 +122,12 @@ def check(
     budget: Budget | None = None,
     jobs: int = 1,
     keep_going: bool = False,
+    confirm: bool = True,
 ) -> CheckResult:
     """Search for a schedule of ``subject`` in which a property fails.
 
-    ``jobs`` processes and ``keep_going`` (count all failures) are for the random strategies. Raises UsageError for an
+    ``jobs`` processes and ``keep_going`` (count all failures) are for the random strategies. Without ``confirm`` what
+    random schedules refute has not been replayed: who reports it calls :func:`confirmed`. Raises UsageError for an
     unknown strategy or kind of mishap, UnsteadyError if a failure does not replay.
     """
     if strategy not in STRATEGIES:
@@ -152,19 +154,28 @@ def check(
             jobs=jobs,
             keep_going=keep_going,
         )
-    return _confirmed(subject, result, tally.comes_to)
-
-
-def _confirmed(subject: Subject, result: CheckResult, comes_to: Hashable) -> CheckResult:
-    """Replay a refutation ten times before it is reported. Raises UnsteadyError if it does not come again."""
-    failure = result.failure
-    if failure is None:
+    if not confirm and strategy in SAMPLED:
         return result
-    for replay in range(REPLAYS):
+    return confirmed(subject, result, comes_to=tally.comes_to, jobs=jobs)
+
+
+def confirmed(subject: Subject, result: CheckResult, *, comes_to: Hashable = None, jobs: int = 1) -> CheckResult:
+    """Replay a refutation ten times before it is reported, in ``jobs`` processes.
+
+    ``comes_to`` is the stuck state that an exhaustive search says it leads to. Raises UnsteadyError if it does not come
+    again.
+    """
+    failure = result.failure
+    if failure is None or failure.replays:
+        return result
+    if comes_to is not None:
+        replays: Iterable[Broken | None] = (None for _ in range(REPLAYS))
+    else:
+        replays = replayed(subject, failure.tape, REPLAYS, jobs=jobs)
+    for replay, again in enumerate(replays):
         if comes_to is not None:
             steady, instead = _arrives(subject, failure.tape, comes_to), "it came to another state"
         else:
-            again = subject.run(SteeredOracle(failure.tape, window_ns=subject.window_ns)).broken
             steady, instead = again == (failure.property, failure.what), str(again)
         if not steady:
             raise UnsteadyError(

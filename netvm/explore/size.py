@@ -3,7 +3,8 @@
 Each probe is a search of its own (:mod:`netvm.explore.search`), stopped at the first failure: a value is *unsafe* if it
 is refuted, and *safe as far as the search says* otherwise. The edge is first bracketed by doubling, then bisected. That
 finds the smallest safe value if safety is monotone in the knob between the bracket's ends; the curve around the edge
-shows whether it looks so, and names every value tried that contradicts it.
+shows whether it looks so, and names every value tried that contradicts it. A refutation that the answer names has been
+replayed ten times; those that only narrowed the bracket have not.
 
 The *analytic bound* is the sum over the consumers of the cleaning path of what each declares as its maximum, as in the
 reserve trees of the swap-over-network patches of 2007 to 2009 (Zijlstra): enough, if every declaration is kept. Its
@@ -150,8 +151,9 @@ def smallest_safe(
     subject_at: Callable[[str], Subject],
     knob: Knob,
     search: Callable[[Subject], CheckResult],
-    rate: Callable[[Subject], CheckResult],
+    rate: Callable[[Subject, CheckResult | None], CheckResult],
     *,
+    confirm: Callable[[Subject, CheckResult], CheckResult],
     low: int = 0,
     high: int | None = None,
     around: int = 2,
@@ -159,10 +161,12 @@ def smallest_safe(
     """Find the edge.
 
     ``subject_at`` makes the subject with one override more, ``search`` is the probe, ``rate`` measures how many random
-    schedules fail. ``low`` is the smallest value to try, ``high`` the largest (default: doubled until one is safe).
+    schedules fail, given what a probe has found there; ``confirm`` replays a refutation, and is asked of those that are
+    told. ``low`` is the smallest value to try, ``high`` the largest (default: doubled until one is safe).
     Raises UsageError if no value can be set.
     """
     probes: dict[int, Probe] = {}
+    found: dict[int, CheckResult] = {}
 
     def probe(value: int) -> Probe | None:
         if value not in probes:
@@ -170,7 +174,8 @@ def smallest_safe(
                 subject = subject_at(knob.override(value))
             except UsageError:
                 return None
-            probes[value] = _probe(value, search(subject))
+            found[value] = search(subject)
+            probes[value] = _probe(value, found[value])
         return probes[value]
 
     low, first = _lowest(probe, low)
@@ -186,14 +191,19 @@ def smallest_safe(
     subject = subject_at(knob.override(low if edge is None else edge))
     table = consumers(subject.scenario)
     bound = sum(table.values())
-    curve = _curve(subject_at, knob, rate, edge, low, around)
+    below = max(probes) if edge is None else edge - 1
+    told = sorted({value for value in probes if value == below or (edge is not None and value > edge)})
+    for value in told:
+        found[value] = confirm(subject_at(knob.override(value)), found[value])
+    near = range(0) if edge is None else range(max(low, edge - around), edge + around + 1)
+    curve = _curve(subject_at, knob, rate, found, near)
     return SizeResult(
         scenario=subject.name,
         knob=knob.name,
         key=knob.key,
         smallest_safe=edge,
         at=None if edge is None else probes[edge],
-        below=probes.get(edge - 1) if edge is not None else probes.get(max(probes)),
+        below=probes.get(below),
         curve=curve,
         not_monotone_at=sorted(
             {p.value for p in [*probes.values(), *curve] if edge is not None and p.value > edge and p.failures}
@@ -252,18 +262,15 @@ def _probe(value: int, result: CheckResult) -> Probe:
 def _curve(
     subject_at: Callable[[str], Subject],
     knob: Knob,
-    rate: Callable[[Subject], CheckResult],
-    edge: int | None,
-    low: int,
-    around: int,
+    rate: Callable[[Subject, CheckResult | None], CheckResult],
+    found: Mapping[int, CheckResult],
+    values: range,
 ) -> list[Probe]:
     """Measure the failure rate at the values around the edge."""
-    if edge is None:
-        return []
     curve = []
-    for value in range(max(low, edge - around), edge + around + 1):
+    for value in values:
         try:
-            result = rate(subject_at(knob.override(value)))
+            result = rate(subject_at(knob.override(value)), found.get(value))
         except UsageError:
             continue
         share = result.failures / result.schedules if result.schedules else None

@@ -13,7 +13,14 @@ from netvm.explore.subject import Subject
 from netvm.scenario.load import scenario_from
 
 
-def bisect(subject: Subject, is_safe: Callable[[int], bool], *, low: int = 0, ceiling: int = 10**6) -> SizeResult:
+def bisect(
+    subject: Subject,
+    is_safe: Callable[[int], bool],
+    *,
+    low: int = 0,
+    ceiling: int = 10**6,
+    confirmed: list[int] | None = None,
+) -> SizeResult:
     """Bisect a knob whose safety is given; values above ``ceiling`` cannot be set."""
     value = 0
 
@@ -36,7 +43,15 @@ def bisect(subject: Subject, is_safe: Callable[[int], bool], *, low: int = 0, ce
             failures=not safe,
         )
 
-    return smallest_safe(subject_at, Knob("k", "k"), search, search, low=low)
+    def rate(subject: Subject, _known: CheckResult | None) -> CheckResult:
+        return search(subject)
+
+    def confirm(_subject: Subject, found: CheckResult) -> CheckResult:
+        if confirmed is not None:
+            confirmed.append(value)
+        return found
+
+    return smallest_safe(subject_at, Knob("k", "k"), search, rate, confirm=confirm, low=low)
 
 
 @settings(deadline=None)
@@ -60,6 +75,15 @@ def test_a_value_that_cannot_be_set_is_no_answer(edge: int, ceiling: int) -> Non
     result = bisect(subject, lambda value: value >= edge, ceiling=ceiling)
     assert result.smallest_safe == (edge if edge <= ceiling else None)
     assert str(edge) in text_of(result) or "no safe value" in text_of(result)
+
+
+def test_what_is_told_is_what_is_replayed() -> None:
+    """Of the values that fail only those are confirmed that the answer names: the one below the edge, and any above."""
+    subject = Subject(scenario=scenario_from({"abstract": {}}, origin="x"), name="x")
+    confirmed: list[int] = []
+    bisect(subject, lambda value: value >= 37, confirmed=confirmed)
+    assert 36 in confirmed
+    assert min(confirmed) == 36
 
 
 def test_a_second_unsafe_stretch_is_told() -> None:
