@@ -17,8 +17,9 @@ from netvm.net.sock import TcpSock
 from netvm.net.stack import NetStack
 from netvm.net.wire import Content
 from netvm.runtime.cpu import Cpus
-from netvm.runtime.task import Task
+from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
+from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
@@ -133,6 +134,8 @@ class LocalNbdServer:
         self.costs = stack.costs
         self.task: Task | None = None
         self._promises: deque[Promise] = deque()
+        self._accept = WaitQueue(world, Resource("socket", "nbd-server: accept", external=True))
+        sock.state_change = self._connected
 
     def start(self) -> None:
         """Start the server."""
@@ -147,9 +150,15 @@ class LocalNbdServer:
         """Reset the connection; the socket stays."""
         self.stack.close(self.sock, "nbd-server: lock_sock", lambda _closed: True)
 
+    def _connected(self) -> None:
+        self._accept.wake_all()
+
     async def serve(self, task: Task) -> None:
         """Answer what the disk has served, in order; between answers, read one request after another."""
         sock = self.sock
+        while not sock.established:
+            await self._accept.wait(task)
+        sock.state_change = None
         await sock.sendmsg(task, self.service.connection.chunks_to_send(), more=False)
         # it answered mkswap and swapon, when there was memory: the block it cuts replies from is there
         await sock.write_queue.frag_refill(task)

@@ -4,6 +4,8 @@ import pytest
 
 from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK
 from netvm.mm.gfp import PF_LOCAL_THROTTLE, PF_MEMALLOC_NOIO
+from netvm.scenario.load import scenario_from
+from netvm.scenario.run import run_scenario
 from netvm.units import MIB, NS_PER_MS
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
@@ -56,6 +58,19 @@ def test_a_local_server_reads_on_while_its_disk_is_busy(device):
         assert 8 * NS_PER_MS <= d.world.now_ns - began_ns < 10 * NS_PER_MS
 
     device(LOCAL).run(script)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_local_server_greets_whoever_runs_first(seed):
+    """In any order of server and client at the start the device comes up."""
+    tables = {
+        "machine": {"ram_mib": 20, "cpus": 4, "costs": {"scale": 20.0}},
+        "nic": {"kind": "loopback"},
+        "storage": {"kind": "nbd", "place": "local", "size_mib": 4},
+        "workload": [{"kind": "anon-hog", "mib": 1}],
+        "run": {"oracle": "random", "seed": seed, "max_virtual_s": 1.0},
+    }
+    assert run_scenario(scenario_from(tables, origin="test"), name="nbd").verdict == "COMPLETED"
 
 
 def test_promises_of_an_old_connection_are_forgotten(device):
