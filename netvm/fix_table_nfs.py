@@ -32,6 +32,13 @@ NFS_TABLE: Final = (
         summary="reclaim with a full mask sends the COMMIT of an NFS page again, and waits for it without a bound",
     ),
     Fix(
+        name="nfs_release_async",
+        year=2026,
+        version="6.19",
+        source='cce0be6 "NFS: Fix a deadlock involving nfs_release_folio()", Trond Myklebust; report of Wang Zhaolong',
+        summary="reclaim that writes or commits an NFS page does not wait for it",
+    ),
+    Fix(
         name="nfs_connect_nofs",
         year=2012,
         version="3.6",

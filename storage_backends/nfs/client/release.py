@@ -9,6 +9,7 @@ UNSTABLE keeps its request until a COMMIT, so reclaim finds it clean and cannot 
   and reclaimers do not wait for a congested mount.
 - ``nfs_release_no_commit`` (4.5): the page is left alone, without a COMMIT.
 - ``nfs_release_writes`` (6.3): it is written and waited for again, without a bound.
+- ``nfs_release_async`` (6.19): it is written or committed, and not waited for.
 
 kswapd never waits; to 3.17 it sends the COMMIT all the same.
 
@@ -40,7 +41,9 @@ def nfs_release(fixes: Fixes, gfp: int, *, kswapd: bool, congested: bool) -> Rel
     """Return what a reclaimer with this mask does."""
     is_full_mask = gfp & GFP_KERNEL == GFP_KERNEL
     if fixes.nfs_release_writes:
-        return Release.WAIT if is_full_mask and not kswapd else Release.LEAVE
+        if not is_full_mask or kswapd:
+            return Release.LEAVE
+        return Release.COMMIT if fixes.nfs_release_async else Release.WAIT
     if fixes.nfs_release_no_commit:
         return Release.LEAVE
     if fixes.nfs_release_bounded:

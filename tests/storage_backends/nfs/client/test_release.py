@@ -29,3 +29,11 @@ def test_the_bound_of_2014_holds_until_the_mount_is_congested() -> None:
     assert nfs_release(fixes, GFP_NOFS, kswapd=False, congested=False) is Release.WAIT_BRIEFLY
     assert nfs_release(fixes, GFP_KERNEL, kswapd=False, congested=True) is Release.COMMIT
     assert nfs_release(fixes, GFP_KERNEL, kswapd=True, congested=False) is Release.COMMIT
+
+
+def test_the_last_cure_sends_a_commit_and_goes_on() -> None:
+    """A full mask does not wait any more; who may not enter the file system, and kswapd, leave the page alone."""
+    fixes = preset("6.18").switched({"nfs_release_async": True})
+    assert nfs_release(fixes, GFP_KERNEL, kswapd=False, congested=False) is Release.COMMIT
+    assert nfs_release(fixes, GFP_NOFS, kswapd=False, congested=False) is Release.LEAVE
+    assert nfs_release(fixes, GFP_KERNEL, kswapd=True, congested=False) is Release.LEAVE
