@@ -79,7 +79,7 @@ class Fixes:
     nfs_release_bounded: bool = True
     nfs_release_no_commit: bool = True
     nfs_release_writes: bool = True
-    nfs_release_async: bool = True
+    nfs_release_async: bool = False
     nfs_connect_nofs: bool = True
     nfs_check_dirty_writeback: bool = True
     nfs_swap_memalloc: bool = True
