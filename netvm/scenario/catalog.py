@@ -55,13 +55,15 @@ def entries(root: Path | None = None) -> list[Entry]:
 
 
 def find(argument: str, root: Path | None = None) -> list[Named]:
-    """Return what ``argument`` names: a shipped scenario or folder of them, else a file or folder of the user's.
+    """Return what ``argument`` names: a shipped scenario, pair or folder of them, else a file or folder of the user's.
 
     Raises UsageError, with the nearest name there is.
     """
     shipped = _files(root or scenarios_root())
     name = argument.strip("/").removesuffix(".toml")
     chosen = [named for named in shipped if named.name == name or named.name.startswith(f"{name}/")]
+    # a pair, unless a scenario has the name
+    chosen = chosen or [named for named in shipped if named.name in {f"{name}-{arm}" for arm in _ARMS}]
     path = Path(argument)
     try:
         is_file, is_folder = path.is_file(), path.is_dir()

@@ -49,6 +49,12 @@ def test_a_folder_is_all_its_arms(root: Path) -> None:
     assert _names("R1/", root) == told
 
 
+def test_a_pair_is_its_arms(root: Path) -> None:
+    """The name that the museum gives a pair is all arms of it, and of no other that begins alike."""
+    assert _names("R1/nbd", root) == ["R1/nbd-broken", "R1/nbd-fixed", "R1/nbd-cure"]
+    assert _names("R1/iscsi", root) == ["R1/iscsi-broken", "R1/iscsi-fixed"]
+
+
 def test_a_file_of_the_user_comes_before_a_shipped_name(root: Path) -> None:
     """A path that is a file is that file, even where a shipped scenario has the name."""
     Path("plain").write_text("")
