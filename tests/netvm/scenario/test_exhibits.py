@@ -12,6 +12,7 @@ _QUICK: Final = (
     "A13/nbd-fixed",
     "A2/nbd-broken",
     "A4/nbd-broken",
+    "B1/commit-broken",
     "B5/nfsd-broken",
     "B6/release-broken",
     "B8/unstable-broken",
