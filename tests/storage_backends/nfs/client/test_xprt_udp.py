@@ -1,9 +1,10 @@
 """The transport over UDP: one datagram a call, a window, and calls that are sent again."""
 
-from netvm.mm.gfp import GFP_ATOMIC, GFP_NOWARN
+from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOWARN
 from netvm.units import NS_PER_S
+from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.congestion import RPC_CWNDSCALE
-from storage_backends.nfs.connection.procedures import NULL
+from storage_backends.nfs.connection.procedures import NULL, WRITE
 
 _UDP = "storage.transport=udp"
 
@@ -141,3 +142,30 @@ def test_a_reserve_that_counts_fragments_is_larger_by_them(mounted) -> None:
         host.drain()
         assert host.host.node.nr_free == 0
     assert left[1] - left[0] == 64
+
+
+def test_a_datagram_without_a_vector_is_not_sent(mounted) -> None:
+    """Without ``rpc_bvec_before_lock`` a call whose vector cannot be had lets go of the transport and comes again."""
+    host = mounted(_UDP, fixes=("rpc_bvec_before_lock",))
+    failed = []
+    alloc_bvec = RpcTask.alloc_bvec
+
+    async def never_at_first(rpc, task, gfp) -> bool:
+        if rpc.procedure is WRITE and len(failed) < 3:
+            failed.append((gfp, host.xprt.locked_by is rpc))
+            return False
+        return await alloc_bvec(rpc, task, gfp)
+
+    async def script(task) -> None:
+        host.take_completions()
+        await host.swap_rw(task, 1, [7] * 8)
+        assert await host.until_ended(task, 1) == [0]
+
+    RpcTask.alloc_bvec = never_at_first
+    try:
+        host.run(script)
+    finally:
+        RpcTask.alloc_bvec = alloc_bvec
+    assert failed == [(GFP_KERNEL, True)] * 3
+    assert host.backend.stored()[1:9].tolist() == [7] * 8
+    assert host.xprt.locked_by is None
