@@ -348,6 +348,7 @@ class _Boot:
                 world, name, creator, cpus=cpus, bound=bound, nr_workers=nr_workers, nice=nice, flags=PF_KTHREAD
             )
 
+        # MODEL: recorded consoles list 2, 3 and 5; here others are made when needed, out of what memory there is
         high = pool("0", bound=True, nice=-20, nr_workers=2)
         normal = pool("0", bound=True, nice=0, nr_workers=2)
         unbound_pool = pool("u2", bound=False, nice=0, nr_workers=2)

@@ -9,6 +9,8 @@ Content goes to the storage as version numbers, so the device's content can be h
 
 With ``extent_pages`` blocks are given when pages are written back (:mod:`netvm.pagecache.delalloc`).
 
+# MODEL: pages end request by request. Since 4.3 (54efd50bfd87) a bio may be larger than a request, and its pages end
+# with its last one: over a slow device by the megabyte, so a reclaimer naps for them four times as long as here.
 # MODEL: no metadata blocks and no journal: fsync waits for the pages alone. The recorded ext2 wrote some 3 blocks of
 # metadata for 1,000 of data, ext4 fewer. A split bio's own head (bio_split, 128 bytes a request) is not taken.
 """
