@@ -28,8 +28,8 @@ _NOT_EMULATED = ("-fw-", "N10-")
 _HOGS = sorted(path.name for path in _RUNS.iterdir() if not any(part in path.name for part in _NOT_EMULATED))
 _SHORT = ("H4-gt96-virtio-stock", "T2-knob0-flood-boost0")
 _OTHERWISE = {
-    "D3-guestnbd-0ms": "it hung as pages of pass 1 went out again, which takes free memory below the min mark; here"
-    " kswapd keeps it 300 pages above",
+    "D3-guestnbd-0ms": "it hung in pass 1: the server had sent the header of a read's reply and found no memory for its"
+    " data; here kswapd keeps free memory 300 pages above the min mark then",
     "H1-gt96-virtio-stock": "the same machine as H4, which hung: the recorded kernel went both ways, as seeds do here",
 }
 """Recorded runs that end another way here, and why; three at most."""
