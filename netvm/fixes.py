@@ -83,6 +83,8 @@ class Fixes:
     nfs_connect_nofs: bool = True
     nfs_check_dirty_writeback: bool = True
     nfs_swap_memalloc: bool = True
+    rpc_send_atomic: bool = True
+    rpc_send_nofs: bool = True
     rpc_sends_bvec: bool = True
     rpc_swap_memalloc: bool = True
     rpc_alloc_nowait: bool = True
@@ -98,8 +100,6 @@ class Fixes:
     memcg_sixteen_retries: bool = True
     memcg_dirty_throttle: bool = True
     ext4_page_before_handle: bool = True
-    rpc_send_atomic: bool = True
-    rpc_send_nofs: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""
@@ -126,7 +126,7 @@ def preset(kernel: str) -> Fixes:
     if kernel not in PRESETS:
         raise KeyError(kernel)
     have = {}
-    for fix in (*TABLE, *NFS_TABLE, *GROUP_TABLE):
+    for fix in FIXES.values():
         merged = fix.version is not None and _version(fix.version) <= _version(kernel)
         if kernel == "6.1" and fix.in_recorded is not None:
             merged = fix.in_recorded

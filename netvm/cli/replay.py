@@ -76,7 +76,8 @@ def _reproducer(arguments: argparse.Namespace) -> int:
     import msgspec
 
     from netvm import __version__
-    from netvm.explore.reproducer import digest_of, load, rerun
+    from netvm.explore.reproducer import digest_of, load
+    from netvm.explore.subject import rerun
     from netvm.runtime.oracle import TapeMismatchError
 
     reproducer, subject = load(arguments.file, arguments.property_files)

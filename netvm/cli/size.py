@@ -77,8 +77,13 @@ def call(arguments: argparse.Namespace) -> int:
         )
 
     def rate(subject: Subject, known: CheckResult | None) -> CheckResult:
-        whole = known is not None and known.decided and "repeats_not_run" not in known.bound
-        if known is not None and whole and known.strategy == "random" and known.failure is None:
+        if (
+            known is not None
+            and known.strategy == "random"
+            and known.decided
+            and known.failure is None
+            and "repeats_not_run" not in known.bound
+        ):
             # the same schedules, of which none has failed
             return known
         measured = check(
@@ -90,8 +95,9 @@ def call(arguments: argparse.Namespace) -> int:
             keep_going=True,
             confirm=False,
         )
-        replayed = known.failure if known is not None and known.failure is not None and known.failure.replays else None
-        if replayed is not None and measured.failure is not None and replayed.tape == measured.failure.tape:
+        seen = None if known is None else known.failure
+        if seen is not None and seen.replays and measured.failure is not None and seen.tape == measured.failure.tape:
+            # what the probe found, which has been replayed
             return measured
         return confirmed(subject, measured, jobs=jobs)
 

@@ -18,7 +18,7 @@ from netvm.errors import UsageError
 from netvm.explore.oracles import Name, SteeredOracle
 from netvm.explore.properties import PROPERTIES, load_properties
 from netvm.explore.result import CheckResult, Failure
-from netvm.explore.subject import Broken, Schedule, Subject, execute
+from netvm.explore.subject import Broken, Subject, execute, rerun
 from netvm.runtime.oracle import TapeMismatchError
 from netvm.scenario.blame import blames, refuse
 from netvm.scenario.load import options_of, read_toml, scenario_from
@@ -32,7 +32,6 @@ __all__ = [
     "load",
     "reproducer_of",
     "reproducer_with",
-    "rerun",
     "shrink",
     "text_of",
     "walk",
@@ -81,11 +80,6 @@ def digest_of(outcome: Outcome) -> str:
     """Return a digest of a result, wall time and the command that made it left out."""
     bare = msgspec.structs.replace(outcome, wall_seconds=0.0, replay="")
     return hashlib.sha256(outcome_json(bare).encode()).hexdigest()
-
-
-def rerun(subject: Subject, tape: list[int]) -> Schedule:
-    """Run one schedule by its tape. Raises TapeMismatchError if the tape does not fit."""
-    return subject.run(SteeredOracle(tape, window_ns=subject.window_ns))
 
 
 def shrink(subject: Subject, failure: Failure) -> list[int]:

@@ -20,9 +20,9 @@ from multiprocessing import active_children, get_context
 from typing import Any, NamedTuple
 
 from netvm.explore.known import Asked, Known, Listening
-from netvm.explore.oracles import PctOracle, PosOracle, RandomWalk, SteeredOracle
+from netvm.explore.oracles import PctOracle, PosOracle, RandomWalk
 from netvm.explore.result import CheckResult, Failure, good_turing, knuth, most_that_fail
-from netvm.explore.subject import Broken, Subject
+from netvm.explore.subject import Broken, Subject, rerun
 from netvm.runtime.oracle import FifoOracle, Oracle
 from netvm.runtime.seeds import Seeds
 
@@ -194,7 +194,7 @@ def _is_over(samples: Sequence[Sample], is_spent: Callable[[int], bool], *, keep
 
 
 def _replay(subject: Subject, tape: list[int]) -> Broken | None:
-    return subject.run(SteeredOracle(tape, window_ns=subject.window_ns)).broken
+    return rerun(subject, tape).broken
 
 
 def replayed(subject: Subject, tape: list[int], nr: int, *, jobs: int = 1) -> Iterator[Broken | None]:

@@ -11,7 +11,7 @@ replay has shown it when it has come to the same state again, what follows being
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from netvm.explore.properties import Explorable
 from netvm.explore.result import CheckResult, Failure, knuth
 from netvm.explore.sampling import SAMPLED, replayed, sample
 from netvm.explore.statespace import ENDED, StateSpace, Visited
-from netvm.explore.subject import Broken, Schedule, Subject, execute
+from netvm.explore.subject import Broken, Schedule, Subject, execute, rerun
 from netvm.runtime.choices import MISHAPS
 from netvm.runtime.seeds import Seeds
 
@@ -168,21 +168,23 @@ def confirmed(subject: Subject, result: CheckResult, *, comes_to: Hashable = Non
     failure = result.failure
     if failure is None or failure.replays:
         return result
-    if comes_to is not None:
-        replays: Iterable[Broken | None] = (None for _ in range(REPLAYS))
-    else:
-        replays = replayed(subject, failure.tape, REPLAYS, jobs=jobs)
-    for replay, again in enumerate(replays):
-        if comes_to is not None:
-            steady, instead = _arrives(subject, failure.tape, comes_to), "it came to another state"
-        else:
-            steady, instead = again == (failure.property, failure.what), str(again)
-        if not steady:
+    for replay, other in enumerate(_replays(subject, failure, comes_to, jobs), 1):
+        if other:
             raise UnsteadyError(
-                f"{subject.name}: schedule {failure.schedule} failed ({failure.what}), replay {replay + 1} did not "
-                f"({instead}); the run is not deterministic, please report it"
+                f"{subject.name}: schedule {failure.schedule} failed ({failure.what}), replay {replay} did not "
+                f"({other}); the run is not deterministic, please report it"
             )
     return replace(result, failure=replace(failure, replays=REPLAYS))
+
+
+def _replays(subject: Subject, failure: Failure, comes_to: Hashable, jobs: int) -> Iterator[str]:
+    """Generate what each replay came to instead; empty if it showed the failure again."""
+    if comes_to is not None:
+        for _ in range(REPLAYS):
+            yield "" if _arrives(subject, failure.tape, comes_to) else "it came to another state"
+        return
+    for again in replayed(subject, failure.tape, REPLAYS, jobs=jobs):
+        yield "" if again == (failure.property, failure.what) else str(again)
 
 
 def _arrives(subject: Subject, tape: Sequence[int], state: Hashable) -> bool:
@@ -325,7 +327,7 @@ class _StateSearch:
         tape = self.space.first_path[state]
         if self.complete:
             self.tally.comes_to = self.space.fingerprint_of(state)
-        broken = self.subject.run(SteeredOracle(tape, window_ns=self.subject.window_ns)).broken
+        broken = rerun(self.subject, tape).broken
         what = "deadlock" if any(self.space.is_deadlock(state) for state in stuck) else "livelock"
         self.tally.failed(broken or Broken("every state leads to progress", f"{what} in {len(stuck)} states"), tape)
         return True

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from netvm.explore.driver import DirectWorld
+from netvm.explore.oracles import SteeredOracle
 from netvm.explore.properties import PROPERTIES, Always, Explorable, Property, Sometimes
 from netvm.runtime.oracle import Oracle
 from netvm.scenario.abstract import AbstractExperiment
 from netvm.scenario.run import Experiment
 from netvm.scenario.schema import Scenario
 
-__all__ = ["Broken", "Schedule", "Subject"]
+__all__ = ["Broken", "Schedule", "Subject", "rerun"]
 
 Policies = Callable[[Explorable], None]
 
@@ -85,6 +86,11 @@ class Subject:
     def guards(self) -> list[str]:
         """Return the names of all guards against vacuity."""
         return [prop.name for prop in self.properties if isinstance(prop, Sometimes)]
+
+
+def rerun(subject: Subject, tape: Sequence[int]) -> Schedule:
+    """Run one schedule by its tape. Raises TapeMismatchError if the tape does not fit."""
+    return subject.run(SteeredOracle(tape, window_ns=subject.window_ns))
 
 
 def execute(run: Explorable) -> None:

@@ -80,6 +80,8 @@ class Buddy:
 
     def _rmqueue(self, zone: Zone, order: int, migratetype: int, alloc_flags: int) -> int:
         """Own type, then fallback and once more (__rmqueue)."""
+        if not zone.nr_free:
+            return -1
         while True:
             pfn = self._rmqueue_smallest(zone, order, migratetype)
             if pfn >= 0 or not self.pageblocks.rmqueue_fallback(zone, order, migratetype, alloc_flags):
@@ -119,7 +121,7 @@ class Buddy:
         pfn = -1
         if order <= PAGE_ALLOC_COSTLY_ORDER:
             pfn = self._rmqueue_pcplist(zone, cpu, order, migratetype, alloc_flags)
-        if pfn < 0 and zone.nr_free:
+        if pfn < 0:
             pfn = self._rmqueue_buddy(zone, order, migratetype, alloc_flags)
         if zone.wmark_boosted_flag:
             zone.wmark_boosted_flag = False
@@ -136,8 +138,7 @@ class Buddy:
         if not pcp_list:
             batch = pcp.batch
             nr_blocks = batch if batch == 1 else max(batch >> order, 2)
-            if zone.nr_free:
-                self._rmqueue_bulk(zone, pcp, order, nr_blocks, migratetype, alloc_flags)
+            self._rmqueue_bulk(zone, pcp, order, nr_blocks, migratetype, alloc_flags)
             if not pcp_list:
                 return -1
         pfn = pcp_list.popleft()

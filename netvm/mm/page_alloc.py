@@ -169,12 +169,12 @@ class PageAllocator:
         for zone in reversed(self.node.zones):
             if zone.index > highest:
                 continue
-            if not alloc_flags & ALLOC_NO_WATERMARKS and not (
-                zone.nr_free and self._watermark_fast(zone, order, gfp, alloc_flags, highest)
+            if not alloc_flags & ALLOC_NO_WATERMARKS and not self._watermark_fast(
+                zone, order, gfp, alloc_flags, highest
             ):
                 continue
-            reserve = bool(alloc_flags & (ALLOC_NO_WATERMARKS | ALLOC_RESERVES)) and (
-                not zone.nr_free or not zone.watermark_ok(order, zone.min_wmark_pages(), highest, 0, zone.nr_free)
+            reserve = bool(alloc_flags & (ALLOC_NO_WATERMARKS | ALLOC_RESERVES)) and not zone.watermark_ok(
+                order, zone.min_wmark_pages(), highest, 0, zone.nr_free
             )
             cpu = task.cpu.index if task.cpu is not None and task.cpu.index < len(zone.pcp) else 0
             pfn = self.buddy.rmqueue(zone, cpu, order, migratetype, alloc_flags)

@@ -216,6 +216,8 @@ class Zone:
 
     def watermark_ok(self, order: int, mark: int, highest_zoneidx: int, alloc_flags: int, free_pages: int) -> bool:
         """Whether an allocation may take a block and leave the mark (__zone_watermark_ok)."""
+        if not free_pages:
+            return False
         free = free_pages - ((1 << order) - 1) - self.unusable_free(alloc_flags)
         floor = self.reserve_floor(mark, alloc_flags) if alloc_flags & _LADDER else mark
         if free <= floor + self.lowmem_reserve[highest_zoneidx] + self.pages_emerg:

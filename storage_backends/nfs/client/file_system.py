@@ -226,14 +226,14 @@ class NfsFileSystem:
             gfp = pools.io_gfp_mask(task, write=write)
             array = await pools.kmalloc(len(indices) * PAGE_POINTER_BYTES).alloc(task, gfp)
             if array < 0:
-                (pools.write_headers if write else pools.read_headers).free(slab)
+                pools.header_free(slab, write=write)
                 return None
         return PgioHeader(indices, slab, array, write=write)
 
     def _header_free(self, header: PgioHeader) -> None:
         if header.array >= 0:
             self.pools.kmalloc(header.nr * PAGE_POINTER_BYTES).free(header.array)
-        (self.pools.write_headers if header.write else self.pools.read_headers).free(header.slab)
+        self.pools.header_free(header.slab, write=header.write)
 
     async def _call(self, task: Task, procedure: Any, args: Any, inode: Inode, header: PgioHeader) -> bool:
         inode.nr_calls += 1

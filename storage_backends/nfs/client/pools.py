@@ -136,16 +136,20 @@ class NfsPools:
 
     async def header_alloc(self, task: Task, *, write: bool) -> int:
         """Take the header of a READ or WRITE, or -1 (nfs_readhdr_alloc, nfs_writehdr_alloc)."""
-        gfp = self.io_gfp_mask(task, write=write)
-        if not write:
-            return await self.read_headers.alloc(task, gfp)
-        headers = self.write_headers
-        return await (headers.alloc if self.fixes.nfs_alloc_nowait else headers.wait_for)(task, gfp)
+        if write:
+            return await self._from_reserve(task, self.write_headers)
+        return await self.read_headers.alloc(task, self.io_gfp_mask(task, write=False))
+
+    def header_free(self, slab: int, *, write: bool) -> None:
+        """Give the header of a READ or WRITE back (nfs_readhdr_free, nfs_writehdr_free)."""
+        (self.write_headers if write else self.read_headers).free(slab)
 
     async def commitdata_alloc(self, task: Task) -> int:
         """Take the header of a COMMIT, or -1 (nfs_commitdata_alloc)."""
+        return await self._from_reserve(task, self.commit_headers)
+
+    async def _from_reserve(self, task: Task, headers: SlabPool) -> int:
         gfp = self.io_gfp_mask(task, write=True)
-        headers = self.commit_headers
         return await (headers.alloc if self.fixes.nfs_alloc_nowait else headers.wait_for)(task, gfp)
 
     async def nfs_pages_alloc(self, task: Task, nr: int, gfp: int) -> list[int] | None:

@@ -136,7 +136,7 @@ class NfsSwapFile:
         if len(group) > NFS_PAGEVEC_SIZE:
             array = await pools.kmalloc(len(group) * PAGE_POINTER_BYTES).alloc(task, gfp)
             if array < 0:
-                (pools.write_headers if write else pools.read_headers).free(slab)
+                pools.header_free(slab, write=write)
                 return None
         return _Header(direct, group, slab, array)
 
@@ -144,7 +144,7 @@ class NfsSwapFile:
         pools = self.pools
         if header.array >= 0:
             pools.kmalloc(header.nr * PAGE_POINTER_BYTES).free(header.array)
-        (pools.write_headers if header.direct.rq.write else pools.read_headers).free(header.slab)
+        pools.header_free(header.slab, write=header.direct.rq.write)
 
     async def _initiate(self, task: Task, header: _Header) -> bool:
         """Begin the call of a header (nfs_initiate_pgio)."""

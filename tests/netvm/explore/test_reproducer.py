@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from netvm.errors import UsageError
-from netvm.explore.reproducer import digest_of, load, reproducer_of, rerun, shrink, text_of, walk
+from netvm.explore.reproducer import digest_of, load, reproducer_of, shrink, text_of, walk
 from netvm.explore.search import check
-from netvm.explore.subject import Subject
+from netvm.explore.subject import Subject, rerun
 
 KEYS = {"frames": 6, "reserve": 2, "writebacks": 2, "bystanders": 1, "drop": False}
 

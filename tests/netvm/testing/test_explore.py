@@ -7,7 +7,8 @@ import pytest
 
 from netvm.errors import UsageError
 from netvm.explore.properties import Explorable
-from netvm.explore.reproducer import load, rerun
+from netvm.explore.reproducer import load
+from netvm.explore.subject import rerun
 from netvm.mm.zone import Zone
 from netvm.runtime.task import Resource, Task
 from netvm.scenario.load import scenario_from

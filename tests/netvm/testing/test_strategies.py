@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
-from netvm.explore.reproducer import load, rerun
-from netvm.explore.subject import Subject
+from netvm.explore.reproducer import load
+from netvm.explore.subject import Subject, rerun
 from netvm.testing.strategies import (
     DrawnError,
     abstract_machines,
