@@ -1,4 +1,4 @@
-"""The cures of memory groups and of reclaimers that wait for reclaimers: more rows of the table of historic cures.
+"""The cures of memory groups and of those who reclaim or send for others: more rows of the table of historic cures.
 
 See :mod:`netvm.fix_table`, which these rows follow.
 """
@@ -62,6 +62,21 @@ GROUP_TABLE: Final = (
         source='47564bfb95bf "ext4: grab page before starting transaction handle in write_begin()", Theodore Ts\'o',
         summary="a page for a write is taken with a full mask, before the transaction starts; before, inside it, with "
         "GFP_NOFS",
+    ),
+    Fix(
+        name="rpc_send_atomic",
+        year=2005,
+        version="2.6.16",
+        source='b079fa7baa86 "RPC: Do not block on skb allocation", Trond Myklebust',
+        summary="a call's packets are allocated with GFP_ATOMIC: a worker of rpciod never reclaims for them, and "
+        "without a page the call comes again later",
+    ),
+    Fix(
+        name="rpc_send_nofs",
+        year=2019,
+        version="5.1",
+        source='a1231fda7e94 "SUNRPC: Set memalloc_nofs_save() on all rpciod/xprtiod jobs", Trond Myklebust',
+        summary="a call's packets are allocated with GFP_KERNEL again, in the worker's NOFS scope, and it may reclaim",
     ),
 )
 """Every cure of this kind, in the order of the fields of :class:`netvm.fixes.Fixes`."""

@@ -63,21 +63,6 @@ NFS_TABLE: Final = (
         summary="swap on an NFS mount makes its socket a SOCK_MEMALLOC one; it is connected again with PF_MEMALLOC",
     ),
     Fix(
-        name="rpc_send_atomic",
-        year=2005,
-        version="2.6.16",
-        source='b079fa7baa86 "RPC: Do not block on skb allocation", Trond Myklebust',
-        summary="a call's packets are allocated with GFP_ATOMIC: a worker of rpciod never reclaims for them, and "
-        "without a page the call comes again later",
-    ),
-    Fix(
-        name="rpc_send_nofs",
-        year=2019,
-        version="5.1",
-        source='a1231fda7e94 "SUNRPC: Set memalloc_nofs_save() on all rpciod/xprtiod jobs", Trond Myklebust',
-        summary="a call's packets are allocated with GFP_KERNEL again, in the worker's NOFS scope, and it may reclaim",
-    ),
-    Fix(
         name="rpc_sends_bvec",
         year=2019,
         version="5.1",

@@ -83,8 +83,6 @@ class Fixes:
     nfs_connect_nofs: bool = True
     nfs_check_dirty_writeback: bool = True
     nfs_swap_memalloc: bool = True
-    rpc_send_atomic: bool = True
-    rpc_send_nofs: bool = True
     rpc_sends_bvec: bool = True
     rpc_swap_memalloc: bool = True
     rpc_alloc_nowait: bool = True
@@ -100,6 +98,8 @@ class Fixes:
     memcg_sixteen_retries: bool = True
     memcg_dirty_throttle: bool = True
     ext4_page_before_handle: bool = True
+    rpc_send_atomic: bool = True
+    rpc_send_nofs: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""
