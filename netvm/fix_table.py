@@ -308,6 +308,20 @@ TABLE: Final = (
         summary="no more than 2,048 pages are on their way through dm-crypt at once",
     ),
     Fix(
+        name="wbt_swap_requests",
+        year=2024,
+        version="6.11",
+        source='4e63aeb5d010 "blk-wbt: don\'t throttle swap writes in direct reclaim", Baokun Li',
+        summary="blk-wbt counts writes to swap apart and gives them the whole depth; before, only what kswapd writes",
+    ),
+    Fix(
+        name="wbt_swap_untracked",
+        year=2022,
+        version=None,
+        source='Hongchen Zhang, "blk-wbt: do not throttle swap write on processes other than kswapd", 11 Aug 2022',
+        summary="blk-wbt leaves swap-out from direct reclaim alone: it needs no token",
+    ),
+    Fix(
         name="io_flusher_servers",
         year=2020,
         version=None,

@@ -63,6 +63,8 @@ class Fixes:
     bio_rescuer: bool = True
     crypt_alloc_mutex: bool = True
     swap_bios_limit: bool = True
+    wbt_swap_requests: bool = True
+    wbt_swap_untracked: bool = False
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True

@@ -17,7 +17,9 @@ is run by whoever flushes the plug, or by kblockd when that was done while going
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from netvm.block.blk_wbt import RqWait, Wbt
 from netvm.block.mq_deadline import MqDeadline
+from netvm.block.plug import Plug
 from netvm.errors import Errno
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
@@ -35,7 +37,6 @@ __all__ = [
     "BLK_STS_OK",
     "BLK_STS_RESOURCE",
     "BlockDriver",
-    "Plug",
     "Request",
     "RequestQueue",
     "blk_status_to_errno",
@@ -69,22 +70,30 @@ class Request:
         "cookie",
         "end_io",
         "number",
+        "opf",
         "pfns",
         "queued_ns",
+        "rq_wait",
         "slot",
         "started_ns",
         "versions",
         "write",
     )
 
-    def __init__(self, *, write: bool, slot: int, pfns: list[int], bios: list[int], versions: list[int]) -> None:
+    def __init__(
+        self, *, write: bool, slot: int, pfns: list[int], bios: list[int], versions: list[int], opf: int = 0
+    ) -> None:
         self.write = write
+        self.opf = opf
+        """``REQ_*`` of its first bio (:mod:`netvm.block.blk_wbt`)."""
         self.slot = slot
         """First page of the device."""
         self.pfns = pfns
         self.bios = bios
         self.versions = versions
         """Content of each page written, or received."""
+        self.rq_wait: RqWait | None = None
+        """Whose write token it has."""
         self.number = 0
         self.queued_ns = 0
         self.started_ns = 0
@@ -166,38 +175,6 @@ class BlockDriver(Protocol):
         ...
 
 
-class Plug:
-    """Requests a task collects before it submits them (``struct blk_plug``)."""
-
-    __slots__ = ("queue", "requests", "task")
-
-    def __init__(self, queue: "RequestQueue", task: Task) -> None:
-        self.queue = queue
-        self.task = task
-        self.requests: list[Request] = []
-        task.sleep_hooks = (*task.sleep_hooks, self.going_to_sleep)
-
-    def going_to_sleep(self, _task: Task) -> None:
-        """Submit before sleeping: somebody may wait for these requests (blk_flush_plug from schedule)."""
-        if self.requests:
-            self.flush(from_schedule=True)
-
-    def flush(self, *, from_schedule: bool) -> None:
-        """Submit what was collected."""
-        requests, self.requests = self.requests, []
-        if requests:
-            self.queue.insert_requests(requests, async_run=from_schedule)
-
-    def finish(self) -> None:
-        """Submit the rest and end the plug (blk_finish_plug)."""
-        self.flush(from_schedule=False)
-        hooks = self.task.sleep_hooks
-        if hooks[-1] == self.going_to_sleep:
-            self.task.sleep_hooks = hooks[:-1]
-        else:
-            self.task.sleep_hooks = tuple(hook for hook in hooks if hook != self.going_to_sleep)
-
-
 class RequestQueue:
     """The queue of one device."""
 
@@ -223,10 +200,12 @@ class RequestQueue:
         self.kblockd = kblockd
         self.run_work = WorkItem(f"blk_mq_run_work_fn {name}", self.blk_mq_run_work_fn)
         self.timeout_work = WorkItem(f"blk_mq_timeout_work {name}", self.blk_mq_timeout_work)
-        self.outstanding: dict[int, Request] = {}
         self._overtaken: set[int] = set()
-        self.tracer: Recorder | None = None
+        self.outstanding: dict[int, Request] = {}
         """Requests the driver has, by number."""
+        self.tracer: Recorder | None = None
+        self.wbt: Wbt | None = None
+        """Its writeback throttle; None: it has none (CONFIG_BLK_WBT=n, or wbt_lat_usec is 0)."""
         self.nr_sched_tags_used = 0
         self.completed = 0
         self.failed = 0
@@ -253,6 +232,11 @@ class RequestQueue:
         """Return how many requests could be made now without sleeping for a tag."""
         return self.nr_requests - self.nr_sched_tags_used
 
+    def nr_ready_writes(self, opf: int) -> int:
+        """Return how many requests of such writes the running task could make now without sleeping."""
+        nr_tokens = None if self.wbt is None else self.wbt.nr_free(opf, self.world.current)
+        return self.nr_free_tags() if nr_tokens is None else min(self.nr_free_tags(), nr_tokens)
+
     def start_plug(self, task: Task) -> Plug:
         """Begin to collect a task's requests (blk_start_plug)."""
         return Plug(self, task)
@@ -270,15 +254,18 @@ class RequestQueue:
         bios: list[int],
         versions: list[int],
         end_io: Callable[[Request, int, Task], None],
+        opf: int = 0,
     ) -> None:
         """Submit one-page bios for consecutive pages of the device, merging as they go; may sleep for a tag."""
-        rest = Request(write=write, slot=slot, pfns=pfns, bios=bios, versions=versions)
+        rest = Request(write=write, slot=slot, pfns=pfns, bios=bios, versions=versions, opf=opf)
         rest.end_io = end_io
         while rest.pfns:
             taken = self._plug_merge(plug, rest) or self._elevator.merge(rest)
             if not taken:
+                rq_wait = None if self.wbt is None else await self.wbt.wbt_wait(task, opf, write=write)
                 await self._get_sched_tag(task)
                 rq = self._make_request(rest)
+                rq.rq_wait = rq_wait
                 taken = rq.nr_pages
                 self._add_rq_to_plug(plug, rq)
             rest.drop(taken)
@@ -340,7 +327,12 @@ class RequestQueue:
         """Make a request of the first bios, as many as it may have."""
         nr = self.max_pages
         rq = Request(
-            write=bios.write, slot=bios.slot, pfns=bios.pfns[:nr], bios=bios.bios[:nr], versions=bios.versions[:nr]
+            write=bios.write,
+            slot=bios.slot,
+            pfns=bios.pfns[:nr],
+            bios=bios.bios[:nr],
+            versions=bios.versions[:nr],
+            opf=bios.opf,
         )
         rq.number = self._next_number
         self._next_number += 1
@@ -376,6 +368,8 @@ class RequestQueue:
         """A request has become part of another."""
         rq.pfns = rq.bios = rq.versions = []
         self._put_sched_tag()
+        if self.wbt is not None:
+            self.wbt.done(rq)
 
     def _add_rq_to_plug(self, plug: Plug, rq: Request) -> None:
         if plug.requests and (
@@ -430,6 +424,8 @@ class RequestQueue:
         """Give a request its driver tag (blk_mq_start_request)."""
         rq.started_ns = self.world.now_ns
         self.outstanding[rq.number] = rq
+        if self.wbt is not None:
+            self.wbt.issue(rq)
         if self.tracer is not None:
             rwbs = self.tracer.name("W" if rq.write else "R")
             self.tracer.emit(_REQUEST_ISSUE, self.world.current, rq.number, rwbs, rq.slot, rq.nr_pages)
@@ -439,6 +435,8 @@ class RequestQueue:
     def _requeue(self, rq: Request) -> None:
         """Take a request back and try again in a moment, or when another completes."""
         del self.outstanding[rq.number]
+        if self.wbt is not None:
+            self.wbt.requeue(rq)
         self._dispatch.insert(0, rq)
         if self._rerun is None or not self.world.is_pending(self._rerun):
             site = f"{self.name}: BLK_STS_RESOURCE"
@@ -467,6 +465,8 @@ class RequestQueue:
         self._overtaken.discard(rq.number)
         del self.outstanding[rq.number]
         self._put_sched_tag()
+        if self.wbt is not None:
+            self.wbt.ended(rq)
         self.completed += 1
         if error:
             self.failed += 1
@@ -493,4 +493,4 @@ class RequestQueue:
     def digest(self) -> tuple[Any, ...]:
         """Return what of the queue's state and its driver's could make a retry succeed."""
         mine = (self.nr_queued, len(self.outstanding), self.nr_sched_tags_used, self.completed, self.failed)
-        return (*mine, self.driver.digest())
+        return (*mine, self.wbt.digest() if self.wbt is not None else (), self.driver.digest())

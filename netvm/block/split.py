@@ -15,7 +15,8 @@ the bios on the list are punted to the rescuer's thread, which submits them, and
 from collections import deque
 from typing import Any, Final
 
-from netvm.block.blk_mq import BLK_STS_OK, Plug, Request, RequestQueue
+from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue
+from netvm.block.plug import Plug
 from netvm.block.stacked import Part, StackedDevice
 from netvm.mm.gfp import GFP_KSWAPD_RECLAIM, GFP_NOIO, GFP_NOWAIT
 from netvm.mm.mempool import Mempool, SlabElements

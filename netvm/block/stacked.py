@@ -8,7 +8,8 @@ error of any of them is an error of all.
 
 from abc import ABC, abstractmethod
 
-from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, Plug, Request, RequestQueue
+from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, Request, RequestQueue
+from netvm.block.plug import Plug
 from netvm.runtime.task import Provider, Task
 
 __all__ = ["Part", "StackedDevice"]
@@ -58,6 +59,7 @@ class StackedDevice(ABC):
             bios=[],
             versions=rq.versions[begin : begin + part.nr_pages],
             end_io=self.clone_endio,
+            opf=rq.opf,
         )
 
     def clone_endio(self, below: Request, error: int, task: Task) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from netvm.block.bio import BioSet
-from netvm.block.blk_mq import Plug, Request, RequestQueue
+from netvm.block.blk_mq import Request, RequestQueue
+from netvm.block.blk_wbt import REQ_SWAP
+from netvm.block.plug import Plug
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO
 from netvm.mm.mempool import Mempool
 from netvm.mm.ports import PlugPort
@@ -136,12 +138,12 @@ class BlockSwapIo:
         return self.queue.start_plug(task)
 
     def nr_ready(self) -> tuple[int, int]:
-        """Return how many pages could be written now without sleeping for a bio or a tag, and the bios that are there.
+        """Return how many pages could be written now without sleeping for bio, token or tag, and the bios there are.
 
         What merges takes no tag, so the bios are the more.
         """
         nr_bios = self.bios.cache.nr_ready()
-        return min(self.queue.nr_free_tags(), nr_bios), nr_bios
+        return min(self.queue.nr_ready_writes(REQ_SWAP), nr_bios), nr_bios
 
     async def write(
         self, task: Task, plug: PlugPort, pfns: list[int], begun: tuple[int, list[int]] | None = None
@@ -185,7 +187,15 @@ class BlockSwapIo:
         end_io = self._end_io_write
         if not self.queue.try_plug_merge(plug, slot, pfns, bios, versions, end_io):
             await self.queue.submit_pages(
-                task, plug, write=True, slot=slot, pfns=pfns, bios=bios, versions=versions, end_io=end_io
+                task,
+                plug,
+                write=True,
+                slot=slot,
+                pfns=pfns,
+                bios=bios,
+                versions=versions,
+                end_io=end_io,
+                opf=REQ_SWAP,
             )
 
     async def read(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
@@ -203,6 +213,7 @@ class BlockSwapIo:
             bios=bios,
             versions=[0],
             end_io=self._end_swap_bio_read,
+            opf=REQ_SWAP,
         )
 
     async def unplug(self, task: Task, plug: PlugPort) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import RequestQueue
+from netvm.block.blk_wbt import Wbt
 from netvm.block.crypt import CryptDevice
 from netvm.block.split import SplitDevice
 from netvm.block.swap import SwapArea
@@ -44,7 +45,7 @@ from netvm.runtime.task import Provider, Task
 from netvm.runtime.workqueue import KthreadCreator, WorkerPool, Workqueue
 from netvm.runtime.world import World
 from netvm.trace.vmstat import NetStat, VmStat
-from netvm.units import PAGE_SIZE
+from netvm.units import NS_PER_US, PAGE_SIZE
 
 __all__ = ["boot", "start_threads"]
 
@@ -260,6 +261,8 @@ class _Boot:
             nr_requests=storage.nr_requests,
             queue_depth=storage.queue_depth,
         )
+        if storage.wbt_lat_usec:
+            queue.wbt = self._wbt(queue)
         backend.attach(queue)
         if storage.split_kib:
             queue = self._split(queue, bio_cache, unbound)
@@ -268,6 +271,20 @@ class _Boot:
         bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=lambda: _bio_providers(queue))
         bios.fill(softirq)
         return BlockSwapIo(queue, bios), bios
+
+    def _wbt(self, queue: RequestQueue) -> Wbt:
+        """Make the writeback throttle of the storage's device; dm devices above it have none (they take bios)."""
+        storage = self.options.storage
+        return Wbt(
+            self.world,
+            queue.name,
+            min_lat_ns=storage.wbt_lat_usec * NS_PER_US,
+            # a SCSI device says how many commands it takes, others are asked how many requests they queue
+            queue_depth=storage.queue_depth if storage.kind == "iscsi" else storage.nr_requests,
+            write_cache=storage.write_cache == "write back",
+            fixes=self.fixes,
+            providers=lambda: _bio_providers(queue),
+        )
 
     def _split(self, lower: RequestQueue, bio_cache: SlabCache, pool: WorkerPool) -> RequestQueue:
         """Put a driver that cuts requests on a queue; return the one above."""

@@ -307,6 +307,8 @@ def _block_fs(
     """Mount a file system on a block device."""
     bdi = files.throttle.add_device(queue.name)
     files.flusher.add_device(bdi)
+    if queue.wbt is not None:
+        queue.wbt.dirty_sleep_ns = lambda: bdi.dirty_sleep_ns
     return BlockFileSystem(
         files.cache,
         files.reader,

@@ -87,6 +87,7 @@ class BackingDevice:
         "dirtied_stamp",
         "dirty_exceeded",
         "dirty_ratelimit",
+        "dirty_sleep_ns",
         "in_progress",
         "max_ratio",
         "min_ratio",
@@ -132,6 +133,8 @@ class BackingDevice:
         self.dirty_ratelimit = INIT_BW
         self.balanced_dirty_ratelimit = INIT_BW
         self.dirty_exceeded = False
+        self.dirty_sleep_ns = world.now_ns
+        """When a writer was last let sleep for its dirt; as if one had been when the device was made."""
         self.in_progress = False
         """WB_writeback_running: its flusher is at work."""
         self.b_dirty: list[Mapping] = []

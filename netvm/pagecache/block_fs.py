@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.block.bio import BioSet
-from netvm.block.blk_mq import Plug, Request, RequestQueue, blk_status_to_errno
+from netvm.block.blk_mq import Request, RequestQueue, blk_status_to_errno
+from netvm.block.plug import Plug
 from netvm.errors import Errno, UsageError
 from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
@@ -217,25 +218,33 @@ class BlockFileSystem:
                     wbc.nr_to_write += nr - keep
                     nr = keep
                     walk.back_to(index + nr)
-                await self._submit(task, plug, mapping, index, nr, int(blocks[0]), bio, vector)
+                await self._submit(task, plug, mapping, index, nr, int(blocks[0]), bio, vector, wbc.write_flags())
         finally:
             plug.finish()
 
     async def _submit(
-        self, task: Task, plug: Plug, mapping: Mapping, index: int, nr: int, block: int, bio: int, vector: int
+        self, task: Task, plug: Plug, mapping: Mapping, index: int, nr: int, block: int, bio: int, vector: int, opf: int
     ) -> None:
         pfns, versions = self.cache.start_writeback(mapping, index, nr)
         task.charge_ns += nr * self.cache.costs.writepage
         self.cache.vmstat.pgpgout += 4 * nr
-        await self.submit_bio(task, plug, block, pfns, versions, bio, vector)
+        await self.submit_bio(task, plug, block, pfns, versions, bio, vector, opf)
 
     async def submit_bio(
-        self, task: Task, plug: Plug, block: int, pfns: list[int], versions: list[int], bio: int, vector: int
+        self, task: Task, plug: Plug, block: int, pfns: list[int], versions: list[int], bio: int, vector: int, opf: int
     ) -> None:
         """Send pages that are under writeback and lie one after another on the device."""
         self._note_bio(block, len(pfns), bio, vector)
         await self.queue.submit_pages(
-            task, plug, write=True, slot=block, pfns=pfns, bios=[], versions=versions, end_io=self.end_bio_write
+            task,
+            plug,
+            write=True,
+            slot=block,
+            pfns=pfns,
+            bios=[],
+            versions=versions,
+            end_io=self.end_bio_write,
+            opf=opf,
         )
         if task.cpus is not None:
             await task.cpus.cond_resched(task)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from netvm.block.blk_mq import Plug
+from netvm.block.plug import Plug
 from netvm.errors import Errno
 from netvm.mm.gfp import GFP_MOVABLE, GFP_NOFAIL, GFP_NOFS
 from netvm.pagecache.mapping import TAG_DIRTY, TAG_WRITEBACK, Mapping
@@ -68,6 +68,7 @@ class _UnsentBio:
     task: Task
     bio: int
     vector: int
+    opf: int
     first_block: int = 0
     pfns: list[int] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -166,7 +167,8 @@ class DelayedAllocation:
         inode = fs.inode_of(mapping)
         walk = DirtyWalk(self.cache, mapping, wbc)
         plug = fs.queue.start_plug(task)
-        io = await self._new_bio(task)
+        opf = wbc.write_flags()
+        io = await self._new_bio(task, opf)
         nr_in_run = 0
         while True:
             run = await walk.next_run(task, min(BIO_MAX_VECS, MAX_WRITEPAGES_EXTENT_LEN - nr_in_run))
@@ -181,7 +183,7 @@ class DelayedAllocation:
                     await self._map_one_extent(task, mapping, index, nr)
                 else:
                     await self._submit(task, plug, io)
-                    io = await self._new_bio(task)
+                    io = await self._new_bio(task, opf)
                 continue
             nr_fit = self._nr_consecutive(inode.blocks[index : index + nr], BIO_MAX_VECS - len(io.pfns))
             if nr_fit < nr:
@@ -191,7 +193,7 @@ class DelayedAllocation:
             nr_in_run += nr_fit
             if nr_in_run == MAX_WRITEPAGES_EXTENT_LEN or not self._goes_on(mapping, index + nr_fit):
                 await self._submit(task, plug, io)
-                io = await self._new_bio(task)
+                io = await self._new_bio(task, opf)
                 nr_in_run = 0
         if io.pfns:
             await self._submit(task, plug, io)
@@ -213,10 +215,10 @@ class DelayedAllocation:
         """Whether the run has another page that can be written at once."""
         return index < mapping.nr_pages and mapping.tags_of[index] & (TAG_DIRTY | TAG_WRITEBACK) == TAG_DIRTY
 
-    async def _new_bio(self, task: Task) -> _UnsentBio:
+    async def _new_bio(self, task: Task, opf: int) -> _UnsentBio:
         # MODEL: the bio is taken before its first page is marked, not right after
         bio = await self.fs.bios.bio_alloc_bioset(task, GFP_NOFS)
-        io = _UnsentBio(task, bio, await self.fs.biovecs.bio_alloc_bioset(task, GFP_NOFS))
+        io = _UnsentBio(task, bio, await self.fs.biovecs.bio_alloc_bioset(task, GFP_NOFS), opf)
         self.unsent.append(io)
         return io
 
@@ -233,7 +235,7 @@ class DelayedAllocation:
     async def _submit(self, task: Task, plug: Plug, io: _UnsentBio) -> None:
         """Send the bio (ext4_io_submit)."""
         self.unsent.remove(io)
-        await self.fs.submit_bio(task, plug, io.first_block, io.pfns, io.versions, io.bio, io.vector)
+        await self.fs.submit_bio(task, plug, io.first_block, io.pfns, io.versions, io.bio, io.vector, io.opf)
 
     def needs_block(self, block: int) -> list[Provider | Task]:
         """Say who holds the bio that the page on a block waits in, if none has been sent."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from netvm.block.blk_wbt import REQ_BACKGROUND, REQ_SYNC
 from netvm.mm.frames import PfnArray
 from netvm.runtime.task import Provider, Task
 
@@ -59,6 +60,12 @@ class WritebackControl:
     for_reclaim: bool = False
     """kswapd calls, for a page at the end of the inactive list."""
     reason: str = "background"
+
+    def write_flags(self) -> int:
+        """Return what this round says of its requests (wbc_to_write_flags)."""
+        if self.sync_mode == WB_SYNC_ALL:
+            return REQ_SYNC
+        return REQ_BACKGROUND if self.for_kupdate or self.for_background else 0
 
 
 class FileSystem(Protocol):

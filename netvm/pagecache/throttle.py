@@ -486,6 +486,7 @@ class DirtyThrottle:
         self.nr_pauses += 1
         self.paused_ns += pause_ns
         self.max_pause_ns = max(self.max_pause_ns, pause_ns)
+        wb.dirty_sleep_ns = self.world.now_ns
         await self.world.sleep_on(task, resource, timeout_ns=pause_ns, killable=True)
 
 

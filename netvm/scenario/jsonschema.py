@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from netvm.fixes import FIXES
-from netvm.scenario import schema, schema_stacked, schema_workload
+from netvm.scenario import schema, schema_storage, schema_workload
 
 __all__ = ["field_strings", "json_schema", "json_schema_text"]
 
@@ -24,7 +24,7 @@ _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) that every scenario file obeys."""
     (top,), definitions = msgspec.json.schema_components([schema.Scenario], ref_template="#/$defs/{name}")
-    strings = field_strings(schema) | field_strings(schema_stacked) | field_strings(schema_workload)
+    strings = field_strings(schema) | field_strings(schema_storage) | field_strings(schema_workload)
     for name, definition in definitions.items():
         if "description" in definition:
             definition["description"] = _plain(definition["description"])

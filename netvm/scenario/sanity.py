@@ -173,8 +173,9 @@ def _files(scenario: Scenario) -> Iterator[Blame]:
             path = ("storage", "fuse", "congestion_threshold")
             yield Blame(path=path, value=storage.fuse.congestion_threshold, problem=problem)
         yield from _unknown_group(scenario, ("storage", "fuse", "memory_group"), storage.fuse.memory_group)
-    if storage.kind == "nfs" and (storage.encrypted or storage.split_kib or storage.extent_kib):
-        key = "encrypted" if storage.encrypted else "split_kib" if storage.split_kib else "extent_kib"
+    for key in ("encrypted", "split_kib", "extent_kib", "wbt_lat_usec"):
+        if storage.kind != "nfs" or not getattr(storage, key):
+            continue
         problem = 'needs a block device; storage.kind must be "iscsi", "nbd" or "disk"'
         yield Blame(path=("storage", key), value=getattr(storage, key), problem=problem)
     if storage.role == "fs" and storage.swap_mib >= storage.size_mib:

@@ -28,37 +28,6 @@ async def submit(host, task, plug, slot: int, nr_pages: int, *, write: bool = Tr
     )
 
 
-def test_a_plug_holds_requests_until_it_is_finished(make_host) -> None:
-    """Consecutive pages merge into requests of the limit; a full one leaves when the next begins."""
-    host = make_host()
-
-    async def body(task: Any) -> None:
-        plug = host.queue.start_plug(task)
-        for slot in range(0, 80, 4):
-            await submit(host, task, plug, slot, 4)
-            assert len(host.device.shapes) == slot // 32
-        plug.finish()
-        await host.pause(task, NS_PER_S)
-
-    host.run(body)
-    assert host.device.shapes == [("W", 0, 32), ("W", 32, 32), ("W", 64, 16)]
-    assert host.device.store == {slot: slot for slot in range(80)}
-
-
-def test_a_task_that_sleeps_flushes_its_plug(make_host) -> None:
-    """Somebody may wait for what was collected."""
-    host = make_host()
-
-    async def body(task: Any) -> None:
-        plug = host.queue.start_plug(task)
-        await submit(host, task, plug, 0, 4)
-        await host.pause(task, NS_PER_S)
-        assert host.device.shapes == [("W", 0, 4)]
-        plug.finish()
-
-    host.run(body)
-
-
 def test_directions_and_gaps_do_not_merge(make_host) -> None:
     """A read after a write, a gap, or a step back begin a request of their own."""
     host = make_host()

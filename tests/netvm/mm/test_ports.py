@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from netvm.block.blk_mq import Plug
+from netvm.block.plug import Plug
 from netvm.block.swap import SwapArea
 from netvm.mm.ports import PlugPort, SwapPort
 

@@ -194,7 +194,7 @@ def test_what_is_only_foolish_is_run(tables: dict[str, object]) -> None:
     scenario_from(data, origin="a.toml")
 
 
-@pytest.mark.parametrize(("key", "value"), [("encrypted", True), ("split_kib", 4)])
+@pytest.mark.parametrize(("key", "value"), [("encrypted", True), ("split_kib", 4), ("wbt_lat_usec", 2000)])
 def test_a_device_on_a_device_needs_a_device(key: str, value: object) -> None:
     """NFS has files and no block device to stand on."""
     line = _refusal(storage={"kind": "nfs", key: value})

@@ -4,7 +4,7 @@ import pytest
 
 from netvm.errors import UsageError
 from netvm.scenario.load import scenario_from
-from netvm.scenario.schema_stacked import Fuse
+from netvm.scenario.schema_storage import Fuse
 
 _STORAGE = {"kind": "disk", "role": "fs", "size_mib": 64}
 
