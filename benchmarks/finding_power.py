@@ -72,7 +72,13 @@ EXHIBITS = (
     Exhibit("R1/nbd-broken, two seconds", "R1/nbd-broken", ("vm.hung_task_timeout_secs=2",)),
     Exhibit("R2/nbd-broken", "R2/nbd-broken", cap=5),
     *(Exhibit(name, name) for name in ("R3/nbd-broken", "R3/iscsi-broken", "R4/nbd-broken", "R4/iscsi-broken")),
-    *(Exhibit(name, name) for name in ("R5/writer-broken", "R6/swap-broken")),
+    *(Exhibit(name, name) for name in ("R5/writer-broken", "R6/swap-broken", "tiny/nbd-broken")),
+    *(Exhibit(name, name) for name in ("A5/fragments-broken", "A6/nbd-broken", "A9/nfs-broken", "B1/commit-broken")),
+    *(Exhibit(name, name) for name in ("B2/transport-broken", "B5/growth-broken", "B5/nfsd-broken")),
+    *(Exhibit(f"B6/{arm}-broken", f"B6/{arm}-broken") for arm in ("release", "relapse")),
+    *(Exhibit(f"B8/{arm}-broken", f"B8/{arm}-broken") for arm in ("unstable", "nofs")),
+    *(Exhibit(name, name) for name in ("C2/double-broken", "C3/fuse-broken", "C3/group-broken")),
+    *(Exhibit(name, name) for name in ("C4/strict-broken", "C4/flush-broken", "C5/crypt-broken", "F1/lock-broken")),
 )
 
 
