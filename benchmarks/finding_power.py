@@ -47,6 +47,8 @@ class Exhibit(NamedTuple):
     overrides: tuple[str, ...] = ()
     cap: int = 10
     """Schedules of one seed at most."""
+    seeds: int = NR_SEEDS
+    """Seeds of a strategy that draws; fewer where one schedule is long."""
 
 
 _RESERVE_8 = ("abstract.frames=8", "run.max_steps=400")
@@ -73,8 +75,10 @@ EXHIBITS = (
     Exhibit("R2/nbd-broken", "R2/nbd-broken", cap=5),
     *(Exhibit(name, name) for name in ("R3/nbd-broken", "R3/iscsi-broken", "R4/nbd-broken", "R4/iscsi-broken")),
     *(Exhibit(name, name) for name in ("R5/writer-broken", "R6/swap-broken", "tiny/nbd-broken")),
-    *(Exhibit(name, name) for name in ("A5/fragments-broken", "A6/nbd-broken", "A9/nfs-broken", "B1/commit-broken")),
-    *(Exhibit(name, name) for name in ("B2/transport-broken", "B5/growth-broken", "B5/nfsd-broken")),
+    *(Exhibit(name, name) for name in ("A5/fragments-broken", "A6/nbd-broken")),
+    Exhibit("A9/nfs-broken", "A9/nfs-broken", seeds=6),
+    *(Exhibit(name, name) for name in ("B1/commit-broken", "B2/transport-broken")),
+    *(Exhibit(name, name) for name in ("B5/growth-broken", "B5/nfsd-broken")),
     *(Exhibit(f"B6/{arm}-broken", f"B6/{arm}-broken") for arm in ("release", "relapse")),
     *(Exhibit(f"B8/{arm}-broken", f"B8/{arm}-broken") for arm in ("unstable", "nofs")),
     *(Exhibit(name, name) for name in ("C2/double-broken", "C3/fuse-broken", "C3/group-broken")),
@@ -126,7 +130,7 @@ def missing(cells: Sequence[Cell], nr_seeds: int) -> Iterator[tuple[Exhibit, str
 def _is_for(exhibit: Exhibit, strategy: str, seed: int) -> bool:
     """Whether there is such a cell: an enumeration has one, that of states if the machine's states are known."""
     if strategy in SAMPLED:
-        return True
+        return seed < exhibit.seeds
     return seed == 0 and (strategy != "exhaustive" or exhibit.name == "abstract/reserve")
 
 
@@ -150,7 +154,7 @@ def _enumerated(exhibit: Exhibit, subject: Subject, strategy: str) -> Cell:
         subject = subject_of(exhibit.name, *exhibit.overrides, "run.max_steps=2000")
         result = check(subject, strategy=strategy, budget=Budget())
     else:
-        result = check(subject, strategy=strategy, budget=Budget(exhibit.cap))
+        result = check(subject, strategy=strategy, budget=Budget(exhibit.cap), confirm=False)
     return Cell(exhibit.title, strategy, 0, result.first_failure_at, result.schedules, result.states)
 
 

@@ -22,7 +22,7 @@ from netvm.explore.fingerprint import fingerprint, is_complete
 from netvm.explore.oracles import ForkingOracle, RandomWalk, SteeredOracle
 from netvm.explore.properties import Explorable
 from netvm.explore.result import CheckResult, Failure, knuth
-from netvm.explore.sampling import SAMPLED, replayed, sample
+from netvm.explore.sampling import replayed, sample
 from netvm.explore.statespace import ENDED, StateSpace, Visited
 from netvm.explore.subject import Broken, Schedule, Subject, execute, rerun
 from netvm.runtime.choices import MISHAPS
@@ -127,7 +127,7 @@ def check(
     """Search for a schedule of ``subject`` in which a property fails.
 
     ``jobs`` processes and ``keep_going`` (count all failures) are for the random strategies. Without ``confirm`` what
-    random schedules refute has not been replayed: who reports it calls :func:`confirmed`. Raises UsageError for an
+    a schedule refutes has not been replayed: who reports it calls :func:`confirmed`. Raises UsageError for an
     unknown strategy or kind of mishap, UnsteadyError if a failure does not replay.
     """
     if strategy not in STRATEGIES:
@@ -154,7 +154,7 @@ def check(
             jobs=jobs,
             keep_going=keep_going,
         )
-    if not confirm and strategy in SAMPLED:
+    if not confirm and strategy != "exhaustive":
         return result
     return confirmed(subject, result, comes_to=tally.comes_to, jobs=jobs)
 

@@ -13,7 +13,7 @@ from netvm.runtime.task import Resource, Task
 from netvm.runtime.workqueue import Workqueue
 from storage_backends.nfs.client.nfs_trace import NfsTrace
 from storage_backends.nfs.client.pools import NfsPools, rpc_task_gfp_mask
-from storage_backends.nfs.client.rpc_task import RpcTask
+from storage_backends.nfs.client.rpc_task import Done, RpcTask
 from storage_backends.nfs.connection.client import NfsClientConnection, Reply
 from storage_backends.nfs.connection.procedures import Procedure
 from storage_backends.nfs.rpc import AuthSys
@@ -84,7 +84,7 @@ class RpcClient:
         args: object,
         *,
         nr_pages: int = 0,
-        done: Callable[[RpcTask, Task], None],
+        done: Done,
     ) -> RpcTask | None:
         """Begin a call; ``done(rpc, task)`` is called in nfsiod when it is over. None if there is no memory for it."""
         rpc = await self._new_task(task, procedure, args, nr_pages=nr_pages, done=done)
@@ -107,7 +107,7 @@ class RpcClient:
         args: object,
         *,
         nr_pages: int,
-        done: Callable[[RpcTask, Task], None] | None,
+        done: Done | None,
     ) -> RpcTask | None:
         if self.fixes.rpc_alloc_nowait:
             slab = await self.pools.tasks.alloc(task, rpc_task_gfp_mask(task))

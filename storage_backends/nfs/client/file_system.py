@@ -32,7 +32,6 @@ from netvm.pagecache.ports import WB_SYNC_ALL, WB_SYNC_NONE, WritebackControl
 from netvm.pagecache.walk import DirtyWalk
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
-from netvm.runtime.workqueue import WorkItem
 from netvm.units import PAGE_SIZE
 from storage_backends.nfs.client.inode import (
     REQ_COMMITTING,
@@ -178,7 +177,7 @@ class NfsFileSystem:
                 nr_sent += 1
             if run is None:
                 break
-        self._completed(inode, completion)
+        await self._completed(task, inode, completion)
         if not self._commits_by_itself:
             await self._commit(task, inode)
         return 0 if error == _NO_MEMORY else error
@@ -239,10 +238,13 @@ class NfsFileSystem:
         inode.nr_calls += 1
         serial = inode.nr_calls
 
-        def done(rpc: RpcTask, context: Task) -> None:
+        async def done(rpc: RpcTask, context: Task) -> None:
             del inode.calls[serial]
+            if header.write:
+                await self._written(inode, header, rpc, context)
+            else:
+                self._read(inode, header, rpc, context)
             self._header_free(header)
-            (self._written if header.write else self._read)(inode, header, rpc, context)
 
         rpc = await self.client.call_async(task, procedure, args, nr_pages=header.nr, done=done)
         if rpc is None:
@@ -250,7 +252,7 @@ class NfsFileSystem:
         inode.calls[serial] = (header.first, header.nr, rpc)
         return True
 
-    def _written(self, inode: Inode, header: PgioHeader, rpc: RpcTask, task: Task) -> None:
+    async def _written(self, inode: Inode, header: PgioHeader, rpc: RpcTask, task: Task) -> None:
         """A WRITE was answered (nfs_writeback_done, nfs_write_completion)."""
         assert rpc.reply is not None
         result = rpc.reply.result
@@ -274,7 +276,7 @@ class NfsFileSystem:
                 self.cache.flusher.mark_inode_dirty(inode.mapping)
             self._end_writeback(inode, indices, error=0, task=task)
         assert header.completion is not None
-        self._completed(inode, header.completion)
+        await self._completed(task, inode, header.completion)
 
     def _end_writeback(self, inode: Inode, indices: npt.NDArray[np.intp], *, error: int, task: Task) -> None:
         self.nr_writeback -= len(indices)
@@ -282,11 +284,11 @@ class NfsFileSystem:
             self.write_congested = False
         self.cache.end_writeback(inode.mapping, indices, error=error, task=task)
 
-    def _completed(self, inode: Inode, completion: IoCompletion) -> None:
-        """Count a call of a ``writepages`` as over; after the last a COMMIT is due (nfs_io_completion_commit)."""
+    async def _completed(self, task: Task, inode: Inode, completion: IoCompletion) -> None:
+        """Count a part of a ``writepages`` as over; who ends the last sends the COMMIT (nfs_io_completion_commit)."""
         completion.nr_out -= 1
-        if not completion.nr_out and len(inode.commits) and self._commits_by_itself:
-            self.client.nfsiod.queue_work(WorkItem("nfs_io_completion_commit", lambda task: self._commit(task, inode)))
+        if not completion.nr_out and self._commits_by_itself:
+            await self._commit(task, inode)
 
     # -- making safe ----------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from storage_backends.nfs.connection.timeouts import RetransmitTimer
 if TYPE_CHECKING:
     from storage_backends.nfs.client.clnt import RpcClient
 
-__all__ = ["RpcTask"]
+__all__ = ["Done", "RpcTask"]
 
 RESERVE_DELAY_NS: Final = NS_PER_S // 4
 """HZ >> 2: a task without a request slot's memory, or without the socket's."""
@@ -39,6 +39,8 @@ ALLOCATE_DELAY_NS: Final = NS_PER_S // 16
 RPC_RQST_BYTES: Final = 488
 
 Step = Callable[["RpcTask", Task], Awaitable[None]]
+Done = Callable[["RpcTask", Task], Awaitable[None] | None]
+"""What who made a call does when it is over; returns what must be waited for, if anything."""
 
 
 class RpcTask:
@@ -81,7 +83,7 @@ class RpcTask:
         slab: int,
         owner: int,
         nr_pages: int,
-        done: Callable[["RpcTask", Task], None] | None,
+        done: "Done | None",
     ) -> None:
         self.client = client
         self.procedure = procedure
@@ -320,7 +322,10 @@ class RpcTask:
     async def rpc_release(self, task: Task) -> None:
         """Tell who asked (rpc_async_release)."""
         assert self.done is not None
-        self.done(self, task)
+        with GfpScope(task, PF_MEMALLOC_NOFS if self.client.fixes.rpc_send_nofs else 0):
+            more = self.done(self, task)
+            if more is not None:
+                await more
         self.client.pools.tasks.free(self.slab)
 
     # -- looking in -----------------------------------------------------------------------------------------------

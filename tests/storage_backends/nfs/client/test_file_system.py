@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from netvm.mm.gfp import PF_MEMALLOC_NOFS
 from netvm.pagecache.ports import WritebackControl
 from netvm.runtime.clock import run_virtual
 from netvm.scenario.load import scenario_from
@@ -127,3 +128,30 @@ def test_who_sends_the_commit(mounted, by_itself) -> None:
 
     host.run(script)
     assert seen == ([(0, 0, 0)] * 2 if by_itself else [(16, 16, 0), (0, 0, 0)])
+
+
+def test_who_is_told_of_the_last_write_sends_the_commit(mounted) -> None:
+    """It is nfsiod, in its NOFS scope and with the header of that WRITE: memory for it is not had by writing out."""
+    host = mounted("storage.role=fs", "vm.dirty_writeback_centisecs=0", "storage.wsize_bytes=16384")
+    fs = host.host.files.fs
+    seen = []
+    commit = fs._commit
+
+    async def spy(task, inode) -> None:
+        seen.append((task.flags & PF_MEMALLOC_NOFS, len(inode.commits), fs.pools.write_headers.pool.nr_out))
+        await commit(task, inode)
+
+    fs._commit = spy
+
+    async def script(task) -> None:
+        files = host.host.files
+        mapping = files.cache.create(files.fs, "log")
+        await files.cache.generic_perform_write(task, mapping, 0, 16)
+        await files.fs.writepages(task, mapping, WritebackControl(nr_to_write=64, reason="background"))
+        await files.cache.wait_on_writeback(task, mapping)
+
+    host.run(script)
+    ((scope, nr_uncommitted, nr_headers),) = seen
+    assert scope == PF_MEMALLOC_NOFS
+    assert nr_uncommitted == 4
+    assert nr_headers == 1

@@ -36,6 +36,28 @@ def test_a_task_of_a_swapper_may_use_the_reserve(mounted) -> None:
     assert flags_of_a_call(mounted(fixes=["rpc_swap_memalloc"])) == {PF_MEMALLOC_NOFS}
 
 
+@pytest.mark.parametrize(("off", "scope"), [((), PF_MEMALLOC_NOFS), (("rpc_send_nofs",), 0)])
+def test_who_asked_is_told_in_a_nofs_scope(mounted, off, scope) -> None:
+    """From 5.1 on; the call's own object is given back after whatever had to be waited for then."""
+    host = mounted(fixes=off)
+    seen = []
+
+    async def done(_rpc, context) -> None:
+        tasks = host.client.pools.tasks.pool
+        seen.append((context.flags & PF_MEMALLOC_NOFS, tasks.nr_out))
+        await host.pause(context, 10)
+        seen.append((context.flags & PF_MEMALLOC_NOFS, tasks.nr_out))
+
+    async def script(task) -> None:
+        held = host.client.pools.tasks.pool.nr_out
+        await host.client.call_async(task, NULL, None, done=done)
+        await host.pause(task, 100)
+        assert seen == [(scope, held + 1)] * 2
+        assert host.client.pools.tasks.pool.nr_out == held
+
+    host.run(script)
+
+
 def test_a_task_without_memory_comes_again(mounted) -> None:
     """It sleeps with its worker free, says on what, and goes on when there is memory."""
     host = mounted()
