@@ -307,12 +307,10 @@ class NfsFileSystem:
             self.pools.commit_headers.free(slab)
             self._commit_done(inode, batch, rpc, context)
 
-        rpc = None
-        if slab >= 0:
-            rpc = await self.client.call_async(task, COMMIT, CommitArgs(fh=inode.fh), done=done)
-            if rpc is None:
-                self.pools.commit_headers.free(slab)
+        rpc = await self.client.call_async(task, COMMIT, CommitArgs(fh=inode.fh), done=done) if slab >= 0 else None
         if rpc is None:
+            if slab >= 0:
+                self.pools.commit_headers.free(slab)
             self._mark(inode, batch, REQ_COMMITTING, REQ_UNSTABLE)
             inode.commits.failed(batch)
             self._wake_committed(inode)
