@@ -322,6 +322,13 @@ TABLE: Final = (
         summary="blk-wbt leaves swap-out from direct reclaim alone: it needs no token",
     ),
     Fix(
+        name="per_vma_lock",
+        year=2023,
+        version="6.4",
+        source='5e31275cc997 "mm: add per-VMA lock and helper functions to control it", Suren Baghdasaryan',
+        summary="a fault of a program with threads does without the mmap lock; before, it took it for reading",
+    ),
+    Fix(
         name="io_flusher_servers",
         year=2020,
         version=None,

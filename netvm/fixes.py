@@ -65,6 +65,7 @@ class Fixes:
     swap_bios_limit: bool = True
     wbt_swap_requests: bool = True
     wbt_swap_untracked: bool = False
+    per_vma_lock: bool = True
     io_flusher_servers: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True

@@ -369,7 +369,9 @@ class SwapArea:
     async def folio_lock_or_retry(self, task: Task, pfn: int) -> None:
         """Drop the mmap lock and wait until the page is unlocked; the whole fault starts over."""
         queue = self._page_queue(pfn, f"lock of page {pfn} (swap-in)")
-        await (queue.wait(task) if self.tracer is None else self.tracer.wait(task, pfn, queue.wait(task)))
+        wait = queue.wait(task) if self.tracer is None else self.tracer.wait(task, pfn, queue.wait(task))
+        lock = None if task.mm is None else task.mm.mmap_lock
+        await (wait if lock is None else lock.drop_while(task, wait))
 
     def _wake_page(self, pfn: int) -> None:
         """Wake who waits for a page that has been unlocked (folio_unlock)."""

@@ -17,7 +17,7 @@ from netvm.runtime.task import Task
 from netvm.trace.latency import TouchRecorder
 
 if TYPE_CHECKING:
-    from netvm.runtime.wait import WaitQueue
+    from netvm.runtime.wait import RwSemaphore, WaitQueue
 
 __all__ = ["PTE_DIRTY", "PTE_WRITE", "PTE_YOUNG", "PTRS_PER_PTE", "AddressSpace"]
 
@@ -41,10 +41,12 @@ class AddressSpace:
         "id",
         "killed",
         "memcg",
+        "mmap_lock",
         "nr_anon",
         "nr_page_tables",
         "nr_pages",
         "nr_swap",
+        "nr_threads",
         "oom_reaped",
         "oom_score_adj",
         "pte",
@@ -54,6 +56,8 @@ class AddressSpace:
         "ra_win",
         "table_of",
         "task",
+        "tasks",
+        "thread_touches",
         "touches",
         "unlocked",
         "version",
@@ -85,6 +89,15 @@ class AddressSpace:
         self.ra_win = 0
         self.ra_hits = 4
         self.task: Task | None = None
+        """A thread of it; None before the first has come and when the last has gone."""
+        self.tasks: list[Task] = []
+        """All that there are."""
+        self.nr_threads = 1
+        """Threads that use it or will."""
+        self.mmap_lock: RwSemaphore | None = None
+        """Taken by faults for reading and by whoever changes the mapping for writing; None: only one thread ever."""
+        self.thread_touches: dict[Task, TouchRecorder] = {}
+        """Where the report of each of several threads is kept."""
         self.touches: TouchRecorder | None = None
         """Where the program's report is kept."""
         self.memcg = 0

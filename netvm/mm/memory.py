@@ -22,6 +22,7 @@ from netvm.mm.ports import SwapPort
 from netvm.mm.shrink import Shrinker
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Task
+from netvm.runtime.wait import RwSemaphore
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
 from netvm.units import NS_PER_MS, NS_PER_US
@@ -67,16 +68,38 @@ class Memory:
 
     # -- mapping --------------------------------------------------------------------------------------------------
 
-    def map_anonymous(self, task: Task, nr_pages: int, *, oom_score_adj: int = 0) -> AddressSpace:
-        """Give a program an anonymous mapping; nothing is allocated yet (mmap)."""
+    def map_anonymous(self, task: Task, nr_pages: int, *, oom_score_adj: int = 0, nr_threads: int = 1) -> AddressSpace:
+        """Give a program an anonymous mapping; nothing is allocated yet (mmap).
+
+        Of more than one thread the others join it with :meth:`clone_vm`.
+        """
         space = AddressSpace(self._next_space, task.comm, nr_pages, oom_score_adj=oom_score_adj)
         self._next_space += 1
-        space.task = task
+        space.nr_threads = nr_threads
+        if nr_threads > 1:
+            space.mmap_lock = RwSemaphore(self.world, f"mmap_lock: {task.comm}")
         if self.pages.memcg is not None:
             space.memcg = self.pages.memcg.id_of(task)
-        task.mm = space
         self.shrinker.spaces[space.id] = space
+        self.clone_vm(task, space)
         return space
+
+    def clone_vm(self, task: Task, space: AddressSpace) -> None:
+        """Let a task use a program's memory: another of its threads (CLONE_VM)."""
+        space.tasks.append(task)
+        space.task = space.task or task
+        task.mm = space
+
+    def mmput(self, task: Task, space: AddressSpace) -> None:
+        """A thread has ended; with the last one the memory goes."""
+        space.nr_threads -= 1
+        if not space.nr_threads:
+            self.exit_mmap(space)
+            return
+        space.tasks.remove(task)
+        task.mm = None
+        if space.task is task:
+            space.task = space.tasks[0] if space.tasks else None
 
     def exit_mmap(self, space: AddressSpace) -> None:
         """Free all of a program's memory (exit_mmap)."""
@@ -88,8 +111,9 @@ class Memory:
         space.nr_page_tables = 0
         space.table_of = [-1] * len(space.table_of)
         self.shrinker.spaces.pop(space.id, None)
-        if space.task is not None:
-            space.task.mm = None
+        for task in space.tasks:
+            task.mm = None
+        space.tasks = []
         space.task = None
 
     def unmap_all(self, space: AddressSpace) -> None:
@@ -142,6 +166,8 @@ class Memory:
         With ``read_first`` each page is read before it is written: a page that comes back from swap is mapped read-only
         and the write takes a write-protect fault.
         """
+        if space.mmap_lock is not None:
+            return await self._touch_shared(task, space, vpn, nr_pages, write=write, read_first=read_first)
         end = vpn + nr_pages
         while vpn < end:
             first = vpn
@@ -166,6 +192,49 @@ class Memory:
             if space.touches is not None:
                 space.touches.add(vpn - first, self._task_time_ns(task) - begun_ns)
         return True
+
+    async def _touch_shared(
+        self, task: Task, space: AddressSpace, vpn: int, nr_pages: int, *, write: bool, read_first: bool
+    ) -> bool:
+        """Touch pages of memory that has several threads: a fault holds the mmap lock for reading (do_user_addr_fault).
+
+        # MODEL: a page that came back read-only is made writable without looking at the lock.
+        """
+        assert space.mmap_lock is not None
+        end = vpn + nr_pages
+        lock = None if self.pages.fixes.per_vma_lock else space.mmap_lock
+        touches = space.thread_touches.get(task)
+        while vpn < end:
+            first = vpn
+            begun_ns = self._task_time_ns(task)
+            entry = space.pte_of[vpn]
+            limit = min(end - vpn, self._budget_pages(task, entry))
+            if entry > 0:
+                vpn += self._touch_mapped(task, space, vpn, limit, write=write)
+            else:
+                if lock is not None:
+                    await lock.down_read(task)
+                try:
+                    done = await self._handle_mm_fault(task, space, vpn, limit, write=write and not read_first)
+                finally:
+                    if lock is not None:
+                        lock.up_read(task)
+                if not done:
+                    return False
+                vpn += done if not entry else self._touch_mapped(task, space, vpn, 1, write=write)
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+            if touches is not None:
+                touches.add(vpn - first, self._task_time_ns(task) - begun_ns)
+        return True
+
+    async def _handle_mm_fault(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
+        """Map a page that is not there, and new ones after it if they are at hand; return how many, 0 if none can."""
+        if space.killed or task.killed:
+            return 0
+        if space.pte_of[vpn] < 0:
+            return int(await self.swap.do_swap_page(task, space, vpn, write=write))
+        return self._touch_new(task, space, vpn, limit) or await self.do_anonymous_page(task, space, vpn)
 
     def _task_time_ns(self, task: Task) -> int:
         """The task's own clock: now, and what it has used and not paid yet."""

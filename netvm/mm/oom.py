@@ -181,8 +181,9 @@ class OomKiller:
         if self.tracer is not None:
             self.tracer.emit(_MARK_VICTIM, task, victim.task.pid)
         victim.killed = True
-        victim.task.flags |= PF_OOM_VICTIM
-        victim.task.kill()
+        for thread in victim.tasks:
+            thread.flags |= PF_OOM_VICTIM
+            thread.kill()
         if self.fixes.oom_reaper:
             if self.tracer is not None:
                 self.tracer.emit(_WAKE_REAPER, task, victim.task.pid)
@@ -191,8 +192,8 @@ class OomKiller:
     def _oom_reap(self, victim: AddressSpace) -> None:
         """Free the victim's memory without its help (oom_reaper).
 
-        # MODEL: the victim's mmap_lock is always free: no model task holds it across a wait. The delay is 6.1's; the
-        # first reaper, of 4.6, began at once.
+        # MODEL: the victim's mmap_lock is always free: no model task holds it for writing across a wait. The delay is
+        # 6.1's; the first reaper, of 4.6, began at once.
         """
         if victim.id not in self.spaces or victim.oom_reaped:
             return

@@ -1,4 +1,4 @@
-"""Is it hung? Proved, reported, and explained.
+"""Is it hung? Proved, reported, and explained; and single tasks that stand still while others get on.
 
 *Proved.* When nothing but retry timers is left, and loops that retry without sleeping count as retries too, the host
 can only look again. If every pending retry has fired at least once, every loop has come to the end of its patience, and
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from netvm.runtime.task import Provider, Resource, Task, TaskState
 from netvm.runtime.world import World
 
-__all__ = ["HangDetector", "Knot", "find_knot", "shortest_chain"]
+__all__ = ["HangDetector", "HungTasks", "Knot", "find_knot", "shortest_chain"]
 
 ROUNDS = 2
 """How often every retry must have come to nothing before a hang counts as proved."""
@@ -31,6 +31,8 @@ LOOKS_PER_TIMEOUT = 1024
 """How finely standstills are measured: looks at the progress counter in one hung-task timeout."""
 STAND_INS_PER_TIMEOUT = 64
 """How often the detector stands in for a retry where none is left, in one hung-task timeout."""
+HUNG_TASK_LOOKS_PER_TIMEOUT = 64
+"""How finely single tasks are watched, in one hung-task timeout."""
 
 
 class HangDetector:
@@ -134,6 +136,45 @@ class HangDetector:
             if not (self.world.nr_pending_progress or self.world.nr_pending_retry):
                 self.retry_fired("khungtaskd")
             self.world.observe_after(self._stand_in_every_ns, self._stand_in)
+
+
+class HungTasks:
+    """Watches single tasks as khungtaskd does (check_hung_task), each sleep in state D by itself.
+
+    ``report(task, since_ns)`` is called once for a sleep that has lasted ``timeout_ns``; killable sleeps are not looked
+    at, nor what ends by the passing of time.
+
+    # MODEL: khungtaskd looks once in a timeout, so it may be twice as late.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        tasks: Callable[[], Iterable[Task]],
+        timeout_ns: int,
+        report: Callable[[Task, int], None],
+    ) -> None:
+        self.world = world
+        self._tasks = tasks
+        self._timeout_ns = timeout_ns
+        self._look_every_ns = max(timeout_ns // HUNG_TASK_LOOKS_PER_TIMEOUT, 1)
+        self._report = report
+        self._told: dict[int, int] = {}
+        """By task: when the sleep began that was reported last."""
+        world.observe_after(self._look_every_ns, self._check_hung_uninterruptible_tasks)
+
+    def _check_hung_uninterruptible_tasks(self) -> None:
+        before_ns = self.world.now_ns - self._timeout_ns
+        for task in self._tasks():
+            since_ns = task.asleep_since_ns
+            if task.state is not TaskState.SLEEPING or since_ns > before_ns or task.killable or task.resource.external:
+                continue
+            if self._told.get(task.number) != since_ns:
+                self._told[task.number] = since_ns
+                self._report(task, since_ns)
+        if not self.world.stopped:
+            self.world.observe_after(self._look_every_ns, self._check_hung_uninterruptible_tasks)
 
 
 Node = Task | Resource | Provider

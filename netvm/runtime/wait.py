@@ -6,13 +6,14 @@ whether what it waited for is still there, as in the kernel.
 """
 
 from collections import deque
+from collections.abc import Awaitable
 from typing import Any
 
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import TIMED_OUT, World
 
-__all__ = ["Semaphore", "WaitQueue"]
+__all__ = ["RwSemaphore", "Semaphore", "WaitQueue"]
 
 
 class WaitQueue:
@@ -105,3 +106,84 @@ class Semaphore:
         self.holders.remove(task)
         self._free += 1
         self._queue.wake_one()
+
+
+class RwSemaphore:
+    """A lock that many may hold for reading or one for writing, who waits first goes first (``struct rw_semaphore``).
+
+    A reader that comes while a writer waits, waits behind it. When the turn is a reader's, all readers that wait have
+    it (rwsem_mark_wake).
+
+    # MODEL: who wakes hands the lock over; nobody spins for it, and nobody takes it before those who wait.
+    """
+
+    __slots__ = ("_queue", "_wanted", "readers", "writer")
+
+    def __init__(self, world: World, name: str) -> None:
+        self.readers: list[Task] = []
+        self.writer: Task | None = None
+        self._wanted: dict[Task, bool] = {}
+        """Who waits, first come first, and whether to write."""
+        self._queue = WaitQueue(world, Resource("lock", name, self._holders))
+
+    def _holders(self) -> list[Task]:
+        return list(self.readers) if self.writer is None else [self.writer]
+
+    async def down_read(self, task: Task) -> None:
+        """Take it for reading, sleeping uninterruptibly for it if need be."""
+        if self.writer is None and not self._wanted:
+            self.readers.append(task)
+        else:
+            await self._wait(task, write=False)
+
+    async def down_write(self, task: Task) -> None:
+        """Take it for writing. Raises trio.Cancelled in a task that is killed while it waits (down_write_killable)."""
+        if self.writer is None and not self.readers and not self._wanted:
+            self.writer = task
+        else:
+            await self._wait(task, write=True)
+
+    async def _wait(self, task: Task, *, write: bool) -> None:
+        self._wanted[task] = write
+        try:
+            await self._queue.wait(task, killable=write)
+        finally:
+            if self._wanted.pop(task, None) is not None:
+                # it was killed, and others may be able to go now
+                self._hand_over()
+
+    def up_read(self, task: Task) -> None:
+        """Give it back; the last reader hands it to who waits."""
+        self.readers.remove(task)
+        self._hand_over()
+
+    def up_write(self, task: Task) -> None:
+        """Give it back and hand it to who waits."""
+        assert self.writer is task
+        self.writer = None
+        self._hand_over()
+
+    async def drop_while(self, task: Task, wait: Awaitable[object]) -> None:
+        """Wait for something else without it, and take it back for reading if the task has it."""
+        holds = task in self.readers
+        if holds:
+            self.up_read(task)
+        await wait
+        if holds:
+            await self.down_read(task)
+
+    def _hand_over(self) -> None:
+        first = next(iter(self._wanted.items()), None)
+        if first is None or self.writer is not None:
+            return
+        task, write = first
+        if write:
+            if not self.readers:
+                del self._wanted[task]
+                self.writer = task
+                self._queue.world.wake(task)
+            return
+        for reader in [waiter for waiter, wants_to_write in self._wanted.items() if not wants_to_write]:
+            del self._wanted[reader]
+            self.readers.append(reader)
+            self._queue.world.wake(reader)

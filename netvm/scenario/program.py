@@ -27,10 +27,14 @@ class PassResult:
 
 @dataclass(slots=True)
 class Program:
-    """One process of a workload and what became of it."""
+    """One process of a workload, or one of its threads, and what became of it."""
 
     spec: Workload
     name: str
+    thread: int = 0
+    """Which of its process's threads it is; each has a record of its own."""
+    leader: "Program | None" = None
+    """The first thread, if it is another one."""
     task: Task | None = None
     space: AddressSpace | None = None
     finished: bool = False
@@ -47,7 +51,7 @@ class Program:
         if not host.world.stopped:
             self.killed = task.killed
             self.ended_ns = host.world.now_ns
-            host.memory.exit_mmap(space)
+            host.memory.mmput(task, space)
 
 
 async def start_at(task: Task, host: Host, start_ms: int) -> None:

@@ -19,7 +19,7 @@ from netvm.mm.invariants import audit_memory
 from netvm.mm.lru import LRU_NAMES
 from netvm.pagecache.invariants import audit_pagecache
 from netvm.runtime.clock import run_virtual
-from netvm.runtime.hang import HangDetector
+from netvm.runtime.hang import HangDetector, HungTasks
 from netvm.runtime.oracle import Oracle, oracle_named
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.task import Task
@@ -39,13 +39,15 @@ from netvm.scenario.outcome import (
 )
 from netvm.scenario.schema import Scenario, Verdict
 from netvm.scenario.traffic import start_traffic
-from netvm.scenario.verdict import explain_hang, explain_oom, hang_kind, judge, lost_writes
+from netvm.scenario.verdict import explain_hang, explain_hung_task, explain_oom, hang_kind, judge, lost_writes
 from netvm.scenario.workload import Program, start_workloads
 from netvm.trace.recorder import Recorder
 from netvm.units import NS_PER_MS, NS_PER_S
 
 __all__ = ["Experiment", "run_scenario"]
 
+HUNG_TASK_WARNINGS = 10
+"""kernel.hung_task_warnings: how many are told of in full."""
 PROGRESS_EVERY_NS = 100 * NS_PER_MS
 _DROPS = (
     "IpReasmFails",
@@ -107,6 +109,9 @@ class Experiment:
         """What kind of hang ended the run."""
         self.proved = False
         self.explanation: list[str] = []
+        self.nr_hung_tasks = 0
+        """Sleeps of programs in state D that khungtaskd would have reported."""
+        self.hung_task_lines: list[str] = []
         self.programs: list[Program] = []
         self.finished = False
         seeds = Seeds(scenario.run.seed)
@@ -152,6 +157,12 @@ class Experiment:
             timeout_ns=self.scenario.vm.hung_task_timeout_secs * NS_PER_S,
             hung=self._hung,
         )
+        HungTasks(
+            world,
+            tasks=lambda: [program.task for program in self.programs if program.task is not None],
+            timeout_ns=self.scenario.vm.hung_task_timeout_secs * NS_PER_S,
+            report=self._task_hung,
+        )
         world.call_after(int(run.max_virtual_s * NS_PER_S), self._out_of_time, kind=TimerKind.CLOCK)
         self._tell_progress()
         world.calm = False
@@ -171,6 +182,14 @@ class Experiment:
         timeout_s = self.scenario.vm.hung_task_timeout_secs
         self.explanation = explain_hang(self.host, self.programs, proved=proved, timeout_s=timeout_s)
         self.world.stop()
+
+    def _task_hung(self, task: Task, since_ns: int) -> None:
+        """Note a program's task that has been in state D for long while others got on."""
+        self.nr_hung_tasks += 1
+        if self.nr_hung_tasks <= HUNG_TASK_WARNINGS:
+            lines = explain_hung_task(task, since_ns, self.scenario.vm.hung_task_timeout_secs)
+            self.hung_task_lines += lines
+            self.log(lines[0])
 
     def _never_up(self) -> None:
         """Give up a storage that has not answered in all the time that the whole run has."""
@@ -238,6 +257,7 @@ class Experiment:
             hang=self.hang,
             standstill_ns=self.standstill_ns(),
             stall_ns=int(self.scenario.run.stall_s * NS_PER_S),
+            nr_hung_tasks=self.nr_hung_tasks,
         )
 
     def outcome(self) -> Outcome:
@@ -250,6 +270,8 @@ class Experiment:
             explanation += explain_oom(host)
         if verdict == "STALL":
             explanation.append(f"nothing got done for {standstill_ns / NS_PER_S:.3f} s at the longest")
+        if self.hang is None:
+            explanation += self.hung_task_lines
         explanation += host.swap.corrupt[:10] + host.files.cache.corrupt[:10]
         explanation += [
             f"{program.name} was told {Errno(-program.io_errno).name}" for program in self.programs if program.io_errno

@@ -61,6 +61,9 @@ class AnonHog(_Table, frozen=True, kw_only=True, tag="anon-hog", tag_field="kind
     """Later passes write each page they touch."""
     processes: Annotated[int, Meta(ge=1, le=1024)] = 1
     """How many of it run, each with its own memory."""
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Threads of each process, each with its part of the memory. With more than one there is an mmap lock: faults take
+    it for reading, and for writing a thread that goes on, in order, to its next 128 KiB (malloc or free)."""
     think_ns: Natural = 0
     """Pause after each touch."""
     start_ms: Natural = 0

@@ -20,7 +20,7 @@ from netvm.scenario.schema import Verdict
 from netvm.scenario.workload import Program
 from netvm.units import NS_PER_S
 
-__all__ = ["explain_hang", "explain_oom", "hang_kind", "judge", "lost_writes"]
+__all__ = ["explain_hang", "explain_hung_task", "explain_oom", "hang_kind", "judge", "lost_writes"]
 
 _DIGITS = re.compile(r"\d+")
 _NAMES_MAX = 6
@@ -28,8 +28,19 @@ _NAMES_MAX = 6
 _STACK_END = ("kswapd", "worker_thread", "kthreadd", "recv_work", "rescuer_thread")
 
 
-def judge(host: Host, programs: list[Program], *, hang: Verdict | None, standstill_ns: int, stall_ns: int) -> Verdict:
-    """Return the verdict of a run that was not cut short; ``hang`` is what kind of hang ended it, if one did."""
+def judge(
+    host: Host,
+    programs: list[Program],
+    *,
+    hang: Verdict | None,
+    standstill_ns: int,
+    stall_ns: int,
+    nr_hung_tasks: int = 0,
+) -> Verdict:
+    """Return the verdict of a run that was not cut short; ``hang`` is what kind of hang ended it, if one did.
+
+    ``nr_hung_tasks`` is how often khungtaskd had a sleep of a program to report.
+    """
     cache = host.files.cache
     if host.swap.corrupt or cache.corrupt:
         return "CORRUPT"
@@ -42,7 +53,7 @@ def judge(host: Host, programs: list[Program], *, hang: Verdict | None, standsti
         return "IO_ERROR"
     if lost_writes(host):
         return "LOST_WRITE"
-    return "STALL" if standstill_ns >= stall_ns else "COMPLETED"
+    return "STALL" if standstill_ns >= stall_ns or nr_hung_tasks else "COMPLETED"
 
 
 def hang_kind(host: Host) -> Verdict:
@@ -105,6 +116,15 @@ def explain_hang(host: Host, programs: list[Program], *, proved: bool, timeout_s
     start = _start_of_chain(knot, programs)
     if start is not None:
         lines.append("the knot: " + " -> ".join(_node_name(node) for node in shortest_chain(knot, start)))
+    return lines
+
+
+def explain_hung_task(task: Task, since_ns: int, timeout_s: int) -> list[str]:
+    """Say what khungtaskd says of a task that has slept in state D for so long, and where those are it waits for."""
+    since = f"blocked for more than {timeout_s} seconds, since {since_ns / NS_PER_S:.3f} s"
+    lines = [f"INFO: task {task.comm}:{task.pid} {since}: {_place(task)}"]
+    providers = task.resource.providers() if task.resource.providers is not None else ()
+    lines += [f"... held by {one.comm}-{one.pid} {_place(one)}" for one in providers if isinstance(one, Task)][:3]
     return lines
 
 

@@ -9,6 +9,7 @@ unmaps, idles, again and again. Programs that use files are in :mod:`netvm.scena
 from collections.abc import Awaitable, Callable, Iterator
 
 from netvm.host.machine import Host
+from netvm.mm.address_space import AddressSpace
 from netvm.runtime.seeds import Seeds, Stream
 from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
@@ -21,6 +22,8 @@ from netvm.units import KIB, MIB, NS_PER_MS, PAGE_SIZE
 __all__ = ["Program", "start_workloads"]
 
 PAGES_PER_MIB = MIB // PAGE_SIZE
+M_MMAP_THRESHOLD_PAGES = 128 * KIB // PAGE_SIZE
+"""What malloc takes from the kernel by mmap: such a piece at least."""
 
 
 def start_workloads(host: Host, workloads: list[Workload], ended: Callable[[], None]) -> list[Program]:
@@ -31,6 +34,9 @@ def start_workloads(host: Host, workloads: list[Workload], ended: Callable[[], N
         for i in range(nr):
             name = spec.name if nr == 1 else f"{spec.name}{i}"
             programs.append(Program(spec, name))
+            if isinstance(spec, AnonHog):
+                leader = programs[-1]
+                programs += [Program(spec, f"{name}.{j}", j, leader) for j in range(1, spec.threads)]
     left = len(programs)
 
     def one_ended(_task: Task) -> None:
@@ -53,8 +59,7 @@ async def _anon_hog(task: Task, host: Host, program: Program) -> None:
     assert isinstance(spec, AnonHog)
     await start_at(task, host, spec.start_ms)
     program.begun_ns = host.world.now_ns
-    nr_pages = spec.mib * PAGES_PER_MIB
-    space = program.space = host.memory.map_anonymous(task, nr_pages, oom_score_adj=spec.oom_score_adj)
+    space = _memory_of(task, host, program)
     random = Seeds(spec.seed).stream(program.name)
     try:
         for index in range(spec.passes):
@@ -66,6 +71,21 @@ async def _anon_hog(task: Task, host: Host, program: Program) -> None:
         program.end(task, host, space)
 
 
+def _memory_of(task: Task, host: Host, program: Program) -> AddressSpace:
+    """Map a process's memory, or join it: whichever of its threads comes first maps it."""
+    spec = program.spec
+    assert isinstance(spec, AnonHog)
+    leader = program.leader or program
+    if leader.space is None:
+        leader.space = host.memory.map_anonymous(
+            task, spec.mib * PAGES_PER_MIB, oom_score_adj=spec.oom_score_adj, nr_threads=spec.threads
+        )
+    else:
+        host.memory.clone_vm(task, leader.space)
+    program.space = leader.space
+    return leader.space
+
+
 async def _pass(task: Task, host: Host, program: Program, index: int, random: Stream) -> bool:
     """Go over the memory once; False if the program must die."""
     spec, space = program.spec, program.space
@@ -73,16 +93,22 @@ async def _pass(task: Task, host: Host, program: Program, index: int, random: St
     assert space is not None
     result = PassResult(index, TouchRecorder())
     program.passes.append(result)
-    space.touches = result.touches
     minor, major = host.vmstat.pgfault, host.vmstat.pgmajfault
     write = spec.write or not index
-    nr_pages = spec.touch_kib * KIB // PAGE_SIZE or space.nr_pages
+    nr_pages = (spec.touch_kib * KIB // PAGE_SIZE or space.nr_pages) // spec.threads
+    first = program.thread * nr_pages
     alive = True
-    if not spec.think_ns and (spec.pattern == "seq" or not index):
-        alive = await host.memory.touch_run(task, space, 0, nr_pages, write=write, read_first=bool(index))
+    if space.mmap_lock is None:
+        space.touches = result.touches
+    else:
+        space.thread_touches[task] = result.touches
+    if space.mmap_lock is not None and (spec.pattern == "seq" or not index):
+        alive = await _touch_pieces(task, host, space, first, nr_pages, write=write, read_first=bool(index))
+    elif not spec.think_ns and (spec.pattern == "seq" or not index):
+        alive = await host.memory.touch_run(task, space, first, nr_pages, write=write, read_first=bool(index))
     else:
         for vpn in _order(spec, nr_pages, random, sequential=not index):
-            alive = await host.memory.touch_run(task, space, vpn, 1, write=write, read_first=bool(index))
+            alive = await host.memory.touch_run(task, space, first + vpn, 1, write=write, read_first=bool(index))
             if not alive:
                 break
             if spec.think_ns:
@@ -91,6 +117,18 @@ async def _pass(task: Task, host: Host, program: Program, index: int, random: St
     result.majflt = host.vmstat.pgmajfault - major
     result.minflt = host.vmstat.pgfault - minor - result.majflt
     return alive and not task.killed
+
+
+async def _touch_pieces(task: Task, host: Host, space: AddressSpace, first: int, nr_pages: int, **how: bool) -> bool:
+    """Touch a thread's part, with a change of the mapping before each piece; False if the program must die."""
+    assert space.mmap_lock is not None
+    for vpn in range(first, first + nr_pages, M_MMAP_THRESHOLD_PAGES):
+        await space.mmap_lock.down_write(task)
+        space.mmap_lock.up_write(task)
+        nr = min(M_MMAP_THRESHOLD_PAGES, first + nr_pages - vpn)
+        if not await host.memory.touch_run(task, space, vpn, nr, **how):
+            return False
+    return True
 
 
 def _order(spec: AnonHog, nr_pages: int, random: Stream, *, sequential: bool) -> Iterator[int]:

@@ -376,3 +376,81 @@ def test_exit_frees_cached_pages_of_its_slots(make_host) -> None:
     _run(host, body)
     assert host.owned("anon") == 0
     assert host.vmstat.nr_swapcached == 0
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_vma_lock", [False, True])
+def test_a_fault_waits_for_the_mmap_lock_unless_the_vma_has_one(make_host, per_vma_lock: bool) -> None:
+    """Who changes the mapping keeps faults out, but not touches of what is mapped."""
+    host = make_host(switches={"per_vma_lock": per_vma_lock})
+
+    async def body(task):
+        space = host.memory.map_anonymous(task, 64, nr_threads=2)
+        assert await host.memory.touch_run(task, space, 0, 1, write=True)
+
+        async def thread(other):
+            host.memory.clone_vm(other, space)
+            await space.mmap_lock.down_write(other)
+            await host.pause(other, NS_PER_S)
+            space.mmap_lock.up_write(other)
+
+        host.world.spawn("thread", thread)
+        await host.pause(task, 1)
+        assert await host.memory.touch_run(task, space, 0, 1, write=True)
+        assert host.world.now_ns == 1
+        assert await host.memory.touch_run(task, space, 1, 1, write=True)
+        assert host.world.now_ns == (1 if per_vma_lock else NS_PER_S)
+        assert space.mmap_lock.readers == []
+
+    _run(host, body)
+
+
+def test_who_waits_for_a_read_lets_go_of_the_mmap_lock(make_host) -> None:
+    """A swapped page comes back while a writer changes the mapping (folio_lock_or_retry)."""
+    host = make_host(swap_pages=64, switches={"per_vma_lock": False})
+    host.device.delay_ns = lambda _rq: NS_PER_S
+    written_ns = []
+
+    async def body(task):
+        space = host.memory.map_anonymous(task, 4, nr_threads=2)
+        assert await host.memory.touch_run(task, space, 0, 1, write=True)
+        host.lruvec.lru_add_drain()
+        space.bits[:] &= np.uint8(0xFE)
+        await _scan(host, task)
+        await host.pause(task, 2 * NS_PER_S)
+        await _scan(host, task)
+        assert space.nr_swap == 1
+        begun_ns = host.world.now_ns
+
+        async def thread(other):
+            host.memory.clone_vm(other, space)
+            await host.pause(other, NS_PER_S // 2)
+            await space.mmap_lock.down_write(other)
+            written_ns.append(host.world.now_ns - begun_ns)
+            space.mmap_lock.up_write(other)
+
+        host.world.spawn("thread", thread)
+        assert await host.memory.touch_run(task, space, 0, 1, write=True)
+        assert host.world.now_ns - begun_ns >= NS_PER_S
+
+    host.run(body)
+    assert written_ns == [NS_PER_S // 2]
+
+
+def test_memory_goes_with_the_last_thread(host) -> None:
+    """One that ends leaves it to the others; the process is known by one that is there."""
+
+    async def body(task):
+        space = host.memory.map_anonymous(task, 8, nr_threads=2)
+        other = host.task("thread", 77)
+        host.memory.clone_vm(other, space)
+        assert await host.memory.touch_run(task, space, 0, 8, write=True)
+        host.memory.mmput(task, space)
+        assert (space.task, space.nr_anon, task.mm, other.mm) == (other, 8, None, space)
+        host.memory.mmput(other, space)
+        assert (space.nr_anon, other.mm) == (0, None)
+
+    _run(host, body)
+    assert host.zone.nr_free + host.nr_pcp == 2048

@@ -272,3 +272,14 @@ def test_two_hogs_without_swap_end_with_one(make_host) -> None:
     assert not done.get("large")
     assert host.owned("anon") == host.owned("page_tables") == 0
     host.audit()
+
+
+def test_all_threads_of_a_victim_die(make_host) -> None:
+    """Each gets the signal and access to the reserve."""
+    host = make_host()
+    victim, other = host.task("victim", 100), host.task("victim.1", 101)
+    space = host.memory.map_anonymous(victim, 10, nr_threads=2)
+    host.memory.clone_vm(other, space)
+    space.nr_anon = 10
+    assert _kill(host) == ["victim"]
+    assert all(task.killed and task.flags & PF_OOM_VICTIM for task in (victim, other))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from netvm.runtime import hang
 from netvm.runtime.clock import run_virtual
 from netvm.runtime.cpu import Cpus
-from netvm.runtime.hang import HangDetector, Knot, Node, find_knot, shortest_chain
+from netvm.runtime.hang import HangDetector, HungTasks, Knot, Node, find_knot, shortest_chain
 from netvm.runtime.task import Provider, Resource, Task, TaskState
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.wait import Semaphore
@@ -510,3 +510,37 @@ def walks_that_return(edges: dict[Node, tuple[Node, ...]], walk: list[Node]) -> 
     if walk[-1] in walk[:-1]:
         return [walk]
     return [found for node in edges[walk[-1]] for found in walks_that_return(edges, [*walk, node])]
+
+
+# -- single tasks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_sleep_in_state_d_is_reported_once() -> None:
+    """Each by itself, however much others get done; not one that a signal or the passing of time ends."""
+    world = World()
+    waits = [
+        (MEMORY, {"timeout_ns": 150 * S}),
+        (MEMORY, {"timeout_ns": 90 * S}),
+        (MEMORY, {"timeout_ns": 150 * S, "killable": True}),
+        (PAUSE, {"timeout_ns": 150 * S}),
+    ]
+    reports: list[tuple[str, int, int]] = []
+
+    async def body(task: Task) -> None:
+        resource, how = waits[task.number - 1]
+        for _ in range(2):
+            await world.sleep_on(task, resource, **how)
+
+    def main() -> None:
+        tasks = [world.spawn(f"t{number}", body) for number in range(1, 5)]
+        HungTasks(
+            world,
+            tasks=lambda: tasks,
+            timeout_ns=TIMEOUT_NS,
+            report=lambda task, since_ns: reports.append((task.comm, since_ns // S, world.now_ns // S)),
+        )
+        world.call_at(1000 * S, world.stop, kind=TimerKind.CLOCK)
+
+    run_virtual(lambda: world.run(main))
+    assert [(comm, since_s) for comm, since_s, _ in reports] == [("t1", 0), ("t1", 150)]
+    assert all(100 <= now_s - since_s <= 102 for _, since_s, now_s in reports)

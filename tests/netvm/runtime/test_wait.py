@@ -12,7 +12,7 @@ from netvm.runtime.oracle import RandomOracle
 from netvm.runtime.seeds import Seeds
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
-from netvm.runtime.wait import Semaphore, WaitQueue
+from netvm.runtime.wait import RwSemaphore, Semaphore, WaitQueue
 from netvm.runtime.world import World
 
 Run: TypeAlias = Callable[..., list[Task]]
@@ -286,3 +286,115 @@ def test_only_a_holder_gives_back(run: Run) -> None:
 
     with pytest.raises(ValueError, match="not in list"):
         run(world, liar)
+
+
+# -- reader-writer locks -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    plans=st.lists(
+        st.lists(st.tuples(st.booleans(), st.integers(0, 20), st.integers(1, 20)), min_size=1, max_size=4),
+        min_size=2,
+        max_size=6,
+    ),
+    seed=st.integers(0, 99),
+)
+def test_many_read_or_one_writes_and_nobody_is_forgotten(
+    run: Run, plans: list[list[tuple[bool, int, int]]], seed: int
+) -> None:
+    """A list of who is inside is model enough; writers go in the order they came, and no reader passes one by."""
+    world = World(oracle=RandomOracle(Seeds(seed)))
+    lock = RwSemaphore(world, "a lock")
+    inside: list[tuple[Task, bool]] = []
+    asked: list[tuple[Task, bool]] = []
+    nr_done = 0
+
+    async def user(task: Task) -> None:
+        nonlocal nr_done
+        for write, before_ns, held_ns in plans[task.number - 1]:
+            await world.sleep_ns(task, before_ns, PAUSE)
+            asked.append((task, write))
+            await (lock.down_write(task) if write else lock.down_read(task))
+            before_me = asked[: asked.index((task, write))]
+            if write:
+                assert not inside
+                assert not any(wrote for _, wrote in before_me)
+            asked.remove((task, write))
+            inside.append((task, write))
+            await world.sleep_ns(task, held_ns, PAUSE)
+            inside.remove((task, write))
+            (lock.up_write if write else lock.up_read)(task)
+            nr_done += 1
+
+    run(world, *[user] * len(plans))
+    assert nr_done == sum(len(plan) for plan in plans)
+    assert (lock.readers, lock.writer) == ([], None)
+
+
+def test_a_reader_waits_behind_a_writer_that_waits(run: Run) -> None:
+    """The writer waits for the first reader, the second reader for the writer; and each knows for whom."""
+    world = World()
+    lock = RwSemaphore(world, "mmap_lock: prog")
+    log: list[tuple[int, int]] = []
+    held_by: list[object] = []
+
+    async def body(task: Task) -> None:
+        await world.sleep_ns(task, task.number, PAUSE)
+        if task.number == 3:
+            (waiting,) = (other for other in world.tasks.values() if other.resource.name == "mmap_lock: prog")
+            assert waiting.resource.providers is not None
+            held_by.extend(waiting.resource.providers())
+        await (lock.down_write(task) if task.number == 2 else lock.down_read(task))
+        log.append((world.now_ns, task.number))
+        await world.sleep_ns(task, 100, PAUSE)
+        (lock.up_write if task.number == 2 else lock.up_read)(task)
+
+    first, *_ = run(world, body, body, body)
+    assert log == [(1, 1), (101, 2), (201, 3)]
+    assert held_by == [first]
+
+
+def test_a_writer_that_is_killed_lets_readers_pass(run: Run) -> None:
+    """down_write is killable; those who waited behind it go on."""
+    world = World()
+    lock = RwSemaphore(world, "a lock")
+    log: list[tuple[int, int]] = []
+
+    async def body(task: Task) -> None:
+        await world.sleep_ns(task, task.number, PAUSE)
+        await (lock.down_write(task) if task.number == 2 else lock.down_read(task))
+        log.append((world.now_ns, task.number))
+        await world.sleep_ns(task, 100, PAUSE)
+        lock.up_read(task)
+
+    def prepare(tasks: list[Task]) -> None:
+        world.call_at(10, tasks[1].kill)
+
+    run(world, body, body, body, prepare=prepare)
+    assert log == [(1, 1), (10, 3)]
+
+
+def test_a_lock_can_be_dropped_while_something_else_is_waited_for(run: Run) -> None:
+    """A writer gets in meanwhile; who does not hold it only waits."""
+    world = World()
+    lock = RwSemaphore(world, "a lock")
+    log: list[tuple[int, str]] = []
+
+    async def reader(task: Task) -> None:
+        await lock.down_read(task)
+        await lock.drop_while(task, world.sleep_ns(task, 50, PAUSE))
+        log.append((world.now_ns, "back"))
+        lock.up_read(task)
+        await lock.drop_while(task, world.sleep_ns(task, 50, PAUSE))
+        assert lock.readers == []
+
+    async def writer(task: Task) -> None:
+        await world.sleep_ns(task, 10, PAUSE)
+        await lock.down_write(task)
+        log.append((world.now_ns, "written"))
+        await world.sleep_ns(task, 100, PAUSE)
+        lock.up_write(task)
+
+    run(world, reader, writer)
+    assert log == [(10, "written"), (110, "back")]

@@ -7,12 +7,14 @@ import pytest
 
 from netvm.mm.gfp import GFP_KERNEL
 from netvm.mm.oom import OomKill
+from netvm.runtime.clock import run_virtual
 from netvm.runtime.task import Resource, Task, TaskState
 from netvm.scenario.load import scenario_from
 from netvm.scenario.outcome import Outcome
 from netvm.scenario.run import Experiment, run_scenario
 from netvm.scenario.schema import Scenario
-from netvm.scenario.verdict import explain_hang, explain_oom, hang_kind, judge, lost_writes
+from netvm.scenario.verdict import explain_hang, explain_hung_task, explain_oom, hang_kind, judge, lost_writes
+from netvm.units import NS_PER_S
 
 
 def small(**tables: Any) -> Scenario:
@@ -191,3 +193,50 @@ def test_the_knot_of_a_livelock_comes_back_to_its_sender() -> None:
     assert knot.startswith("the knot: hog-")
     assert "[fs_bio_set bio-160 (min_nr 2)] -> nbd0: WRITE of" in knot
     assert ", being sent by kworker/0:1H -> kworker/0:1H-" in knot
+
+
+def test_a_task_that_stood_still_makes_a_run_a_stall(idle: Experiment) -> None:
+    """What khungtaskd would have reported counts, although others got on; a kill counts more."""
+    assert verdict(idle, nr_hung_tasks=1) == "STALL"
+    idle.host.oom.kills.append(kill())
+    assert verdict(idle, nr_hung_tasks=1) == "OOM"
+
+
+def test_a_hung_task_is_told_with_who_holds_what_it_waits_for(idle: Experiment) -> None:
+    """The words of khungtaskd, and a line for each holder."""
+    holder = stuck(idle, "holder", Resource("request", "vda: a write token of blk-wbt"))
+    waiter = stuck(idle, "waiter", Resource("lock", "mmap_lock: prog", lambda: [holder]))
+    first, second = explain_hung_task(waiter, 1_500_000_000, 120)
+    assert first.startswith(f"INFO: task waiter:{waiter.pid} blocked for more than 120 seconds, since 1.500 s: (D)")
+    assert "waits for mmap_lock: prog" in first
+    assert second.startswith(f"... held by holder-{holder.pid} (D) waits for vda: a write token of blk-wbt")
+
+
+def test_a_standstill_of_one_program_is_found_while_another_gets_on() -> None:
+    """A thread behind another that sleeps with the mmap lock; a second program maps memory all the time."""
+    scenario = small(
+        machine={"ram_mib": 24, "cpus": 2},
+        vm={"hung_task_timeout_secs": 2},
+        storage={"kind": "disk", "size_mib": 64, "role": "fs", "swap_mib": 16},
+        workload=[
+            {"kind": "anon-hog", "mib": 1, "threads": 2, "passes": 1},
+            {"kind": "anon-pulse", "name": "other", "mib": 1, "hold_ms": 20, "idle_ms": 20, "repeats": 150},
+        ],
+    )
+    experiment = Experiment(scenario, name="small")
+    memory = experiment.host.memory
+    fault = memory.do_anonymous_page
+    first: list[Task] = []
+
+    async def slow_fault(task: Task, space: Any, vpn: int) -> int:
+        if task.comm == "hog" and not first:
+            first.append(task)
+            await experiment.world.sleep_ns(task, 5 * NS_PER_S, Resource("timer", "a slow page", external=True))
+        return await fault(task, space, vpn)
+
+    memory.do_anonymous_page = slow_fault  # type: ignore[method-assign]  a fault that takes five seconds
+    run_virtual(experiment.run)
+    outcome = experiment.outcome()
+    assert outcome.verdict == "STALL"
+    assert outcome.longest_standstill_s < 1
+    assert any("INFO: task hog.1:" in line and "mmap_lock: hog" in line for line in outcome.explanation)

@@ -106,3 +106,24 @@ def test_too_much_memory_is_an_oom_kill() -> None:
     assert not program.finished
     assert experiment.outcome().verdict == "OOM"
     assert experiment.audit() == []
+
+
+@pytest.mark.parametrize("per_vma_lock", [False, True])
+def test_threads_share_the_memory_and_each_goes_over_its_part(per_vma_lock: bool) -> None:
+    """Also under pressure; when the last has ended, nothing is left of it."""
+    fixes = {"fixes": {"per_vma_lock": per_vma_lock}}
+    machine = {"ram_mib": 24, "cpus": 2}
+    experiment = ended(hog(mib=24, threads=4, passes=2, processes=2), ram_mib=24, machine=machine, kernel=fixes)
+    assert [program.name for program in experiment.programs[:5]] == ["hog0", "hog0.1", "hog0.2", "hog0.3", "hog1"]
+    assert all(program.finished for program in experiment.programs)
+    assert all([result.touches.nr_touches for result in p.passes] == [1536, 1536] for p in experiment.programs)
+    assert experiment.host.vmstat.nr_anon_pages == 0
+    assert experiment.outcome().audit == []
+
+
+def test_a_program_with_threads_can_be_killed() -> None:
+    """With more memory than there is and no swap all its threads end, and its memory comes back."""
+    experiment = ended(hog(mib=64, threads=4), ram_mib=24, swap_mib=1)
+    assert all(program.killed for program in experiment.programs)
+    assert len(experiment.host.oom.kills) == 1
+    assert experiment.outcome().audit == []
