@@ -268,7 +268,7 @@ class Experiment:
         explanation = [*self.explanation]
         if self.hang is None:
             explanation += explain_oom(host)
-        if verdict == "STALL":
+        if verdict == "STALL" and not self.nr_hung_tasks:
             explanation.append(f"nothing got done for {standstill_ns / NS_PER_S:.3f} s at the longest")
         if self.hang is None:
             explanation += self.hung_task_lines

@@ -103,7 +103,9 @@ async def _pass(task: Task, host: Host, program: Program, index: int, random: St
     else:
         space.thread_touches[task] = result.touches
     if space.mmap_lock is not None and (spec.pattern == "seq" or not index):
-        alive = await _touch_pieces(task, host, space, first, nr_pages, write=write, read_first=bool(index))
+        alive = await _touch_pieces(
+            task, host, space, first, nr_pages, spec.think_ns, write=write, read_first=bool(index)
+        )
     elif not spec.think_ns and (spec.pattern == "seq" or not index):
         alive = await host.memory.touch_run(task, space, first, nr_pages, write=write, read_first=bool(index))
     else:
@@ -119,15 +121,21 @@ async def _pass(task: Task, host: Host, program: Program, index: int, random: St
     return alive and not task.killed
 
 
-async def _touch_pieces(task: Task, host: Host, space: AddressSpace, first: int, nr_pages: int, **how: bool) -> bool:
+async def _touch_pieces(
+    task: Task, host: Host, space: AddressSpace, first: int, nr_pages: int, think_ns: int, **how: bool
+) -> bool:
     """Touch a thread's part, with a change of the mapping before each piece; False if the program must die."""
     assert space.mmap_lock is not None
     for vpn in range(first, first + nr_pages, M_MMAP_THRESHOLD_PAGES):
         await space.mmap_lock.down_write(task)
         space.mmap_lock.up_write(task)
-        nr = min(M_MMAP_THRESHOLD_PAGES, first + nr_pages - vpn)
-        if not await host.memory.touch_run(task, space, vpn, nr, **how):
-            return False
+        end = min(vpn + M_MMAP_THRESHOLD_PAGES, first + nr_pages)
+        step = 1 if think_ns else end - vpn
+        for page in range(vpn, end, step):
+            if not await host.memory.touch_run(task, space, page, step, **how):
+                return False
+            if think_ns:
+                await host.world.sleep_ns(task, think_ns, THINK, kind=TimerKind.PROGRESS)
     return True
 
 
