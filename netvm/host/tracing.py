@@ -30,6 +30,7 @@ DROP_COUNTERS = frozenset(
     {
         "PFMemallocDrop",
         "TCPBacklogDrop",
+        "TCPOFODrop",
         "TCPRcvQDrop",
         "UdpRcvbufErrors",
         "rx_dropped",

@@ -29,6 +29,7 @@ _ETH_P_IP: Final = 0x0800
 _REASONS: Final = {
     "PFMemallocDrop": "PFMEMALLOC",
     "TCPBacklogDrop": "SOCKET_BACKLOG",
+    "TCPOFODrop": "PROTO_MEM",
     "TCPRcvQDrop": "PROTO_MEM",
     "UdpRcvbufErrors": "SOCKET_RCVBUFF",
     "rx_dropped": "CPU_BACKLOG",

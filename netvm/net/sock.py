@@ -233,17 +233,7 @@ class TcpSock:
         now_ns = self.world.now_ns
         if segment.size_bytes and skb is not None:
             exempt = self.memalloc and self.stack.fixes.rmem_exempt and skb.pfmemalloc
-            if self.receive_queue.try_rmem_schedule(skb, exempt=exempt):
-                core.set_receive_space(self.receive_queue.space_bytes())
-                receipt = core.receive(segment, now_ns)
-                if receipt.readable_bytes or core.out_of_order:
-                    self.receive_queue.push(skb, segment.seq + segment.size_bytes)
-                else:
-                    self.receive_queue.free(skb)
-            else:
-                self.stack.netstat.add("TCPRcvQDrop")
-                self.stack.skbs.kfree_skb(skb)
-                receipt = core.receive_ack_only(segment, now_ns)
+            receipt = self.receive_queue.take(core, segment, skb, now_ns, exempt=exempt)
         else:
             receipt = core.receive(segment, now_ns)
             if skb is not None:

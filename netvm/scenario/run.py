@@ -52,8 +52,10 @@ PROGRESS_EVERY_NS = 100 * NS_PER_MS
 _DROPS = (
     "IpReasmFails",
     "IpReasmTimeout",
+    "OfoPruned",
     "PFMemallocDrop",
     "TCPBacklogDrop",
+    "TCPOFODrop",
     "TCPRcvQDrop",
     "UdpMemErrors",
     "UdpRcvbufErrors",

@@ -25,6 +25,7 @@ __all__ = ["explain_hang", "explain_hung_task", "explain_oom", "hang_kind", "jud
 _DIGITS = re.compile(r"\d+")
 _NAMES_MAX = 6
 """Waiters of a pool that are named; further ones are counted."""
+_DROPS_TOLD = ("PFMemallocDrop", "TCPBacklogDrop", "TCPOFODrop", "TCPRcvQDrop", "UdpRcvbufErrors", "rx_missed_errors")
 _STACK_END = ("kswapd", "worker_thread", "kthreadd", "recv_work", "rescuer_thread")
 
 
@@ -226,11 +227,7 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
         lines.append(f"replies cannot be received on {host.nic.name}: {host.nic.stuck_on}")
     for (comm, order, gfp), count in sorted(host.pages.failures.items()):
         lines.append(f"page allocation failure {count} times: {comm} order:{order} mode:{gfp:#x}({gfp_name(gfp)})")
-    lines += [
-        f"{name} dropped {count}"
-        for name, count in host.netstat.as_dict().items()
-        if name in ("PFMemallocDrop", "TCPRcvQDrop", "TCPBacklogDrop", "rx_missed_errors", "UdpRcvbufErrors")
-    ]
+    lines += [f"{name} dropped {count}" for name, count in host.netstat.as_dict().items() if name in _DROPS_TOLD]
     return lines
 
 
