@@ -24,6 +24,7 @@ from netvm.errors import UsageError
 from netvm.mm.ledger import Ledger
 from netvm.scenario.abstract import AbstractExperiment
 from netvm.scenario.run import Experiment
+from netvm.units import NS_PER_S
 
 __all__ = [
     "PROPERTIES",
@@ -200,7 +201,9 @@ def mempools_refill(run: Explorable) -> str | None:
 @always("everything drains in time when faults have stopped")
 def drains(run: Explorable) -> str | None:
     """A run that ends has never stood still for as long as ``run.stall_s``."""
-    return f"STALL{_first(run.explanation)}" if run.verdict() == "STALL" else None
+    if isinstance(run, AbstractExperiment) or run.verdict() != "STALL":
+        return None
+    return f"STALL: nothing got done for {run.standstill_ns() / NS_PER_S:.3f} s at the longest"
 
 
 @sometimes("direct reclaim was entered")

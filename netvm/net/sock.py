@@ -98,6 +98,8 @@ class TcpSock:
             is_owned=lambda: self.lock.owner is not None,
         )
         self.send_memory = Resource("reply", f"{name}: sk_stream_wait_memory", self._reply_providers)
+        self.short_of = ""
+        """What was missing when a sender last had to wait: room, a page, or leave by tcp_mem."""
         self.send_space_wait = WaitQueue(stack.world, self.send_memory)
         self.data = Resource("reply", f"{name}: data to read", self._reply_providers)
         self.readable_wait = WaitQueue(stack.world, self.data)
@@ -336,7 +338,7 @@ class TcpSock:
             room = self.core.size_goal_bytes
             if skb is None:
                 if not self.mem.stream_memory_free():
-                    await self.sk_stream_wait_memory(task, more=more)
+                    await self.sk_stream_wait_memory(task, "room", more=more)
                     continue
                 skb = await queue.new_skb(task)
                 if skb is None:
@@ -352,7 +354,7 @@ class TcpSock:
                 continue
             copy = min(left, room, frag.size_bytes - frag.offset)
             if not self.mem.mem_schedule(copy, receive=False):
-                await self.sk_stream_wait_memory(task, more=more)
+                await self.sk_stream_wait_memory(task, "tcp_mem", more=more)
                 continue
             queue.append(task, skb, frag, copy)
             left -= copy
@@ -364,10 +366,11 @@ class TcpSock:
         """No page for a packet: the socket shrinks its buffer and waits a while (sk_stream_wait_memory)."""
         self.mem.proto.enter_pressure()
         self.mem.moderate_sndbuf()
-        await self.sk_stream_wait_memory(task, more=more)
+        await self.sk_stream_wait_memory(task, "a page", more=more)
 
-    async def sk_stream_wait_memory(self, task: Task, *, more: bool) -> None:
+    async def sk_stream_wait_memory(self, task: Task, short_of: str, *, more: bool) -> None:
         """Sleep without the lock: for space if the buffer is full, else for a moment, since pages were short."""
+        self.short_of = short_of
         self.push(task, more=more)
         short = self.mem.stream_memory_free()
         timeout_ns = (self.stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS if short else None

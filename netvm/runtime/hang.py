@@ -36,7 +36,10 @@ HUNG_TASK_LOOKS_PER_TIMEOUT = 64
 
 
 class HangDetector:
-    """Watches one world and calls ``hung(proved)`` once."""
+    """Watches one world and calls ``hung(proved)`` once.
+
+    ``stalled()`` is called in each standstill that is the longest so far, once it has lasted for ``stall_ns``.
+    """
 
     def __init__(
         self,
@@ -46,6 +49,8 @@ class HangDetector:
         progress: Callable[[], int],
         timeout_ns: int,
         hung: Callable[[bool], None],
+        stall_ns: int | None = None,
+        stalled: Callable[[], None] = lambda: None,
     ) -> None:
         self.world = world
         self._digest = digest
@@ -54,6 +59,9 @@ class HangDetector:
         self._look_every_ns = max(timeout_ns // LOOKS_PER_TIMEOUT, 1)
         self._stand_in_every_ns = max(timeout_ns // STAND_INS_PER_TIMEOUT, 1)
         self._hung = hung
+        self._stall_ns = timeout_ns if stall_ns is None else stall_ns
+        self._stalled = stalled
+        self._stall_at_ns = -1
         self._seen: Hashable = None
         self._seen_progress = -1
         self._fired: set[str] = set()
@@ -125,6 +133,9 @@ class HangDetector:
         if standstill_ns > self.longest_standstill_ns:
             self.longest_standstill_ns = standstill_ns
             self.longest_standstill_at_ns = self._last_progress_ns
+            if standstill_ns >= self._stall_ns and self._stall_at_ns != self._last_progress_ns:
+                self._stall_at_ns = self._last_progress_ns
+                self._stalled()
         if standstill_ns >= self._timeout_ns:
             self._tell(proved=False)
         if not self._told:

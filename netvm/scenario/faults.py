@@ -1,6 +1,6 @@
 """What goes wrong, and when: faults of the network and of the storage server."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from netvm.errors import Errno
 from netvm.host.backend import FileBackend
@@ -9,24 +9,41 @@ from netvm.runtime.timer import TimerKind
 from netvm.scenario.schema import Fault
 from netvm.units import MIB, NS_PER_MS, PAGE_SIZE
 
-__all__ = ["schedule_faults"]
+__all__ = ["FaultSpan", "schedule_faults"]
 
 _DISK_FAULTS: Final = {"disk-full": int(Errno.ENOSPC), "io-error": int(Errno.EIO)}
 LOOK_EVERY_NS = NS_PER_MS
 """How often a fault that waits for an amount looks whether it was written."""
 
 
-def schedule_faults(host: Host, faults: list[Fault]) -> None:
-    """Put every fault on the host's time, counted from now."""
-    for fault in faults:
-        host.world.call_after(fault.at_ms * NS_PER_MS, _begin_when_due, host, fault, kind=TimerKind.PROGRESS)
+class FaultSpan(NamedTuple):
+    """A fault that has begun, in the world's time."""
+
+    number: int
+    """Its place in the scenario."""
+    fault: Fault
+    begin_ns: int
+    end_ns: int
 
 
-def _begin_when_due(host: Host, fault: Fault) -> None:
+def schedule_faults(host: Host, faults: list[Fault]) -> list[FaultSpan]:
+    """Put every fault on the host's time, counted from now; return the list of those that will have begun."""
+    begun: list[FaultSpan] = []
+    for number, fault in enumerate(faults):
+        at_ns = fault.at_ms * NS_PER_MS
+        host.world.call_after(at_ns, _begin_when_due, host, fault, number, begun, kind=TimerKind.PROGRESS)
+    return begun
+
+
+def _begin_when_due(host: Host, fault: Fault, number: int, begun: list[FaultSpan]) -> None:
     if host.vmstat.nr_written * PAGE_SIZE < fault.after_mib * MIB:
         # whoever looks at the clock is no progress: a run in which nothing is written hangs
-        host.world.call_after(LOOK_EVERY_NS, _begin_when_due, host, fault, kind=TimerKind.CLOCK)
+        host.world.call_after(LOOK_EVERY_NS, _begin_when_due, host, fault, number, begun, kind=TimerKind.CLOCK)
         return
+    now_ns = host.world.now_ns
+    begun.append(
+        FaultSpan(number, fault, now_ns, now_ns if fault.kind == "reset" else now_ns + fault.for_ms * NS_PER_MS)
+    )
     _begin(host, fault)
 
 

@@ -26,7 +26,7 @@ from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.world import World
 from netvm.scenario.abstract import AbstractExperiment
-from netvm.scenario.faults import schedule_faults
+from netvm.scenario.faults import FaultSpan, schedule_faults
 from netvm.scenario.load import options_of
 from netvm.scenario.outcome import (
     LatencyReport,
@@ -39,7 +39,15 @@ from netvm.scenario.outcome import (
 )
 from netvm.scenario.schema import Scenario, Verdict
 from netvm.scenario.traffic import start_traffic
-from netvm.scenario.verdict import explain_hang, explain_hung_task, explain_oom, hang_kind, judge, lost_writes
+from netvm.scenario.verdict import (
+    explain_hang,
+    explain_hung_task,
+    explain_oom,
+    explain_standstill,
+    hang_kind,
+    judge,
+    lost_writes,
+)
 from netvm.scenario.workload import Program, start_workloads
 from netvm.trace.recorder import Recorder
 from netvm.units import NS_PER_MS, NS_PER_S
@@ -114,6 +122,9 @@ class Experiment:
         self.nr_hung_tasks = 0
         """Sleeps of programs in state D that khungtaskd would have reported."""
         self.hung_task_lines: list[str] = []
+        self._standstill: list[str] = []
+        """Who waited for what in the longest standstill that was a stall."""
+        self._faults: list[FaultSpan] = []
         self.programs: list[Program] = []
         self.finished = False
         seeds = Seeds(scenario.run.seed)
@@ -158,6 +169,8 @@ class Experiment:
             progress=host.progress,
             timeout_ns=self.scenario.vm.hung_task_timeout_secs * NS_PER_S,
             hung=self._hung,
+            stall_ns=int(run.stall_s * NS_PER_S),
+            stalled=self._stalled,
         )
         HungTasks(
             world,
@@ -169,7 +182,7 @@ class Experiment:
         self._tell_progress()
         world.calm = False
         start_traffic(host, list(self.scenario.traffic))
-        schedule_faults(host, list(self.scenario.fault))
+        self._faults = schedule_faults(host, list(self.scenario.fault))
         self.programs = start_workloads(host, list(self.scenario.workload), self._all_ended)
 
     def _all_ended(self) -> None:
@@ -192,6 +205,11 @@ class Experiment:
             lines = explain_hung_task(task, since_ns, self.scenario.vm.hung_task_timeout_secs)
             self.hung_task_lines += lines
             self.log(lines[0])
+
+    def _stalled(self) -> None:
+        assert self._detector is not None
+        since_ns = self._detector.longest_standstill_at_ns
+        self._standstill = explain_standstill(self.host, self.programs, since_ns=since_ns)
 
     def _never_up(self) -> None:
         """Give up a storage that has not answered in all the time that the whole run has."""
@@ -249,6 +267,21 @@ class Experiment:
         """Return the longest span in which nothing got done."""
         return self._detector.longest_standstill_ns if self._detector is not None else 0
 
+    def _stall_lines(self) -> list[str]:
+        """Say when nothing got done for longest, which faults were on, and who waited for what."""
+        assert self._detector is not None
+        began_ns, standstill_ns = self._detector.longest_standstill_at_ns, self.standstill_ns()
+        lines = [
+            f"nothing got done for {standstill_ns / NS_PER_S:.3f} s at the longest, from {began_ns / NS_PER_S:.3f} s on"
+        ]
+        lines += [
+            f"fault.{span.number} ({span.fault.kind}) was on from {span.begin_ns / NS_PER_S:.3f} to "
+            f"{span.end_ns / NS_PER_S:.3f} s"
+            for span in self._faults
+            if span.begin_ns <= began_ns + standstill_ns and span.end_ns >= began_ns
+        ]
+        return lines + self._standstill
+
     def verdict(self) -> Verdict | None:
         """Return what the run came to; None if it was cut short."""
         if self.partial is not None:
@@ -270,8 +303,8 @@ class Experiment:
         explanation = [*self.explanation]
         if self.hang is None:
             explanation += explain_oom(host)
-        if verdict == "STALL" and not self.nr_hung_tasks:
-            explanation.append(f"nothing got done for {standstill_ns / NS_PER_S:.3f} s at the longest")
+        if verdict == "STALL" and (self._standstill or not self.nr_hung_tasks):
+            explanation += self._stall_lines()
         if self.hang is None:
             explanation += self.hung_task_lines
         explanation += host.swap.corrupt[:10] + host.files.cache.corrupt[:10]

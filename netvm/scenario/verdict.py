@@ -14,13 +14,22 @@ import re
 from netvm.host.machine import Host
 from netvm.mm.gfp import gfp_name
 from netvm.mm.zone import Zone
+from netvm.net.sock import TcpSock
 from netvm.runtime.hang import Knot, find_knot, shortest_chain
 from netvm.runtime.task import NOT_WAITING, Provider, Resource, Task, TaskState
 from netvm.scenario.schema import Verdict
 from netvm.scenario.workload import Program
 from netvm.units import NS_PER_S
 
-__all__ = ["explain_hang", "explain_hung_task", "explain_oom", "hang_kind", "judge", "lost_writes"]
+__all__ = [
+    "explain_hang",
+    "explain_hung_task",
+    "explain_oom",
+    "explain_standstill",
+    "hang_kind",
+    "judge",
+    "lost_writes",
+]
 
 _DIGITS = re.compile(r"\d+")
 _NAMES_MAX = 6
@@ -109,15 +118,39 @@ def explain_hang(host: Host, programs: list[Program], *, proved: bool, timeout_s
         else f"reported: nothing got done for {timeout_s} s"
     )
     lines = [f"hung at {host.world.now_ns / NS_PER_S:.3f} s ({how})"]
-    lines += _memory_lines(host)
     tasks = [task for task in host.world.tasks.values() if _is_stuck(task)]
-    lines += _task_lines(sorted(tasks, key=lambda task: task.number))
-    lines += _why_lines(host, tasks)
+    lines += _as_it_stands(host, tasks)
+    chain = _chain(tasks, programs)
+    if chain:
+        lines.append(f"the knot: {chain}")
+    return lines
+
+
+def explain_standstill(host: Host, programs: list[Program], *, since_ns: int) -> list[str]:
+    """Say who waits for what while nothing gets done since ``since_ns``, as of a hang; it need not be a knot."""
+    now_ns = host.world.now_ns
+    lines = [f"at {now_ns / NS_PER_S:.3f} s, {(now_ns - since_ns) / NS_PER_S:.3f} s into it:"]
+    tasks = [task for task in host.world.tasks.values() if _is_stuck(task)]
+    lines += _as_it_stands(host, tasks)
+    chain = _chain(tasks, programs)
+    if chain:
+        lines.append(f"the wait: {chain}")
+    return lines
+
+
+def _as_it_stands(host: Host, tasks: list[Task]) -> list[str]:
+    return [
+        *_memory_lines(host),
+        *_task_lines(sorted(tasks, key=lambda task: task.number)),
+        *_why_lines(host, tasks),
+    ]
+
+
+def _chain(tasks: list[Task], programs: list[Program]) -> str:
+    """Return the shortest chain of the knot these tasks are in, from a program if one is in it; empty if none is."""
     knot = find_knot(tasks)
     start = _start_of_chain(knot, programs)
-    if start is not None:
-        lines.append("the knot: " + " -> ".join(_node_name(node) for node in shortest_chain(knot, start)))
-    return lines
+    return "" if start is None else " -> ".join(_node_name(node) for node in shortest_chain(knot, start))
 
 
 def explain_hung_task(task: Task, since_ns: int, timeout_s: int) -> list[str]:
@@ -222,7 +255,7 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
                 "retries; without __GFP_FS nobody is OOM-killed"
             )
         if "sk_stream_wait_memory" in stack:
-            lines.append(_sender_line(task, zone))
+            lines.append(_sender_line(host, task, zone))
     if host.nic is not None and host.nic.is_stuck:
         lines.append(f"replies cannot be received on {host.nic.name}: {host.nic.stuck_on}")
     for (comm, order, gfp), count in sorted(host.pages.failures.items()):
@@ -250,8 +283,17 @@ def _highatomic_note(zone: Zone) -> str:
     return f", and {zone.nr_reserved_highatomic} reserved HIGHATOMIC pages do not count"
 
 
-def _sender_line(task: Task, zone: Zone) -> str:
-    line = f"{task.comm}-{task.pid} found no page for a packet and sleeps in sk_stream_wait_memory"
+def _sender_line(host: Host, task: Task, zone: Zone) -> str:
+    line = f"{task.comm}-{task.pid} "
+    sockets = (sock for sock in host.stack.sockets if isinstance(sock, TcpSock))
+    sock = next((sock for sock in sockets if sock.send_memory is task.resource), None)
+    if sock is not None and sock.short_of == "room":
+        queued = f"{sock.mem.wmem_queued} bytes are in its send buffer of {sock.mem.sndbuf}"
+        return f"{line}sleeps in sk_stream_wait_memory: {queued}, and the other end acknowledges nothing"
+    if sock is not None and sock.short_of == "tcp_mem":
+        pages = f"{sock.mem.proto.allocated} pages of {sock.mem.proto.high}"
+        return f"{line}sleeps in sk_stream_wait_memory: tcp_mem gives its socket no more; all sockets have {pages}"
+    line += "found no page for a packet and sleeps in sk_stream_wait_memory"
     if zone.nr_highatomic_free and zone.nr_highatomic_free >= zone.nr_free - 32:
         line += (
             f": all {zone.nr_free} free pages lie in HIGHATOMIC pageblocks, which a blocking __GFP_MEMALLOC request "

@@ -194,6 +194,7 @@ class IscsiTcpConn:
         stack = sock.stack
         sock.mem.proto.enter_pressure()
         sock.mem.moderate_sndbuf()
+        sock.short_of = "a page"
         timeout_ns = (stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
         await sock.send_space_wait.wait(task, timeout_ns=timeout_ns, interruptible=True)
 

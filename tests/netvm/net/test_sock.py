@@ -138,7 +138,7 @@ def test_sender_waits_two_to_51_jiffies_for_a_page(net_host: Callable[..., Host]
         for _ in range(300):
             await sock.lock_sock(task)
             start_ns = host.world.now_ns
-            await sock.sk_stream_wait_memory(task, more=False)
+            await sock.sk_stream_wait_memory(task, "a page", more=False)
             assert sock.owner is task
             sock.release_sock(task)
             slept.append((host.world.now_ns - start_ns) // JIFFY_NS)

@@ -271,6 +271,34 @@ def test_the_longest_standstill_is_remembered() -> None:
     assert watched.detector.longest_standstill_at_ns == pytest.approx(5 * S, abs=2 * tick_ns)
 
 
+def test_a_stall_is_told_once_in_each_standstill_that_is_the_longest() -> None:
+    """When it has lasted so long; a later one only if it comes to last longer."""
+    watched = Watched()
+    world = watched.world
+    told: list[int] = []
+
+    def main() -> None:
+        detector = HangDetector(
+            world,
+            digest=int,
+            progress=lambda: watched.progress,
+            timeout_ns=TIMEOUT_NS,
+            hung=watched._hung,
+            stall_ns=10 * S,
+            stalled=lambda: told.append(world.now_ns - detector.longest_standstill_at_ns),
+        )
+        world.spawn("bursts", bursts)
+
+    async def bursts(task: Task) -> None:
+        for pause_ns in (9 * S, 20 * S, 15 * S, 30 * S):
+            watched.progress += 1
+            await world.sleep_ns(task, pause_ns, PAUSE, kind=TimerKind.PROGRESS)
+        world.stop()
+
+    run_virtual(lambda: world.run(main))
+    assert told == [pytest.approx(10 * S, abs=S), pytest.approx(20 * S, abs=S)]
+
+
 @pytest.mark.parametrize("proved", [True, False])
 def test_a_hang_is_told_once(proved: bool) -> None:
     """Also if the world goes on afterwards."""

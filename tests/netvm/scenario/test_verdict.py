@@ -7,6 +7,7 @@ import pytest
 
 from netvm.mm.gfp import GFP_KERNEL
 from netvm.mm.oom import OomKill
+from netvm.net.sock import TcpSock
 from netvm.runtime.clock import run_virtual
 from netvm.runtime.task import Resource, Task, TaskState
 from netvm.scenario.load import scenario_from
@@ -138,6 +139,39 @@ def test_a_hang_is_proved_or_reported(idle: Experiment) -> None:
     proved, reported = (explain_hang(idle.host, [], proved=how, timeout_s=30)[0] for how in (True, False))
     assert proved == "hung at 0.000 s (proved: only retries are left and they change nothing)"
     assert reported == "hung at 0.000 s (reported: nothing got done for 30 s)"
+
+
+def test_a_stall_says_when_and_who_waited() -> None:
+    """Which fault was on, and who waited for what while it lasted; without a stall nothing is said."""
+    fault = {"at_ms": 20, "kind": "stall", "for_ms": 4000}
+    stalls = run_scenario(small(fault=[fault], run={"stall_s": 2}), name="small")
+    assert stalls.verdict == "STALL"
+    began, fault_line, into, *rest = stalls.explanation
+    assert began.startswith(("nothing got done for 3.", "nothing got done for 4."))
+    assert began.endswith(" s on")
+    assert fault_line.startswith("fault.0 (stall) was on from 0.0")
+    assert into.endswith(" s into it:")
+    assert any(line.startswith("hog-") and "waits for" in line for line in rest)
+    patient = run_scenario(small(fault=[fault], run={"stall_s": 20}), name="small")
+    assert (patient.verdict, patient.explanation) == ("COMPLETED", [])
+
+
+@pytest.mark.parametrize(
+    ("short_of", "said"),
+    [
+        ("room", "0 bytes are in its send buffer of 16384, and the other end acknowledges nothing"),
+        ("tcp_mem", "tcp_mem gives its socket no more"),
+        ("a page", "found no page for a packet"),
+    ],
+)
+def test_a_sender_says_what_it_was_short_of(monkeypatch: pytest.MonkeyPatch, short_of: str, said: str) -> None:
+    """Room in its buffer, a page, or leave by tcp_mem: who sleeps in sk_stream_wait_memory may be short of any."""
+    idle = Experiment(small(storage={"kind": "nbd", "size_mib": 64}), name="small")
+    sock = next(sock for sock in idle.host.stack.sockets if isinstance(sock, TcpSock))
+    sock.short_of = short_of
+    stuck(idle, "sender", sock.send_memory)
+    monkeypatch.setattr(Task, "stack", lambda _task: ["sendmsg", "sk_stream_wait_memory"])
+    assert any(said in line for line in explain_hang(idle.host, [], proved=True, timeout_s=30))
 
 
 def test_a_kill_is_explained(idle: Experiment) -> None:
