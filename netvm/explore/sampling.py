@@ -101,7 +101,7 @@ def measure(subject: Subject) -> tuple[int, int]:
 
 def run_part(
     subject: Subject, strategy: str, seed: int, draws: Sequence[Draw], size: tuple[int, int]
-) -> list[tuple[Sample, list[Asked], list[int]]]:
+) -> list[tuple[Sample, list[Asked] | None, list[int]]]:
     """Run the schedules of these draws; return also what their oracles were asked and answered."""
     samples = []
     for number, attempt, repeats in draws:

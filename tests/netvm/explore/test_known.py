@@ -44,15 +44,35 @@ def _listening(subject: Subject) -> Listening:
     return Listening(oracle_of(subject, "pos", 3, 0, SIZE))
 
 
-def test_where_there_is_no_room_nothing_is_learned(machine: Callable[..., Subject], monkeypatch) -> None:
+def test_a_schedule_of_too_many_candidates_is_not_kept(machine: Callable[..., Subject], monkeypatch) -> None:
+    """Not even until it has ended, and the run is the same."""
+    subject = machine(**SMALL, max_steps=60)
+    whole = _listening(subject)
+    tape = subject.run(whole).tape
+    monkeypatch.setattr(module, "_NAMES_MAX", 20)
+    cut = _listening(subject)
+    assert subject.run(cut).tape == tape
+    assert whole.asked is not None
+    assert cut.asked is None
+    known = Known()
+    known.learn(cut.asked, tape)
+    known.learn(whole.asked, tape)
+    assert known.repeats(oracle_of(subject, "pos", 3, 0, SIZE)) is None
+
+
+@pytest.mark.parametrize(("bound", "strategy"), [("_NODES_MAX", "random"), ("_NAMES_MAX", "pos")])
+def test_where_there_is_no_room_nothing_is_learned(
+    machine: Callable[..., Subject], monkeypatch, bound: str, strategy: str
+) -> None:
     """A schedule too many is not kept, and so not taken for a repeat."""
-    monkeypatch.setattr(module, "_NODES_MAX", 20)
+    monkeypatch.setattr(module, bound, 20 if strategy == "random" else 40)
     subject = machine(**SMALL, max_steps=15)
     known = Known()
     for number in range(4):
-        listening = Listening(oracle_of(subject, "random", 0, number, SIZE))
-        known.learn(listening.asked, subject.run(listening).tape)
-    again = [known.repeats(oracle_of(subject, "random", 0, number, SIZE)) for number in range(4)]
+        listening = Listening(oracle_of(subject, strategy, 0, number, SIZE))
+        tape = subject.run(listening).tape
+        known.learn(listening.asked, tape)
+    again = [known.repeats(oracle_of(subject, strategy, 0, number, SIZE)) for number in range(4)]
     assert again[0] is not None
     assert None in again[1:]
 
