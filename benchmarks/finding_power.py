@@ -76,7 +76,7 @@ EXHIBITS = (
     *(Exhibit(name, name) for name in ("R3/nbd-broken", "R3/iscsi-broken", "R4/nbd-broken", "R4/iscsi-broken")),
     *(Exhibit(name, name) for name in ("R5/writer-broken", "R6/swap-broken", "tiny/nbd-broken")),
     *(Exhibit(name, name) for name in ("A5/fragments-broken", "A6/nbd-broken")),
-    Exhibit("A9/nfs-broken", "A9/nfs-broken", seeds=6),
+    Exhibit("A9/nfs-broken", "A9/nfs-broken", seeds=3),
     *(Exhibit(name, name) for name in ("B1/commit-broken", "B2/transport-broken")),
     *(Exhibit(name, name) for name in ("B5/growth-broken", "B5/nfsd-broken")),
     *(Exhibit(f"B6/{arm}-broken", f"B6/{arm}-broken") for arm in ("release", "relapse")),
