@@ -74,8 +74,15 @@ def add_overrides(parser: argparse.ArgumentParser, *, example: str = "") -> None
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return the end of an error about an unknown ``word``: the nearest known one, or all of them."""
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {match[0]}?" if match else f"must be one of {', '.join(known)}"
+    meant = _nearest(word, known)
+    return f"did you mean {meant}?" if meant else f"must be one of {', '.join(known)}"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    """Return the known word that is meant; the dashes of an option are nothing that two have in common."""
+    bare = {one.lstrip("-"): one for one in known}
+    match = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.5)
+    return bare[match[0]] if match else ""
 
 
 def natural(text: str) -> int:
@@ -90,9 +97,9 @@ def one_of(*words: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in words:
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: must be one of {', '.join(words)}; {did_you_mean(text, words)}"
-            )
+            meant = _nearest(text, words)
+            hint = f"; did you mean {meant}?" if meant else ""
+            raise argparse.ArgumentTypeError(f"{text!r}: must be one of {', '.join(words)}{hint}")
         return text
 
     return read

@@ -26,12 +26,16 @@ def test_one_of() -> None:
     assert read("fifo") == "fifo"
     with pytest.raises(argparse.ArgumentTypeError, match=r"did you mean fifo\?"):
         read("fif")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"^'xyzzy': must be one of fifo, random$"):
+        one_of("fifo", "random")("xyzzy")
 
 
 def test_did_you_mean() -> None:
     """Either the nearest word, or all of them."""
     assert did_you_mean("lsit", ["list", "run"]) == "did you mean list?"
     assert did_you_mean("zzz", ["list", "run"]) == "must be one of list, run"
+    assert did_you_mean("--sed", ["--json", "--seed"]) == "did you mean --seed?"
+    assert did_you_mean("--set", ["--json", "--jobs"]) == "must be one of --json, --jobs"
 
 
 def test_options_are_never_abbreviated() -> None:
