@@ -135,7 +135,7 @@ class Outcome(_Report, frozen=True, kw_only=True):
     memory_groups: dict[str, dict[str, int]] = {}
     """By group, in pages and times: memory.current, its peak and limit, memory.events and the lists of memory.stat."""
     drops: dict[str, int] = {}
-    """Packets dropped, by the kernel's reason."""
+    """Packets dropped, by the kernel's reason; `link_lost` and `link_overflowed` are the wire's, both ways."""
     workload: list[WorkloadReport] = []
     audit: list[str] = []
     """What does not add up at the end; empty if everything does."""

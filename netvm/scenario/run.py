@@ -331,7 +331,7 @@ class Experiment:
             direct_reclaim_latency_us=self._latency(),
             reserve=self._reserve(),
             memory_groups=self._memory_groups(),
-            drops={key: count for key, count in host.netstat.as_dict().items() if key in _DROPS},
+            drops=self._drops(),
             workload=[self._workload(program) for program in self.programs],
             audit=self.audit(),
             options=options_of(scenario),
@@ -357,6 +357,16 @@ class Experiment:
             p99=summary.p99_ns / 1000,
             max=summary.max_ns / 1000,
         )
+
+    def _drops(self) -> dict[str, int]:
+        """Count the packets that the host dropped, and those that did not come over the wire."""
+        drops = {key: count for key, count in self.host.netstat.as_dict().items() if key in _DROPS}
+        ways = [] if self.host.link is None else [self.host.link.up, self.host.link.down]
+        wire = {
+            "link_lost": sum(way.nr_lost for way in ways),
+            "link_overflowed": sum(way.nr_overflowed for way in ways),
+        }
+        return drops | {key: count for key, count in wire.items() if count}
 
     def _reserve(self) -> ReserveReport:
         ledger = self.host.ledger

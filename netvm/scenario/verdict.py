@@ -132,10 +132,19 @@ def explain_standstill(host: Host, programs: list[Program], *, since_ns: int) ->
     lines = [f"at {now_ns / NS_PER_S:.3f} s, {(now_ns - since_ns) / NS_PER_S:.3f} s into it:"]
     tasks = [task for task in host.world.tasks.values() if _is_stuck(task)]
     lines += _as_it_stands(host, tasks)
+    awaited = (_awaited(task) for task in tasks if task not in host.swap.io.pool.waiters)
+    lines += [f"under way: {names}" for names in dict.fromkeys(awaited) if names]
     chain = _chain(tasks, programs)
     if chain:
         lines.append(f"the wait: {chain}")
     return lines
+
+
+def _awaited(task: Task) -> str:
+    """Name what is under way that would end a wait, which may be all right, but slow or lost; empty if nothing is."""
+    found = task.resource.providers() if task.resource.providers is not None else ()
+    names = [one.name for one in found if isinstance(one, Provider)]
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)
 
 
 def _as_it_stands(host: Host, tasks: list[Task]) -> list[str]:

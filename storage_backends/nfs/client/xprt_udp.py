@@ -88,12 +88,14 @@ class UdpXprt(SendLock):
         if self.locked_by is None and not self.write_space and self.window.get(rpc.xid):
             self.locked_by = rpc
             return True
+        is_free = self.locked_by is None and not self.write_space
+        what = f"a unit of the window (cwnd {self.window.cwnd})" if is_free else "the transport's lock"
         if rpc.xid in self._sent:
             self.resend.append(rpc)
-            rpc.sleep_on("xprt sending again: the transport's lock")
+            rpc.sleep_on(f"xprt sending again: {what}")
         else:
             self.sending.append(rpc)
-            rpc.sleep_on("xprt sending: the transport's lock")
+            rpc.sleep_on(f"xprt sending: {what}")
         return False
 
     def release_write(self, holder: RpcTask) -> None:

@@ -37,6 +37,13 @@ def test_iscsi_gets_over_every_fault_of_the_wire(kind: str) -> None:
     assert outcome.virtual_seconds > calm.virtual_seconds
 
 
+def test_what_the_wire_loses_is_counted() -> None:
+    """A burst of losses is in the drops, a stall loses nothing."""
+    burst = run("iscsi", at_ms=20, kind="loss-burst", for_ms=1000)
+    assert burst.drops["link_lost"] > 0
+    assert "link_lost" not in run("iscsi", at_ms=20, kind="stall", for_ms=1000).drops
+
+
 def test_a_lost_session_is_not_recovered_under_pressure() -> None:
     """Iscsid allocates to log in again, and its memory comes back only over the session that it should bring back."""
     outcome = run("iscsi", at_ms=20, kind="reset")

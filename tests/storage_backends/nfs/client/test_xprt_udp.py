@@ -55,6 +55,25 @@ def test_the_window_and_the_table_bound_what_is_out(mounted) -> None:
     assert host.xprt.nr_retransmitted == 0
 
 
+def test_who_waits_for_the_window_says_so(mounted) -> None:
+    """Calls that the window keeps back name it, and how wide it is; the transport's lock is free."""
+    host = mounted(_UDP, "storage.disk.latency_us=2000")
+    waiting = []
+
+    async def script(task) -> None:
+        host.take_completions()
+        for i in range(4):
+            await host.swap_rw(task, 1 + 32 * i, [1 + i] * 32)
+        await host.pause(task, 1)
+        waiting.extend(rpc.sleeps_on for rpc in host.client.tasks.values() if rpc.need_xmit)
+        assert waiting
+        assert set(waiting) == {f"xprt sending: a unit of the window (cwnd {host.xprt.window.cwnd})"}
+        assert host.xprt.locked_by is None
+        await host.until_ended(task, 4)
+
+    host.run(script)
+
+
 def test_what_was_lost_is_sent_again_until_it_is_there(mounted) -> None:
     """Over a wire that loses a packet in twenty every batch ends, and none is written twice by the server."""
     host = mounted(_UDP, "link.loss=0.05")
