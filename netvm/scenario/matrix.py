@@ -63,11 +63,12 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def knot(self) -> str:
-        """Return the shortest chain of the hang, or the first kill; empty if there was neither."""
+        """Return the shortest chain of the hang, or the first kill, or the first hung task; empty if there was none."""
         for line in self.explanation:
             if line.startswith(KNOT):
                 return line.removeprefix(KNOT)
-        return next((line for line in self.explanation if "invoked oom-killer" in line), "")
+        told = [line for word in ("invoked oom-killer", "INFO: task ") for line in self.explanation if word in line]
+        return told[0] if told else ""
 
 
 def pair_of(name: str, arm: str) -> str:
