@@ -109,7 +109,7 @@ def test_the_knot_of_a_cell() -> None:
     kill = "at 1.000 s hog-14 invoked oom-killer: order=0"
     assert _cell(explanation=["hung", kill, "the knot: a -> [b] -> a"]).knot == "a -> [b] -> a"
     assert _cell(explanation=["x", kill]).knot == kill
-    hung = "INFO: task hog:46 blocked for more than 10 seconds, since 1.000 s: (D) waits for mmap_lock: hog in down_read"
+    hung = "INFO: task hog:46 blocked for more than 10 seconds, since 1.000 s: (D) waits for mmap_lock: hog"
     assert _cell(explanation=[hung, kill]).knot == kill
     assert _cell(explanation=["x", hung, "... held by hog.5-51"]).knot == hung
     assert _cell().knot == ""
