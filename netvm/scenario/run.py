@@ -42,6 +42,7 @@ from netvm.scenario.traffic import start_traffic
 from netvm.scenario.verdict import (
     explain_hang,
     explain_hung_task,
+    explain_io_error,
     explain_oom,
     explain_standstill,
     hang_kind,
@@ -307,6 +308,8 @@ class Experiment:
             explanation += self._stall_lines()
         if self.hang is None:
             explanation += self.hung_task_lines
+        if verdict == "IO_ERROR":
+            explanation += explain_io_error(host, self.programs)
         explanation += host.swap.corrupt[:10] + host.files.cache.corrupt[:10]
         explanation += [
             f"{program.name} was told {Errno(-program.io_errno).name}" for program in self.programs if program.io_errno

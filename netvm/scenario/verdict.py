@@ -24,6 +24,7 @@ from netvm.units import NS_PER_S
 __all__ = [
     "explain_hang",
     "explain_hung_task",
+    "explain_io_error",
     "explain_oom",
     "explain_standstill",
     "hang_kind",
@@ -34,6 +35,8 @@ __all__ = [
 _DIGITS = re.compile(r"\d+")
 _NAMES_MAX = 6
 """Waiters of a pool that are named; further ones are counted."""
+_LOG_LINES = 3
+"""Lines of the kernel log that an error of the storage is explained with."""
 _DROPS_TOLD = ("PFMemallocDrop", "TCPBacklogDrop", "TCPOFODrop", "TCPRcvQDrop", "UdpRcvbufErrors", "rx_missed_errors")
 _STACK_END = ("kswapd", "worker_thread", "kthreadd", "recv_work", "rescuer_thread")
 
@@ -346,3 +349,19 @@ def explain_oom(host: Host) -> list[str]:
             f"(anon-rss {kill.anon_rss_pages * 4} kB, swap {kill.swap_pages * 4} kB).{early}"
         )
     return lines
+
+
+# -- errors of the storage ------------------------------------------------------------------------------------------
+
+
+def explain_io_error(host: Host, programs: list[Program]) -> list[str]:
+    """Say what could not be written or read, who died of it, and what the kernel log has last."""
+    swap, cache = host.swap, host.files.cache
+    failed = (("swap", swap.write_errors, swap.read_errors), ("files", cache.write_errors, cache.read_errors))
+    lines = [
+        f"{where}: writes of {nr_written} pages failed, and reads of {nr_read}"
+        for where, nr_written, nr_read in failed
+        if nr_written or nr_read
+    ]
+    lines += [f"{program.name} was killed by SIGBUS" for program in programs if program.bus_error]
+    return lines + [f"kernel log: {line}" for line in host.log_lines[-_LOG_LINES:]]

@@ -1,5 +1,6 @@
 """Faults: each begins at its time, does what it is named for, and ends."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from netvm.scenario.load import scenario_from
 from netvm.scenario.outcome import Outcome
 from netvm.scenario.run import Experiment, run_scenario
 from netvm.scenario.schema import Scenario
+from netvm.scenario.verdict import explain_io_error
 from netvm.units import NS_PER_MS
 
 
@@ -35,6 +37,27 @@ def test_iscsi_gets_over_every_fault_of_the_wire(kind: str) -> None:
     assert outcome.verdict == "COMPLETED"
     assert outcome.audit == []
     assert outcome.virtual_seconds > calm.virtual_seconds
+
+
+def test_an_error_of_the_storage_is_explained() -> None:
+    """What could not be written, and what the kernel said last."""
+    outcome = run("nbd", at_ms=20, kind="io-error", for_ms=20)
+    assert outcome.verdict == "IO_ERROR"
+    assert outcome.explanation[0].startswith("swap: ")
+    assert "pages failed, and reads of 0" in outcome.explanation[0]
+    calm = run_scenario(small("nbd"), name="small")
+    assert (calm.verdict, calm.explanation) == ("COMPLETED", [])
+
+
+def test_an_error_that_kills_is_explained() -> None:
+    """Who got SIGBUS, what could not be read, and the last lines of the log."""
+    experiment = Experiment(small("nbd"), name="small")
+    experiment.host.swap.read_errors = 4
+    experiment.host.log_lines += [f"[    0.{n}] line {n}" for n in range(5)]
+    program = SimpleNamespace(name="hog", bus_error=True)
+    told = explain_io_error(experiment.host, [program])
+    assert told[:2] == ["swap: writes of 0 pages failed, and reads of 4", "hog was killed by SIGBUS"]
+    assert told[2:] == [f"kernel log: [    0.{n}] line {n}" for n in (2, 3, 4)]
 
 
 def test_what_the_wire_loses_is_counted() -> None:
