@@ -77,7 +77,7 @@ EXHIBITS = (
     *(Exhibit(name, name) for name in ("R5/writer-broken", "R6/swap-broken", "tiny/nbd-broken")),
     *(Exhibit(name, name) for name in ("A5/fragments-broken", "A6/nbd-broken")),
     Exhibit("A9/nfs-broken", "A9/nfs-broken", seeds=3),
-    *(Exhibit(name, name) for name in ("B1/commit-broken", "B2/transport-broken")),
+    *(Exhibit(name, name) for name in ("B1/commit-broken", "B1/mempool-broken", "B2/transport-broken")),
     *(Exhibit(name, name) for name in ("B5/growth-broken", "B5/nfsd-broken")),
     *(Exhibit(f"B6/{arm}-broken", f"B6/{arm}-broken") for arm in ("release", "relapse")),
     *(Exhibit(f"B8/{arm}-broken", f"B8/{arm}-broken") for arm in ("unstable", "nofs")),
