@@ -16,7 +16,8 @@ from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import SlabCaches
 from netvm.mm.zone import Zone, calculate_min_free_kbytes, setup_watermarks
 from netvm.net.ip_fragment import FragmentCache, FragmentMemory
-from netvm.net.nic import Nic, NicModel
+from netvm.net.nic import Nic
+from netvm.net.nic_model import NicModel
 from netvm.net.sk_memory import ProtoMemory
 from netvm.net.skb import SkbAllocator
 from netvm.net.stack import NetStack

@@ -35,6 +35,7 @@ from typing import Final
 
 from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_MEMALLOC, GFP_NOWARN, gfp_name
 from netvm.mm.page_alloc import PageAllocator
+from netvm.net.nic_model import NicModel
 from netvm.net.skb import SK_BUFF_BYTES, PageFrag, Skb, SkbAllocator
 from netvm.net.wire import LinkDirection, Packet
 from netvm.runtime.costs import CpuCosts
@@ -45,61 +46,13 @@ from netvm.runtime.world import World
 from netvm.trace.vmstat import NetStat
 from netvm.units import NS_PER_MS, NS_PER_S
 
-__all__ = ["Nic", "NicModel"]
+__all__ = ["Nic"]
 
-E1000_BUFFER_BYTES: Final = 1920
-VIRTIO_BUFFER_BYTES: Final = 1536
-IGB_BUFFER_BYTES: Final = 2048
-COPYBREAK_BYTES: Final = 256
-GOOD_COPY_BYTES: Final = 128
 REFILL_EVERY: Final = 16
 NAPI_POLL_WEIGHT: Final = 64
 E1000_WATCHDOG_NS: Final = 2 * NS_PER_S
 VIRTIO_RETRY_NS: Final = 500 * NS_PER_MS
 FRAME_OVERHEAD: Final = 66
-
-
-class NicModel:
-    """What tells the cards apart."""
-
-    __slots__ = ("buffer_bytes", "copybreak", "high_order_atomic", "kind", "retry", "ring_memalloc", "software_gso")
-
-    def __init__(
-        self,
-        kind: str,
-        *,
-        buffer_bytes: int,
-        copybreak: int = COPYBREAK_BYTES,
-        high_order_atomic: bool = False,
-        software_gso: bool = False,
-        ring_memalloc: bool = False,
-        retry: str = "timer",
-    ) -> None:
-        self.kind = kind
-        self.buffer_bytes = buffer_bytes
-        self.copybreak = copybreak
-        self.high_order_atomic = high_order_atomic
-        self.software_gso = software_gso
-        self.ring_memalloc = ring_memalloc
-        """Buffers come page by page and with ``__GFP_MEMALLOC`` (dev_alloc_page)."""
-        self.retry = retry
-
-    @classmethod
-    def named(cls, kind: str) -> "NicModel":
-        """Return the model of a card by its scenario name."""
-        if kind == "virtio-net":
-            return cls(
-                kind,
-                buffer_bytes=VIRTIO_BUFFER_BYTES,
-                copybreak=GOOD_COPY_BYTES,
-                high_order_atomic=True,
-                software_gso=True,
-                retry="worker",
-            )
-        if kind == "igb":
-            return cls(kind, buffer_bytes=IGB_BUFFER_BYTES, ring_memalloc=True)
-        assert kind == "e1000"
-        return cls(kind, buffer_bytes=E1000_BUFFER_BYTES)
 
 
 class Nic:
@@ -157,6 +110,11 @@ class Nic:
     def occupancy(self) -> int:
         """Descriptors with a buffer."""
         return len(self._buffers)
+
+    @property
+    def nr_pfmemalloc(self) -> int:
+        """Descriptors whose buffer lies in a page of the reserve."""
+        return sum(buffer.pfmemalloc for buffer in self._buffers)
 
     @property
     def is_stuck(self) -> bool:
@@ -373,17 +331,25 @@ class Nic:
     def _retire(self, frag: PageFrag) -> None:
         """Let go of a block that is used up, or keep it for when its packets are freed (dev_page_is_reusable)."""
         reserve = frag.pfmemalloc and self.pages.fixes.rx_no_recycle_pfmemalloc
-        if not self.recycle or reserve or len(self._recycled) >= 2 * self.blocks_at_boot():
+        full = len(self._recycled) >= 2 * self.blocks_at_boot() and not self.model.ring_memalloc
+        if not self.recycle or reserve or full:
             frag.put()
         else:
             self._recycled.append(frag)
 
     def _try_recycle(self) -> bool:
-        """Take the oldest block again if nothing but the card refers to it; else let it wait its next turn."""
-        if not self._recycled:
+        """Take the oldest block again if nothing but the card refers to it; else let it wait its next turn.
+
+        igb forgets a page whose packets are still held and takes another in its place (igb_can_reuse_rx_page).
+        """
+        # of igb's pages those of a full ring are in it: the one before has been handed on
+        if len(self._recycled) <= (self.ring // 2 if self.model.ring_memalloc else 0):
             return False
         if self._recycled[0].refs > 1:
-            self._recycled.rotate(-1)
+            if self.model.ring_memalloc:
+                self._recycled.popleft().put()
+            else:
+                self._recycled.rotate(-1)
             return False
         self._take_block(self._recycled.popleft())
         return True

@@ -57,6 +57,7 @@ __all__ = ["Experiment", "run_scenario"]
 
 HUNG_TASK_WARNINGS = 10
 """kernel.hung_task_warnings: how many are told of in full."""
+DROPS_EVERY_NS = NS_PER_S
 PROGRESS_EVERY_NS = 100 * NS_PER_MS
 _DROPS = (
     "IpReasmFails",
@@ -123,6 +124,9 @@ class Experiment:
         self.nr_hung_tasks = 0
         """Sleeps of programs in state D that khungtaskd would have reported."""
         self.hung_task_lines: list[str] = []
+        self._drops_seen = self._dropping_ns = 0
+        self.longest_dropping_ns = 0
+        """Longest time in which reserve packets were dropped although memory was above the high mark."""
         self._standstill: list[str] = []
         """Who waited for what in the longest standstill that was a stall."""
         self._faults: list[FaultSpan] = []
@@ -179,6 +183,7 @@ class Experiment:
             timeout_ns=self.scenario.vm.hung_task_timeout_secs * NS_PER_S,
             report=self._task_hung,
         )
+        world.observe_after(DROPS_EVERY_NS, self._watch_drops)
         world.call_after(int(run.max_virtual_s * NS_PER_S), self._out_of_time, kind=TimerKind.CLOCK)
         self._tell_progress()
         world.calm = False
@@ -211,6 +216,15 @@ class Experiment:
         assert self._detector is not None
         since_ns = self._detector.longest_standstill_at_ns
         self._standstill = explain_standstill(self.host, self.programs, since_ns=since_ns)
+
+    def _watch_drops(self) -> None:
+        """Note for how long an ordinary socket's packets have been dropped as reserve packets with memory to spare."""
+        drops = self.host.netstat["PFMemallocDrop"]
+        plenty = all(zone.nr_free > zone.high_wmark_pages() for zone in self.host.node.zones)
+        self._dropping_ns = self._dropping_ns + DROPS_EVERY_NS if plenty and drops > self._drops_seen else 0
+        self.longest_dropping_ns = max(self.longest_dropping_ns, self._dropping_ns)
+        self._drops_seen = drops
+        self.world.observe_after(DROPS_EVERY_NS, self._watch_drops)
 
     def _never_up(self) -> None:
         """Give up a storage that has not answered in all the time that the whole run has."""
@@ -294,6 +308,7 @@ class Experiment:
             standstill_ns=self.standstill_ns(),
             stall_ns=int(self.scenario.run.stall_s * NS_PER_S),
             nr_hung_tasks=self.nr_hung_tasks,
+            dropping_ns=self.longest_dropping_ns,
         )
 
     def outcome(self) -> Outcome:
@@ -306,6 +321,9 @@ class Experiment:
             explanation += explain_oom(host)
         if verdict == "STALL" and (self._standstill or not self.nr_hung_tasks):
             explanation += self._stall_lines()
+        if verdict == "DROP_FOREVER" and self.hang is None:
+            long = f"for {self.longest_dropping_ns // NS_PER_S} s with free pages above the high mark"
+            explanation.append(f"packets of ordinary sockets dropped as reserve packets {long}{self._tagged_ring()}")
         if self.hang is None:
             explanation += self.hung_task_lines
         if verdict == "IO_ERROR":
@@ -338,6 +356,15 @@ class Experiment:
             workload=[self._workload(program) for program in self.programs],
             audit=self.audit(),
             options=options_of(scenario),
+        )
+
+    def _tagged_ring(self) -> str:
+        nic = self.host.nic
+        tagged = nic.nr_pfmemalloc if nic is not None else 0
+        return (
+            f"; {tagged} of {nic.ring} receive buffers lie in pages of the reserve"
+            if nic is not None and tagged
+            else ""
         )
 
     def _vmstat(self) -> dict[str, int]:

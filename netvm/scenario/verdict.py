@@ -49,10 +49,12 @@ def judge(
     standstill_ns: int,
     stall_ns: int,
     nr_hung_tasks: int = 0,
+    dropping_ns: int = 0,
 ) -> Verdict:
     """Return the verdict of a run that was not cut short; ``hang`` is what kind of hang ended it, if one did.
 
-    ``nr_hung_tasks`` is how often khungtaskd had a sleep of a program to report.
+    ``nr_hung_tasks`` is how often khungtaskd had a sleep of a program to report, ``dropping_ns`` for how long at a time
+    packets of ordinary sockets were dropped as reserve packets while memory was plentiful.
     """
     cache = host.files.cache
     if host.swap.corrupt or cache.corrupt:
@@ -66,6 +68,8 @@ def judge(
         return "IO_ERROR"
     if lost_writes(host):
         return "LOST_WRITE"
+    if dropping_ns >= stall_ns:
+        return "DROP_FOREVER"
     return "STALL" if standstill_ns >= stall_ns or nr_hung_tasks else "COMPLETED"
 
 

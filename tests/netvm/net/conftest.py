@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from netvm.mm.gfp import GFP_ATOMIC, GFP_MEMALLOC, GFP_NOWARN, PF_KTHREAD
-from netvm.net.nic import Nic, NicModel
+from netvm.net.nic import Nic
+from netvm.net.nic_model import NicModel
 from netvm.net.remote import RemoteSocket
 from netvm.net.sk_memory import ProtoMemory
 from netvm.net.skb import Skb, SkbAllocator

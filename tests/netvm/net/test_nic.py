@@ -367,3 +367,43 @@ def test_only_igb_fills_its_ring_from_the_reserve(net_host: Callable[..., Host],
     assert (host.node.nr_free < 23) == (nic == "igb")
     sink.drop()
     host.audit()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_igb_recycles_a_page_that_is_free_and_forgets_one_that_is_held(
+    net_host: Callable[..., Host], held: bool
+) -> None:
+    """With its packets freed the ring goes round in the same pages; else others take their place."""
+    host = net_host(nic="igb", ring=16, recycle=True)
+    sink = host.sink()
+    for _ in range(200):
+        host.arrive(sink, 1448)
+        if not held:
+            sink.drop()
+    before = {buffer.pfn for buffer in host.nic._buffers} | {page.pfn for page in host.nic._recycled}
+    for _ in range(50):
+        host.arrive(sink, 1448)
+        if not held:
+            sink.drop()
+    after = {buffer.pfn for buffer in host.nic._buffers}
+    assert after <= before if not held else not after & before
+    sink.drop()
+    host.audit()
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_recycled_page_of_the_reserve_keeps_its_mark_unless_it_is_given_back(
+    net_host: Callable[..., Host], keeps: bool
+) -> None:
+    """Long after memory has come back, as long as packets in it are freed at once."""
+    host = net_host(
+        nic="igb", ring=16, recycle=True, free=120, marks=(64, 80, 96), switches={"rx_no_recycle_pfmemalloc": not keeps}
+    )
+    sink = host.sink()
+    while not host.nic.nr_pfmemalloc:
+        host.arrive(sink, 1448)
+    sink.drop()
+    for _ in range(200):
+        host.arrive(sink, 1448)
+        sink.drop()
+    assert bool(host.nic.nr_pfmemalloc) == keeps

@@ -274,3 +274,23 @@ def test_a_standstill_of_one_program_is_found_while_another_gets_on() -> None:
     assert outcome.verdict == "STALL"
     assert outcome.longest_standstill_s < 1
     assert any("INFO: task hog:" in line and "waits for a slow page" in line for line in outcome.explanation)
+
+
+def test_reserve_packets_dropped_for_long_with_memory_to_spare_are_a_verdict(idle: Experiment) -> None:
+    """For as long as counts as a stall; a kill counts more, a stall less."""
+    assert verdict(idle, dropping_ns=9) == "COMPLETED"
+    assert verdict(idle, dropping_ns=10, nr_hung_tasks=1) == "DROP_FOREVER"
+    idle.host.oom.kills.append(kill())
+    assert verdict(idle, dropping_ns=10) == "OOM"
+
+
+def test_drops_are_watched_second_by_second() -> None:
+    """Seconds without a drop, or with memory at the high mark, do not count."""
+    pulse = {"kind": "anon-pulse", "mib": 1, "hold_ms": 500, "idle_ms": 500, "repeats": 20}
+    experiment = Experiment(small(workload=[pulse]), name="small")
+    world, host = experiment.world, experiment.host
+    for second in (*range(2, 7), *range(9, 16)):
+        world.call_at(second * NS_PER_S + NS_PER_S // 2, host.netstat.add, "PFMemallocDrop")
+    run_virtual(experiment.run)
+    assert experiment.longest_dropping_ns == 7 * NS_PER_S
+    assert experiment.outcome().verdict == "COMPLETED"
