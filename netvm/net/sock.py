@@ -25,7 +25,7 @@ from netvm.net.sk_lock import SocketLock
 from netvm.net.sk_memory import SockMemory
 from netvm.net.skb import MAX_SKB_FRAGS, Skb
 from netvm.net.stack import NetStack
-from netvm.net.tcp.config import TcpConfig
+from netvm.net.tcp.config import ETHERNET, LOOPBACK, LOOPBACK_PASSIVE, TcpConfig
 from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.segment import SYN, Segment
 from netvm.net.tcp.state import TcpState
@@ -41,10 +41,6 @@ __all__ = ["TcpSock"]
 VM_WAIT_JIFFIES: Final = 50
 _DATA_FLOWS: Final = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
 
-_ETHERNET: Final = TcpConfig(nodelay=True)
-_LOOPBACK: Final = TcpConfig(mss_bytes=32741, nodelay=True)
-"""An MTU of 65536, of which a segment takes half the first window (tcp_bound_to_half_wnd)."""
-
 
 class TcpSock:
     """A TCP socket of the emulated host."""
@@ -58,6 +54,7 @@ class TcpSock:
         sndbuf: int | None = None,
         rcvbuf: int | None = None,
         loopback: bool = False,
+        passive: bool = False,
         kernel: bool = True,
     ) -> None:
         self.stack = stack
@@ -73,7 +70,8 @@ class TcpSock:
             sndbuf_locked=sndbuf is not None,
             rcvbuf=stack.tcp_rmem[1] if rcvbuf is None else rcvbuf,
         )
-        self.config = config or (_LOOPBACK if loopback else _ETHERNET)
+        on_this_host = LOOPBACK_PASSIVE if passive else LOOPBACK
+        self.config = config or (on_this_host if loopback else ETHERNET)
         self.core = TcpConnection(self.config, iss=0)
         self.peer: Endpoint
         self.outgoing: StreamLog

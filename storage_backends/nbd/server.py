@@ -183,11 +183,12 @@ class LocalNbdServer:
         return max(0, self.service.disk.due_ns(self._promises[0].due_ns) - self.world.now_ns)
 
     async def _answer(self, task: Task) -> bool:
-        """Send the replies that are due; False when the client is gone."""
+        """Send the replies that are due, header and data apart; False when the client is gone."""
         while self._until_due_ns() == 0:
             promise = self._promises.popleft()
-            if await self.sock.sendmsg(task, self.service.complete(promise.request), more=False):
-                return False
+            for chunk in self.service.complete(promise.request):
+                if await self.sock.sendmsg(task, [chunk], more=False):
+                    return False
         return True
 
     async def _read_request(self, task: Task) -> bool:

@@ -5,9 +5,9 @@ already here, or beyond the window. What is ahead is kept as ranges, and reporte
 changed last first (RFC 2018 section 4). The shell holds the bytes and may have to give up some that were SACKed but not
 read: :meth:`Receiver.prune`.
 
-**The window** follows ``tcp_output.c:__tcp_select_window``: free space in whole packets; none at all while there is
-less than a packet or a sixteenth of the buffer (silly window avoidance, RFC 9293 section 3.8.6.2.2); and the right edge
-never moves left (``tcp_select_window``).
+**The window** follows ``tcp_output.c:__tcp_select_window`` as it is with window scaling (RFC 7323 section 2): the free
+space to within the scale; none at all while there is less than a packet or a sixteenth of the buffer (silly window
+avoidance, RFC 9293 section 3.8.6.2.2); and the right edge never moves left (``tcp_select_window``).
 
 **An acknowledgement** is due at once, later, or not (:class:`AckDue`), by ``__tcp_ack_snd_check``: at once when more
 than one packet is unacknowledged and the window can move, in quick-ACK mode (the first packets, and after any
@@ -17,8 +17,8 @@ and 200 ms. A side that answers what it receives leaves quick-ACK mode and lets 
 (``__tcp_send_ack``).
 
 # MODEL: no D-SACK; no ACK compression (``tcp_comp_sack_*``): a hole is reported at each arrival. The buffer is not
-# auto-tuned here: ``rcv_ssthresh`` and the like are part of the free space the shell announces. Linux's variant with
-# window scaling rounds the window to the scale instead of to packets.
+# auto-tuned here: ``rcv_ssthresh`` and the like are part of the free space the shell announces. The scale is that of a
+# tcp_rmem of 6 MiB; a small machine's is finer. Windows of SYNs, which are not scaled, are not cut to 16 bits.
 """
 
 from enum import Enum, IntEnum, unique
@@ -31,6 +31,8 @@ __all__ = ["AckDue", "Disposition", "Receiver"]
 
 _NEVER_NS = -(1 << 62)
 """Long before the first packet."""
+_SCALE_BYTES = 1 << 7
+"""What a window is counted in."""
 
 
 @unique
@@ -154,12 +156,9 @@ class Receiver:
         left = self.rcv_wup + self.rcv_wnd_bytes - self.rcv_nxt
         if not free or free < mss_bytes or free < full >> 4:
             return max(left, 0)
-        window = self.rcv_wnd_bytes
-        if not free - mss_bytes < window <= free:
-            window = free - free % mss_bytes
-        if window < left:
-            window = left
-        return window
+        # rounded up, so that it is not scaled away; down while it is short, so that scaling does not add to it
+        window = (free if free < full >> 1 else free + _SCALE_BYTES - 1) & -_SCALE_BYTES
+        return max(window, left)
 
     # What arrived
 

@@ -47,6 +47,19 @@ def test_priority_is_a_mask_and_a_count(net_host: Callable[..., Host], fixed: bo
         assert (sock.memalloc, sock.allocation & GFP_MEMALLOC, host.skbs.nr_memalloc_socks) == (False, 0, 0)
 
 
+def test_who_accepts_over_loopback_fills_larger_packets(net_host: Callable[..., Host]) -> None:
+    """tcp_bound_to_half_wnd: half of the SYN-ACK's window for one end, half of the first scaled one for the other."""
+    host = net_host()
+
+    async def body(task: Any) -> None:
+        one, other = host.loopback_pair()
+        one.connect()
+        await host.pause(task, 10 * NS_PER_MS)
+        assert (one.core.size_goal_bytes, other.core.size_goal_bytes) == (32_741, 32_768)
+
+    host.run(body)
+
+
 @pytest.mark.parametrize(
     ("fixed", "memalloc", "dropped"), [(True, False, 1), (True, True, 0), (False, False, 0), (False, True, 0)]
 )

@@ -4,9 +4,10 @@ import pytest
 
 from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK
 from netvm.mm.gfp import PF_LOCAL_THROTTLE, PF_MEMALLOC_NOIO
+from netvm.net.stack import NetStack
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import run_scenario
-from netvm.units import MIB, NS_PER_MS
+from netvm.units import MIB, NS_PER_MS, PAGE_SIZE
 from storage_backends.export.disk import DiskModel
 from storage_backends.export.store import BlockStore
 from storage_backends.nbd.server import NbdService
@@ -58,6 +59,27 @@ def test_a_local_server_reads_on_while_its_disk_is_busy(device):
         assert 8 * NS_PER_MS <= d.world.now_ns - began_ns < 10 * NS_PER_MS
 
     device(LOCAL).run(script)
+
+
+def test_a_local_server_sends_a_header_and_then_its_data(device, monkeypatch):
+    """The header of a read's reply is a packet of its own: the client may have it while there is no memory for data."""
+    sizes = []
+    xmit = NetStack.xmit
+
+    def listen(stack, to, segment, *args, **kwargs):
+        if to.name != "nbd-server" and segment.size_bytes:
+            sizes.append(segment.size_bytes)
+        return xmit(stack, to, segment, *args, **kwargs)
+
+    async def script(d, task):
+        d.submit(0, [1, 2])
+        await d.until_ended(task, 1)
+        monkeypatch.setattr(NetStack, "xmit", listen)
+        d.submit(0, nr_pages=2)
+        await d.until_ended(task, 2)
+
+    device(LOCAL).run(script)
+    assert sizes == [16, 2 * PAGE_SIZE]
 
 
 @pytest.mark.parametrize("seed", [0, 2])

@@ -284,7 +284,7 @@ def test_a_fin_behind_data_is_one_segment(wire):
 def test_reading_after_the_end_of_file_is_silent(make_wire):
     """tcp_cleanup_rbuf: a window that opens for nothing is not announced."""
     wire = make_wire(client=TcpConfig(nodelay=True))
-    wire.server.buffer_bytes = 4 * MSS
+    wire.server.buffer_bytes = 44 * 128
     wire.server.reads_at_once = False
     wire.connect()
     wire.client.write(3 * MSS)

@@ -127,19 +127,32 @@ def test_acceptable_is_rfc_9293s_table() -> None:
 
 def test_silly_windows_are_not_offered() -> None:
     """RFC 9293 section 3.8.6.2.2: less than a packet, or than a sixteenth of the buffer, is announced as nothing."""
-    receiver = _receiver(free=3000, full=3000)
-    _arrive(receiver, 1, 3000)
+    receiver = _receiver(free=3072, full=3072)
+    _arrive(receiver, 1, 3072)
     for free in (0, 1, 999):
         receiver.set_space(free, None)
         assert receiver.select_window() == 0
+    receiver.set_space(1024, None)
+    assert receiver.select_window() == 1024
     receiver.set_space(1000, None)
-    assert receiver.select_window() == 1000
+    assert receiver.select_window() == 896
     receiver = _receiver(free=64_000)
     _arrive(receiver, 1, 64_000)
     receiver.set_space(3999, None)
     assert receiver.select_window() == 0
     receiver.set_space(4100, None)
-    assert receiver.select_window() == 4000
+    assert receiver.select_window() == 4096
+
+
+def test_a_window_is_counted_in_units_of_its_scale() -> None:
+    """RFC 7323 section 2.3: rounded up while there is plenty, down when less than half of the buffer is free."""
+    receiver = _receiver(free=12_800, full=12_800)
+    _arrive(receiver, 1, 1000)
+    receiver.set_space(12_801, None)
+    assert receiver.select_window() == 12_928
+    _arrive(receiver, 1001, 11_800)
+    receiver.set_space(6399, None)
+    assert receiver.select_window() == 6272
 
 
 @given(st.lists(st.tuples(st.integers(1, 4000), st.integers(0, 64_000)), max_size=30))
@@ -288,16 +301,16 @@ def test_acknowledgements_without_memory_back_off() -> None:
 
 def test_reading_opens_the_window() -> None:
     """tcp_cleanup_rbuf: an acknowledgement is due when the window at least doubles, not for less."""
-    receiver = _receiver(free=10_000, full=10_000)
+    receiver = _receiver(free=10_240, full=10_240)
     for _ in range(10):
-        _arrive(receiver, receiver.rcv_nxt, 1000)
+        _arrive(receiver, receiver.rcv_nxt, 1024)
     receiver.set_space(0, None)
     _acknowledge(receiver, 0)
-    receiver.set_space(500, None)
-    receiver.cleanup_rbuf(500, drained=False)
+    receiver.set_space(512, None)
+    receiver.cleanup_rbuf(512, drained=False)
     assert receiver.ack_due is AckDue.NONE
-    receiver.set_space(1000, None)
-    receiver.cleanup_rbuf(500, drained=False)
+    receiver.set_space(1024, None)
+    receiver.cleanup_rbuf(512, drained=False)
     assert receiver.ack_due is AckDue.NOW
     _acknowledge(receiver, 0)
     assert receiver.counters["TCPFromZeroWindowAdv"] == 1
