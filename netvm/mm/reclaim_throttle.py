@@ -10,11 +10,12 @@ meanwhile; for isolated pages everybody's, kernel threads' as well.
 # (wait_iff_congested). Programs and kswapd nap here as if one was, kernel threads as if none.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from netvm.mm.gfp import PF_KSWAPD, PF_KTHREAD
 from netvm.mm.scan_control import SWAP_CLUSTER_MAX
-from netvm.runtime.task import Resource, Task
+from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.trace.tracepoints import number_of
 from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
@@ -46,13 +47,18 @@ class Throttles:
     def __init__(self, vmscan: "Vmscan") -> None:
         self.vmscan = vmscan
         self.queues = {
-            reason: WaitQueue(vmscan.world, Resource("timer", f"reclaim_throttle {reason}", vmscan.providers_of_memory))
-            for reason in THROTTLE_TIMEOUT_NS
+            why: WaitQueue(vmscan.world, Resource("timer", f"reclaim_throttle {why}", self._providers_for(why)))
+            for why in THROTTLE_TIMEOUT_NS
         }
         self.slept_ns: dict[str, int] = {}
         self.count: dict[str, int] = {}
         self.nr_writeback_throttled = 0
         self._written_at_throttle = 0
+
+    def _providers_for(self, reason: str) -> Callable[[], list[Provider | Task]]:
+        """Return who can end a nap: who holds isolated pages, else whoever gives memory."""
+        vmscan = self.vmscan
+        return vmscan.providers_of_isolated if reason == "VMSCAN_THROTTLE_ISOLATED" else vmscan.providers_of_memory
 
     async def reclaim_throttle(self, task: Task, reason: str) -> None:
         """Sleep for a reason, at most its timeout (reclaim_throttle)."""

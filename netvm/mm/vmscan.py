@@ -133,6 +133,11 @@ class Vmscan:
         providers = self.pages.memory.providers
         return list(providers()) if providers is not None else []
 
+    def providers_of_isolated(self) -> list[Provider | Task]:
+        """Return who may have pages off the lists: whoever reclaims."""
+        kswapd = [self.kswapd] if self.kswapd is not None and not len(self.kswapd_wait) else []
+        return [*self.reclaimers, *kswapd]
+
     def _providers_of_reserve(self) -> list[Task]:
         return [self.kswapd] if self.kswapd is not None else []
 

@@ -155,3 +155,22 @@ def test_a_step_of_a_first_round_proves_no_hang(make_host, reason: str, proved: 
 
     host.run(body)
     assert told == [True] * proved
+
+
+def test_who_naps_for_isolated_pages_waits_for_those_who_reclaim(make_host) -> None:
+    """Pages off the lists come back from a program's reclaim or from kswapd's while it is awake, from nobody else."""
+    host = make_host()
+    vmscan = host.vmscan
+    reclaimer, vmscan.kswapd = host.task("hog"), host.task("kswapd0")
+    vmscan.reclaimers.append(reclaimer)
+    providers = vmscan.throttles.queues["VMSCAN_THROTTLE_ISOLATED"].resource.providers
+    assert providers is not None
+    assert providers() == [reclaimer, vmscan.kswapd]
+
+    async def body(task):
+        await vmscan.kswapd_wait.wait(task, timeout_ns=NS_PER_S)
+
+    host.world.call_after(NS_PER_MS, lambda: asleep.extend(providers()))
+    asleep: list[object] = []
+    host.run(body)
+    assert asleep == [reclaimer]
