@@ -228,15 +228,6 @@ class RequestQueue:
         """Requests that wait in the elevator."""
         return len(self._elevator) + len(self._dispatch)
 
-    def nr_free_tags(self) -> int:
-        """Return how many requests could be made now without sleeping for a tag."""
-        return self.nr_requests - self.nr_sched_tags_used
-
-    def nr_ready_writes(self, opf: int) -> int:
-        """Return how many requests of such writes the running task could make now without sleeping."""
-        nr_tokens = None if self.wbt is None else self.wbt.nr_free(opf, self.world.current)
-        return self.nr_free_tags() if nr_tokens is None else min(self.nr_free_tags(), nr_tokens)
-
     def start_plug(self, task: Task) -> Plug:
         """Begin to collect a task's requests (blk_start_plug)."""
         return Plug(self, task)

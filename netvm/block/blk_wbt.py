@@ -170,14 +170,6 @@ class Wbt:
         swap = bool(opf & REQ_SWAP) if self.by_request else kswapd
         return self.swap if swap else self.ordinary
 
-    def nr_free(self, opf: int, task: Task | None) -> int | None:
-        """Return how many such writes of a task would find a token now; None: any number."""
-        kswapd = task is not None and bool(task.flags & PF_KSWAPD)
-        rqw = self._class_of(opf, kswapd=kswapd)
-        if rqw is None:
-            return None
-        return 0 if rqw.wanted else max(0, self.get_limit(opf, kswapd=kswapd) - rqw.inflight)
-
     async def wbt_wait(self, task: Task, opf: int, *, write: bool) -> RqWait | None:
         """Take the token of a write, sleeping for it if need be; return the class that it is to be given back to."""
         if not write:

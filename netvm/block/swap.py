@@ -228,10 +228,6 @@ class SwapArea:
         """Begin to collect a task's requests."""
         return self.io.start_plug(task)
 
-    def nr_ready_writes(self) -> int:
-        """Return how many pages could be written now without sleeping."""
-        return self.io.nr_ready()[0]
-
     async def swap_writepages(
         self, task: Task, pfns: list[int], plug: PlugPort, begun: tuple[int, list[int]] | None = None
     ) -> None:

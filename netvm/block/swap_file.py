@@ -135,9 +135,9 @@ class FileSwapIo:
         """Begin to collect a task's pages."""
         return SwapFilePlug()
 
-    def nr_ready(self) -> tuple[int, int]:
-        """Return how many pages may be looked at together, a whole batch; there are no bios."""
-        return SWAP_CLUSTER_MAX if self.batches else 1, 0
+    def nr_ready(self) -> int:
+        """Return 0: there are no bios."""
+        return 0
 
     async def write(
         self, task: Task, plug: PlugPort, pfns: list[int], begun: tuple[int, list[int]] | None = None

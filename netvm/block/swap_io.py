@@ -72,8 +72,8 @@ class SwapIo(Protocol):
         """Begin to collect a task's requests."""
         ...
 
-    def nr_ready(self) -> tuple[int, int]:
-        """Return how many pages could be written now without sleeping, and for how many more there are bios."""
+    def nr_ready(self) -> int:
+        """Return for how many pages there are bios."""
         ...
 
     async def write(
@@ -137,13 +137,9 @@ class BlockSwapIo:
         """Begin to collect a task's requests (blk_start_plug)."""
         return self.queue.start_plug(task)
 
-    def nr_ready(self) -> tuple[int, int]:
-        """Return how many pages could be written now without sleeping for bio, token or tag, and the bios there are.
-
-        What merges takes no tag, so the bios are the more.
-        """
-        nr_bios = self.bios.cache.nr_ready()
-        return min(self.queue.nr_ready_writes(REQ_SWAP), nr_bios), nr_bios
+    def nr_ready(self) -> int:
+        """Return how many bios can be had without a new slab."""
+        return self.bios.cache.nr_ready()
 
     async def write(
         self, task: Task, plug: PlugPort, pfns: list[int], begun: tuple[int, list[int]] | None = None

@@ -30,20 +30,19 @@ class QuickWrites:
     def __init__(self, area: "SwapArea") -> None:
         self.area = area
 
-    def look(self, task: Task, plug: PlugPort, nr_pages: int) -> tuple[int, int, int]:
-        """Return how many of so many new pages could go without a sleep; have all at hand; and merge as well."""
+    def look(self, task: Task, plug: PlugPort, nr_pages: int) -> tuple[int, int]:
+        """Return how many of so many new pages have all they need at hand, and how many of them would merge as well."""
         area = self.area
-        nr_ready, nr_bios = area.io.nr_ready()
-        nr_at_hand = min(nr_pages, nr_bios)
+        nr_at_hand = min(nr_pages, area.io.nr_ready())
         if not nr_at_hand:
-            return nr_ready, 0, 0
+            return 0, 0
         slot, nr = area.slots.upcoming(nr_at_hand, 0 if task.cpu is None else task.cpu.index)
         if not nr or not area.tree.has_node_for(slot):
-            return nr_ready, 0, 0
+            return 0, 0
         left_in_node = _XA_CHUNK_MASK + 1 - (slot & _XA_CHUNK_MASK)
         if nr > left_in_node and not area.tree.has_node_for(slot + nr - 1):
             nr = left_in_node
-        return nr_ready, nr, area.io.room(plug, slot, nr)
+        return nr, area.io.room(plug, slot, nr)
 
     def write(self, task: Task, plug: PlugPort | None, pfns: list[int], versions: list[int]) -> int:
         """Put pages with all they need at hand under writeback; one page table holds each of their slots.

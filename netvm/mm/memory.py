@@ -21,11 +21,12 @@ from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import SwapPort
 from netvm.mm.shrink import Shrinker
 from netvm.runtime.costs import CpuCosts
+from netvm.runtime.cpu import PAY_QUANTUM_NS
 from netvm.runtime.task import Task
 from netvm.runtime.wait import RwSemaphore
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import NS_PER_MS, NS_PER_US
+from netvm.units import NS_PER_MS
 
 __all__ = ["GFP_ANON", "Memory"]
 
@@ -34,9 +35,6 @@ GFP_ANON: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP | GFP_ZERO
 
 _BLOCK_MAX: Final = 4096
 _TICK_NS: Final = 4 * NS_PER_MS
-_BLOCK_NS: Final = 100 * NS_PER_US
-"""Touches that take no longer than this together are done as one, whatever falls due meanwhile: as long as a batch of
-reclaim."""
 
 
 class Memory:
@@ -242,14 +240,15 @@ class Memory:
         return self.world.now_ns + unpaid_ns
 
     def _budget_pages(self, task: Task, entry: int) -> int:
-        """How many pages may be touched before something else could happen, or as one block."""
+        """How many pages are touched before something else happens, up to a tick or a block."""
         cost_ns = self.costs.touch if entry > 0 else self.costs.fault_anon
         cpus = task.cpus
         if cpus is None:
             return _BLOCK_MAX
-        ahead_ns = max(min(self.world.horizon_ns() - self.world.now_ns, _TICK_NS), _BLOCK_NS)
-        scaled = int(cost_ns * cpus.scale) or 1
-        return max(1, min(_BLOCK_MAX, ahead_ns // scaled))
+        scaled_ns = int(cost_ns * cpus.scale) or 1
+        # nobody looks before the task pays
+        nr = max(cpus.nr_undisturbed(task, cost_ns), PAY_QUANTUM_NS // scaled_ns if entry > 0 else 1)
+        return min(_BLOCK_MAX, nr, max(1, _TICK_NS // scaled_ns))
 
     def _touch_mapped(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
         """Touch mapped pages up to the first that is not; return how many."""

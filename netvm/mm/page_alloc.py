@@ -407,7 +407,7 @@ class PageAllocator:
                 return []
             # the slow path of each of them: kswapd is awake after the first
             self.wake_all_kswapds(gfp, 0)
-            nr_pages = min(nr_pages, spare)
+            nr_pages = 1 if task.cpus is not None and task.cpus.need_resched else min(nr_pages, spare)
             self._charge(task, self.costs.alloc_slow * nr_pages)
         migratetype = self.migratetype(gfp)
         pcp_list = pcp.lists[migratetype]

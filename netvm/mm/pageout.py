@@ -5,9 +5,9 @@ the first pages of a run that share their fate and their process.
 
 Mostly a page has all that it needs at hand (:class:`netvm.mm.ports.QuickPort`). Then no step can fail or sleep, nobody
 can look in between, and so many pages are dealt with in one pass, each written once with what it comes to. Any other
-page takes one step after another and sleeps where it must. How many go together is as many as could go without a sleep
-for a tag or a bio, since a task pays for its time after each such chunk; chunks that only lengthen a request are dealt
-with together up to where it would pay.
+page takes one step after another and sleeps where it must. What only lengthens a request goes together up to the page
+in which an interrupt falls; a page that begins a request goes alone, since the one before it is sent by that, and
+kblockd runs before the next page is looked at.
 """
 
 from typing import TYPE_CHECKING
@@ -46,8 +46,8 @@ class Pageout:
     ) -> tuple[int, int]:
         """Send the first pages of a run to swap; return how many were dealt with, and sent out.
 
-        As many at once as can be written without sleeping; one page when the next write must wait for its bio. All are
-        to be put back. ``new`` ones are not in the swap cache yet.
+        Those that only lengthen a request together, any other alone. All are to be put back. ``new`` ones are not in
+        the swap cache yet.
         """
         swap = self.swap
         may_write = sc.may_writepage and sc.gfp & GFP_IO and (sc.gfp & GFP_FS or not swap.needs_fs)
@@ -57,22 +57,21 @@ class Pageout:
         if not may_write:
             chunk = run
         elif not new:
-            chunk = run[: max(1, swap.nr_ready_writes())]
+            chunk = run[:1]
         else:
-            nr_ready, nr_at_hand, nr_merging = swap.quick.look(task, plug, len(run))
-            nr = self._nr_until_paid(task, len(run), nr_ready or 1, nr_merging)
-            if nr:
+            nr_at_hand, nr_merging = swap.quick.look(task, plug, len(run))
+            if nr_merging:
+                nr = self._nr_until_looked(task, nr_merging)
                 self._write_quickly(task, run[:nr], plug)
-                await self._pay(task)
+                await self._pay_for(task, nr)
                 return nr, nr
-            chunk = run[: nr_ready or 1]
-            nr = len(chunk)
-            if nr <= nr_at_hand:
-                task.charge_ns += nr * self.costs.scan_pageout
+            chunk = run[:1]
+            if nr_at_hand:
+                task.charge_ns += self.costs.scan_pageout
                 slot, versions = self._write_quickly(task, chunk, None)
                 await swap.swap_writepages(task, chunk, plug, begun=(slot, versions))
                 await self._pay(task)
-                return nr, nr
+                return 1, 1
         nr = len(chunk)
         nr_cached = swap.add_to_swap(task, chunk) if new else nr
         nr_sent = 0
@@ -95,26 +94,21 @@ class Pageout:
         if task.cpus is not None and task.cpus.should_pay(task):
             await task.cpus.pay(task)
 
+    async def _pay_for(self, task: Task, nr_pages: int) -> None:
+        """Pay for pages that were sent together as if it had been offered after each."""
+        cost_ns = self.costs.scan_pageout
+        nr_paid = 0 if task.cpus is None else task.cpus.nr_paid(task, cost_ns, nr_pages)
+        task.charge_ns += nr_paid * cost_ns
+        if nr_paid and task.cpus is not None:
+            await task.cpus.pay(task)
+        task.charge_ns += (nr_pages - nr_paid) * cost_ns
+
     # -- all at once ----------------------------------------------------------------------------------------------
 
-    def _nr_until_paid(self, task: Task, nr_pages: int, nr_ready: int, nr_merging: int) -> int:
-        """Return how many pages merge until the task has to pay, and charge it for them.
-
-        It is as if chunks of ``nr_ready`` pages were sent one after another.
-        """
-        cost_ns = self.costs.scan_pageout
+    def _nr_until_looked(self, task: Task, nr_pages: int) -> int:
+        """Return after how many of so many pages, one at least, an interrupt or a preemption falls between two."""
         cpus = task.cpus
-        due_ns = 0 if cpus is None else cpus.due_ns()
-        nr = 0
-        while nr < nr_pages:
-            chunk = min(nr_ready, nr_pages - nr)
-            if nr + chunk > nr_merging:
-                break
-            nr += chunk
-            task.charge_ns += chunk * cost_ns
-            if task.charge_ns >= due_ns and cpus is not None and cpus.should_pay(task):
-                break
-        return nr
+        return nr_pages if cpus is None else min(nr_pages, cpus.nr_undisturbed(task, self.costs.scan_pageout))
 
     def _write_quickly(self, task: Task, pages: list[int], plug: PlugPort | None) -> tuple[int, list[int]]:
         """Unmap new pages that have all they need at hand and put them under writeback.

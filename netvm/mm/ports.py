@@ -81,8 +81,8 @@ class FilePort(Protocol):
 class QuickPort(Protocol):
     """The quick way of new pages to swap: up to where they are under writeback, nothing can fail or sleep."""
 
-    def look(self, task: Task, plug: PlugPort, nr_pages: int) -> tuple[int, int, int]:
-        """Return how many of so many new pages could go without a sleep; have all at hand; and merge as well."""
+    def look(self, task: Task, plug: PlugPort, nr_pages: int) -> tuple[int, int]:
+        """Return how many of so many new pages have all they need at hand, and how many of them would merge as well."""
         ...
 
     def write(self, task: Task, plug: PlugPort | None, pfns: list[int], versions: list[int]) -> int:
@@ -120,10 +120,6 @@ class SwapPort(Protocol):
 
     def start_plug(self, task: Task) -> PlugPort:
         """Begin to collect a task's requests (blk_start_plug)."""
-        ...
-
-    def nr_ready_writes(self) -> int:
-        """Return how many pages could be written now without any sleep."""
         ...
 
     def add_to_swap(self, task: Task, pfns: list[int]) -> int:

@@ -16,7 +16,7 @@ class CpuCosts:
 
     touch: int = 100
     """The program's own work on a page it finds mapped."""
-    fault_anon: int = 3_600
+    fault_anon: int = 4_100
     """First touch: exception, page allocated and zeroed, mapped."""
     fault_swapcache: int = 4_600
     """Minor fault that finds the page in the swap cache, and the write-protect fault that follows."""
@@ -28,7 +28,7 @@ class CpuCosts:
     """One page of a readahead window: allocation, swap cache, bio."""
     scan_keep: int = 1_480
     """A page looked at and put back: isolate, reference walk, put back."""
-    scan_pageout: int = 5_500
+    scan_pageout: int = 6_800
     """A page sent to swap: two rmap walks, slot, swap cache, bio, merge, put back."""
     scan_free: int = 2_250
     """A clean page freed."""
@@ -58,11 +58,11 @@ class CpuCosts:
     """A dentry and an inode made and filled in."""
     prune_object: int = 400
     """A dentry or inode looked at by its shrinker, and mostly freed."""
-    alloc_slow: int = 1_500
+    alloc_slow: int = 500
     """One pass through the allocator's slow path."""
-    sendmsg: int = 1_800
+    sendmsg: int = 2_600
     """One call into the socket: lock, frag, bookkeeping."""
-    copy_page: int = 1_000
+    copy_page: int = 1_300
     """Copying 4 KiB."""
     tx_skb: int = 6_000
     """One skb through TCP, IP and the driver."""
@@ -75,11 +75,11 @@ class CpuCosts:
     rx_gro_frame: int = 1_500
     """A further frame of a burst, which travels on in the first one's packet."""
     recvmsg: int = 1_800
-    dispatch_request: int = 6_000
+    dispatch_request: int = 4_000
     """One request through the scheduler and the driver."""
     complete_request: int = 3_000
     context_switch: int = 3_000
-    server_request: int = 30_000
+    server_request: int = 5_000
     """A storage server's own work on one request: system calls, not copies."""
 
     def with_faults(self, factor: float) -> "CpuCosts":

@@ -15,6 +15,7 @@ and only the timer tick looks whether it is used up, so that two equal tasks cha
 # running task pays next. With one CPU, as recorded, the first is no difference.
 """
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from netvm.runtime.task import Task, TaskState
@@ -24,7 +25,7 @@ from netvm.units import JIFFY_NS
 if TYPE_CHECKING:
     from netvm.runtime.world import World
 
-__all__ = ["Cpu", "Cpus", "SchedProbe"]
+__all__ = ["PAY_QUANTUM_NS", "Cpu", "Cpus", "SchedProbe"]
 
 SCHED_LATENCY_NS = 6_000_000
 SCHED_MIN_GRANULARITY_NS = 750_000
@@ -144,11 +145,29 @@ class Cpus:
         """Return whether a :meth:`cond_resched` would do anything: loops over pages ask, which is cheaper."""
         return self.need_resched or task.charge_ns * self.scale >= PAY_QUANTUM_NS
 
-    def due_ns(self) -> int:
-        """Return a charge below which no task need be asked whether it should pay."""
+    def nr_undisturbed(self, task: Task, cost_ns: int) -> int:
+        """Return how many steps of a cost the running task makes before an interrupt or a preemption falls between two.
+
+        The last of them is the one in which it falls; that is the next one if the task should give way already.
+        """
+        cpu = task.cpu
+        cost_ns = int(cost_ns * self.scale)
         if self.need_resched:
-            return 0
-        return int(PAY_QUANTUM_NS / self.scale) if self.scale else NEVER_NS
+            return 1
+        if cpu is None or not cost_ns:
+            return NEVER_NS
+        world = self.world
+        left_ns = world.horizon_ns() - max(cpu.free_at_ns, world.now_ns) - int(task.charge_ns * self.scale)
+        return max(left_ns, 0) // cost_ns + 1
+
+    def nr_paid(self, task: Task, cost_ns: int, nr_steps: int) -> int:
+        """Return how many of so many steps of a cost are paid for when a :meth:`cond_resched` follows each of them."""
+        step_ns = cost_ns * self.scale
+        if self.need_resched or not step_ns:
+            return nr_steps if self.need_resched else 0
+        first = max(1, math.ceil((PAY_QUANTUM_NS - task.charge_ns * self.scale) / step_ns))
+        each = math.ceil(PAY_QUANTUM_NS / step_ns)
+        return first + (nr_steps - first) // each * each if nr_steps >= first else 0
 
     async def pay(self, task: Task) -> None:
         """Let the time pass that the task has used, then give way if another task should run."""

@@ -54,13 +54,13 @@ def test_who_finds_no_tag_waits_for_one(make_host) -> None:
         plug = host.queue.start_plug(task)
         for slot in range(0, 40, 10):
             await submit(host, task, plug, slot, 1)
-        assert host.queue.nr_free_tags() == 0
+        assert host.queue.nr_sched_tags_used == host.queue.nr_requests
         host.world.call_after(5 * NS_PER_MS, host.device.release)
         await submit(host, task, plug, 40, 1)
         assert host.world.now_ns == 5 * NS_PER_MS
         plug.finish()
         await host.pause(task, NS_PER_S)
-        assert host.queue.nr_free_tags() == 4
+        assert host.queue.nr_sched_tags_used == 0
 
     host.run(body)
 
@@ -75,7 +75,7 @@ def test_who_waits_for_a_tag_is_woken_by_batches(make_host) -> None:
         plug = host.queue.start_plug(task)
         for slot in range(0, 640, 10):
             await submit(host, task, plug, slot, 1)
-        assert host.queue.nr_free_tags() == 0
+        assert host.queue.nr_sched_tags_used == host.queue.nr_requests
         for ms in range(1, 9):
             host.world.call_after(ms * NS_PER_MS, lambda: host.device.complete(host.device.in_flight[0]))
         await submit(host, task, plug, 640, 1)

@@ -80,18 +80,14 @@ class Swapless:
     def finish(self) -> None:
         """Nothing was collected."""
 
-    def nr_ready_writes(self) -> int:
-        """One: nothing is ever written."""
-        return 1
-
     @property
     def quick(self) -> "Swapless":
         """It is its own quick way out."""
         return self
 
-    def look(self, task: Task, plug: object, nr_pages: int) -> tuple[int, int, int]:
+    def look(self, task: Task, plug: object, nr_pages: int) -> tuple[int, int]:
         """Nothing is at hand."""
-        return 1, 0, 0
+        return 0, 0
 
     def add_to_swap(self, task: Task, pfns: list[int]) -> int:
         """There is no slot."""

@@ -206,6 +206,24 @@ def _poor(make_host, **options):
     return make_host(free=60, marks=(20, 25, 30), **options)
 
 
+def test_an_event_finds_the_touches_before_it(make_host) -> None:
+    """What falls due in the middle of a run of first touches sees those that were begun by then, and no other."""
+    host = make_host(cpus=1)
+    seen = []
+
+    async def body(task):
+        space = host.memory.map_anonymous(task, 400)
+        await host.memory.touch_run(task, space, 0, 1, write=True)
+        await task.cpus.pay(task)
+        before = host.memory._next_version
+        host.world.call_after(10 * host.costs.fault_anon - 1, lambda: seen.append(host.memory._next_version - before))
+        await host.memory.touch_run(task, space, 1, 399, write=True)
+        await task.cpus.pay(task)
+
+    _run(host, body)
+    assert seen == [10]
+
+
 def test_a_program_without_memory_must_die(make_host) -> None:
     """When the allocator fails the touch fails, and what was touched before stays."""
     host = _poor(make_host)

@@ -856,6 +856,21 @@ def test_a_run_leaves_a_lower_zone_that_is_short_to_single_requests(make_host) -
     assert host.pages.try_alloc_run(host.task(), 300, GFP_ANON, host.owner_test) == []
 
 
+@pytest.mark.parametrize("preempted", [False, True])
+def test_a_run_ends_with_the_page_that_wakes_kswapd(make_host, preempted: bool) -> None:
+    """Where it preempts the program it runs before the next page; else the run goes on to the min mark."""
+    host = make_host(free=1400, marks=(1000, 1400, 1800), batch=7, cpus=1)
+    Script(host)
+
+    async def body(task):
+        task.cpus.need_resched = preempted
+        found = host.pages.try_alloc_run(task, 50, GFP_ANON, host.owner_test)
+        task.cpus.need_resched = False
+        return len(found)
+
+    assert host.run(body) == (1 if preempted else 50)
+
+
 def test_a_run_takes_nothing_at_the_min_mark(make_host) -> None:
     """Where a single request would have to reclaim there is no run."""
     host = make_host(free=1000, marks=MARKS)

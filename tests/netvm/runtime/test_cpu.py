@@ -411,20 +411,25 @@ def test_only_who_has_a_cpu_pays(run: Run) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 7.5])
-def test_who_is_charged_less_than_is_due_has_nothing_to_pay(run: Run, scale: float) -> None:
-    """Below what is due nobody should pay, a little above it everybody, and anybody at all when another should run."""
+@pytest.mark.parametrize("until_ns", [1, 999, 1000, 40_000])
+def test_a_task_is_undisturbed_up_to_the_step_in_which_the_next_event_falls(
+    run: Run, scale: float, until_ns: int
+) -> None:
+    """As many steps as one by one find that the clock has not come to the event; one if it should give way already."""
     world = World()
     cpus = Cpus(world, 1, scale=scale)
 
     async def worker(task: Task) -> None:
-        due_ns = cpus.due_ns()
-        task.charge_ns = due_ns - 1
-        assert not cpus.should_pay(task)
-        task.charge_ns = due_ns + 1
-        assert cpus.should_pay(task) == bool(scale)
-        task.charge_ns = 0
+        cost_ns = 700
+        task.charge_ns = 1_300
+        world.call_after(until_ns, lambda: None)
+        found = cpus.nr_undisturbed(task, cost_ns)
+        begun_ns = world.now_ns + int(task.charge_ns * scale)
+        nr = 0
+        while scale and begun_ns + nr * int(cost_ns * scale) < world.now_ns + until_ns:
+            nr += 1
+        assert found == max(nr, 1) if scale else found >= 32
         cpus.need_resched = True
-        assert cpus.due_ns() == 0
-        assert cpus.should_pay(task)
+        assert cpus.nr_undisturbed(task, cost_ns) == 1
 
     run(world, worker, cpus=cpus)
