@@ -15,6 +15,9 @@ ran as fast as with counted instructions, or at some half of that with the large
 A file writer's device is a file system with what the recorded program did to it; ext2 and ext4 are one here. The second
 program goes round until the first is through: its repeats are those it had time for in the recording.
 
+Where the clock counted instructions, the program begins as long after a tick as it did: the tick, at the multiples of
+a jiffy, decides who is preempted when.
+
 Chance: what the recording owes to it (noise of the host, the start of the swap area) is not recorded. The seed is the
 number of the run, so that two recordings of one machine are two draws.
 
@@ -38,7 +41,7 @@ from netvm.scenario.load import scenario_from
 from netvm.scenario.recorded import Config, RecordedRun, RecordedZone, SlabCache, read_recorded_run
 from netvm.scenario.schema import Vm
 from netvm.scenario.tomltext import toml_text
-from netvm.units import MIB, PAGE_SIZE
+from netvm.units import JIFFY_NS, MIB, PAGE_SIZE
 
 __all__ = ["import_run"]
 
@@ -289,10 +292,18 @@ def _machine(
             "anon_pages": sum(zone.inactive_anon for zone in zones),
             "slab_objects": {name: slab[name].objects for name in sorted(slab) if _SLAB_CACHES.fullmatch(name)},
         }
-        | _init_pages(run, zones, notes),
+        | _init_pages(run, zones, notes)
+        | _start(run),
         "costs": _costs(config, notes),
         "zones": [_zone(zone, notes) for zone in zones],
     }
+
+
+def _start(run: RecordedRun) -> Table:
+    """Return where between two ticks the program began, if the clock was not that of a busy machine."""
+    if run.start_ns is None or _is_real_time(run.config):
+        return {}
+    return {"start_in_jiffy_ns": run.start_ns % JIFFY_NS}
 
 
 def _ram_mib(config: Config, origin: str) -> int:

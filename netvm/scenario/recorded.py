@@ -193,6 +193,8 @@ class RecordedRun:
     summary: Mapping[str, Any]
     vmstat: Mapping[str, int]
     """Counters' growth during the run; completed runs only."""
+    start_ns: int | None = None
+    """When the program began, since boot."""
     passes_ns: tuple[int, ...] = ()
     """Time of each pass of the program."""
     nr_pulses: int = 0
@@ -215,6 +217,7 @@ def read_recorded_run(directory: Path) -> RecordedRun:
 
     zoneinfo = text("zoneinfo_before")
     console = text("console.txt")
+    start = re.search(r"^START ns=(\d+)", text("workload.txt"), re.MULTILINE)
     return RecordedRun(
         path=directory,
         config=_read_config(directory / "config.json"),
@@ -226,6 +229,7 @@ def read_recorded_run(directory: Path) -> RecordedRun:
         queue=_pairs(text("queue.txt"), "="),
         summary=_read_json(texts["summary.json"]) if "summary.json" in texts else {},
         vmstat=_growth(_numbers(text("vmstat_before")), _numbers(text("vmstat_after"))),
+        start_ns=int(start[1]) if start else None,
         passes_ns=tuple(int(ns) for ns in re.findall(r"^PASS .*?total_ns=(\d+)", text("workload.txt"), re.MULTILINE)),
         nr_pulses=len(re.findall(r"^CYCLE ", text("hog2.txt"), re.MULTILINE)),
         console=read_console(console) if console else None,

@@ -37,6 +37,7 @@ from netvm.scenario.outcome import (
     WorkloadReport,
     ZoneReport,
 )
+from netvm.scenario.program import THINK
 from netvm.scenario.schema import Scenario, Verdict
 from netvm.scenario.traffic import start_traffic
 from netvm.scenario.verdict import (
@@ -51,7 +52,7 @@ from netvm.scenario.verdict import (
 )
 from netvm.scenario.workload import Program, start_workloads
 from netvm.trace.recorder import Recorder
-from netvm.units import NS_PER_MS, NS_PER_S
+from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 
 __all__ = ["Experiment", "run_scenario"]
 
@@ -167,6 +168,9 @@ class Experiment:
         """Connect the storage, then let the scenario begin."""
         host, world, run = self.host, self.world, self.scenario.run
         await host.backend.start(task)
+        in_jiffy_ns = self.scenario.machine.boot.start_in_jiffy_ns
+        if in_jiffy_ns is not None:
+            await world.sleep_ns(task, (in_jiffy_ns - world.now_ns) % JIFFY_NS, THINK, kind=TimerKind.PROGRESS)
         self._begun_ns = world.now_ns
         self._detector = HangDetector(
             world,

@@ -139,6 +139,8 @@ class Boot(_Table, frozen=True, kw_only=True):
     """Objects in use by cache at the start, as in /proc/slabinfo."""
     init_pages: Natural = 0
     """Pages of the kernel's init sections and initrd: not free yet while it sizes its marks and limits."""
+    start_in_jiffy_ns: Annotated[int, Meta(ge=0, lt=4_000_000)] | None = None
+    """How long after a tick the programs start; as it comes if not given. The tick decides who is preempted when."""
 
 
 class Costs(_Table, frozen=True, kw_only=True):
@@ -258,8 +260,7 @@ class Link(_Table, frozen=True, kw_only=True):
     duplicate: Ratio = 0.0
     """Share of packets delivered twice."""
     peer_acks: Literal["burst", "frame"] = "burst"
-    """How the server acknowledges: once for a burst that arrived together, or every frame by itself, as user-mode
-    network stacks (QEMU's slirp) do."""
+    """What the server acknowledges: a burst that arrived together, or every frame (as user-mode emulators do)."""
 
 
 class Flood(_Table, frozen=True, kw_only=True, tag="udp-flood", tag_field="kind"):

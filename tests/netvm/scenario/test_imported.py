@@ -101,6 +101,7 @@ def test_the_small_build() -> None:
     assert (scenario.machine.costs.scale, scenario.machine.costs.noise) == (1.0, 0.0)
     assert scenario.machine.boot.slab_objects["bio-160"] == 21
     assert scenario.machine.boot.anon_pages == 18
+    assert scenario.machine.boot.start_in_jiffy_ns == 4_555_373_288 % 4_000_000
     assert scenario.vm.min_free_kbytes == 8192
 
 
@@ -113,6 +114,7 @@ def test_the_debian_build_over_iscsi() -> None:
     assert (scenario.storage.max_sectors_kb, scenario.storage.nr_requests) == (1280, 226)
     assert scenario.storage.rotational
     assert (scenario.machine.costs.scale, scenario.machine.costs.noise) == (2.3, 0.5)
+    assert scenario.machine.boot.start_in_jiffy_ns is None
 
 
 def test_the_speed_of_a_machine_in_real_time() -> None:
