@@ -433,3 +433,26 @@ def test_a_task_is_undisturbed_up_to_the_step_in_which_the_next_event_falls(
         assert cpus.nr_undisturbed(task, cost_ns) == 1
 
     run(world, worker, cpus=cpus)
+
+
+@given(
+    charge_ns=st.integers(0, 50_000),
+    cost_ns=st.integers(1, 30_000),
+    nr_steps=st.integers(1, 64),
+    gives_way=st.booleans(),
+)
+def test_steps_paid_together_are_those_paid_one_by_one(
+    *, charge_ns: int, cost_ns: int, nr_steps: int, gives_way: bool
+) -> None:
+    """What is paid for at once ends where the last of as many looks at the charge would have paid."""
+    cpus = Cpus(World(), 1)
+    cpus.need_resched = gives_way
+    task = Task(world=cpus.world, number=1, comm="hog", pid=None, cpus=cpus, flags=0, nice=0)
+    task.charge_ns = charge_ns
+    found = cpus.nr_paid(task, cost_ns, nr_steps)
+    last = 0
+    for nr in range(1, nr_steps + 1):
+        task.charge_ns += cost_ns
+        if cpus.should_pay(task):
+            last, task.charge_ns = nr, 0
+    assert found == last
