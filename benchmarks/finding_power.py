@@ -83,6 +83,8 @@ EXHIBITS = (
     *(Exhibit(f"B8/{arm}-broken", f"B8/{arm}-broken") for arm in ("unstable", "nofs")),
     *(Exhibit(name, name) for name in ("C2/double-broken", "C3/fuse-broken", "C3/group-broken")),
     *(Exhibit(name, name) for name in ("C4/strict-broken", "C4/flush-broken", "C5/crypt-broken", "F1/lock-broken")),
+    Exhibit("A12/ring-broken", "A12/ring-broken", seeds=5),
+    Exhibit("C6/wbt-broken", "C6/wbt-broken", seeds=3),
 )
 
 
