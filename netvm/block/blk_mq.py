@@ -214,13 +214,14 @@ class RequestQueue:
         self._dispatch: list[Request] = []
         self._rerun: TimerHandle | None = None
         self._timeout: TimerHandle | None = None
-        self.tag = Resource("request", f"{name}: request tag ({nr_requests})", self._tag_providers)
+        self.tag = Resource("request", f"{name}: request tag ({nr_requests})", self.providers)
         self._tag_waits = [WaitQueue(world, self.tag) for _ in range(SBQ_WAIT_QUEUES)]
         self._wait_index = self._wake_index = 0
         self._wake_batch = max(1, min(nr_requests // SBQ_WAIT_QUEUES, SBQ_WAKE_BATCH))
         self._until_wake = self._wake_batch
 
-    def _tag_providers(self) -> list[Provider]:
+    def providers(self) -> list[Provider | Task]:
+        """Return what each request under way waits for: they give back tags, tokens and bios."""
         return [self.driver.needs(rq) for rq in self.outstanding.values()]
 
     @property

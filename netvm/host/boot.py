@@ -268,7 +268,7 @@ class _Boot:
             queue = self._split(queue, bio_cache, unbound)
         if storage.encrypted:
             queue = self._encrypt(queue, slabs.pages, unbound)
-        bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=lambda: _bio_providers(queue))
+        bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=queue.providers)
         bios.fill(softirq)
         return BlockSwapIo(queue, bios), bios
 
@@ -283,7 +283,7 @@ class _Boot:
             queue_depth=storage.queue_depth if storage.kind == "iscsi" else storage.nr_requests,
             write_cache=storage.write_cache == "write back",
             fixes=self.fixes,
-            providers=lambda: _bio_providers(queue),
+            providers=queue.providers,
         )
 
     def _split(self, lower: RequestQueue, bio_cache: SlabCache, pool: WorkerPool) -> RequestQueue:
@@ -417,12 +417,8 @@ class _Boot:
             host.lruvec.folio_add_lru(pfn)
         host.memory.write_versions(space, 0, nr)
         space.nr_anon = nr
-        space.task = None
+        space.tasks.clear()
         host.vmstat.nr_anon_pages += nr
-
-
-def _bio_providers(queue: RequestQueue) -> list[Provider | Task]:
-    return [queue.driver.needs(rq) for rq in queue.outstanding.values()]
 
 
 def _set_memory_providers(host: Host) -> None:

@@ -55,9 +55,7 @@ class AddressSpace:
         "ra_hits",
         "ra_win",
         "table_of",
-        "task",
         "tasks",
-        "thread_touches",
         "touches",
         "unlocked",
         "version",
@@ -88,24 +86,25 @@ class AddressSpace:
         self.ra_addr = _NOWHERE
         self.ra_win = 0
         self.ra_hits = 4
-        self.task: Task | None = None
-        """A thread of it; None before the first has come and when the last has gone."""
         self.tasks: list[Task] = []
-        """All that there are."""
+        """Its threads that have come and are not gone."""
         self.nr_threads = 1
         """Threads that use it or will."""
         self.mmap_lock: RwSemaphore | None = None
         """Taken by faults for reading and by whoever changes the mapping for writing; None: only one thread ever."""
-        self.thread_touches: dict[Task, TouchRecorder] = {}
-        """Where the report of each of several threads is kept."""
-        self.touches: TouchRecorder | None = None
-        """Where the program's report is kept."""
+        self.touches: dict[Task, TouchRecorder] = {}
+        """Where the report of each of its threads is kept."""
         self.memcg = 0
         """Memory group its pages are charged to; 0: none."""
         self.killed = False
         self.oom_reaped = False
         """MMF_OOM_SKIP: the OOM killer is through with it."""
         self.unlocked: WaitQueue | None = None
+
+    @property
+    def task(self) -> Task | None:
+        """A thread of it; None before the first has come and when the last has gone."""
+        return self.tasks[0] if self.tasks else None
 
     def resident(self) -> npt.NDArray[np.intp]:
         """Return the virtual page numbers that are mapped."""

@@ -26,7 +26,7 @@ from netvm.runtime.task import Task
 from netvm.runtime.wait import RwSemaphore
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import NS_PER_MS
+from netvm.units import JIFFY_NS
 
 __all__ = ["GFP_ANON", "Memory"]
 
@@ -34,7 +34,6 @@ GFP_ANON: Final = GFP_HIGHUSER_MOVABLE | GFP_COMP | GFP_ZERO
 """Mask of a new anonymous page."""
 
 _BLOCK_MAX: Final = 4096
-_TICK_NS: Final = 4 * NS_PER_MS
 
 
 class Memory:
@@ -85,7 +84,6 @@ class Memory:
     def clone_vm(self, task: Task, space: AddressSpace) -> None:
         """Let a task use a program's memory: another of its threads (CLONE_VM)."""
         space.tasks.append(task)
-        space.task = space.task or task
         task.mm = space
 
     def mmput(self, task: Task, space: AddressSpace) -> None:
@@ -96,8 +94,6 @@ class Memory:
             return
         space.tasks.remove(task)
         task.mm = None
-        if space.task is task:
-            space.task = space.tasks[0] if space.tasks else None
 
     def exit_mmap(self, space: AddressSpace) -> None:
         """Free all of a program's memory (exit_mmap)."""
@@ -112,7 +108,6 @@ class Memory:
         for task in space.tasks:
             task.mm = None
         space.tasks = []
-        space.task = None
 
     def unmap_all(self, space: AddressSpace) -> None:
         """Drop every page and swap entry of a mapping (unmap_vmas)."""
@@ -164,44 +159,9 @@ class Memory:
         With ``read_first`` each page is read before it is written: a page that comes back from swap is mapped read-only
         and the write takes a write-protect fault.
         """
-        if space.mmap_lock is not None:
-            return await self._touch_shared(task, space, vpn, nr_pages, write=write, read_first=read_first)
-        end = vpn + nr_pages
-        while vpn < end:
-            first = vpn
-            begun_ns = self._task_time_ns(task)
-            entry = space.pte_of[vpn]
-            limit = min(end - vpn, self._budget_pages(task, entry))
-            if entry > 0:
-                vpn += self._touch_mapped(task, space, vpn, limit, write=write)
-            elif entry == 0:
-                done = self._touch_new(task, space, vpn, limit)
-                if not done:
-                    done = await self.do_anonymous_page(task, space, vpn)
-                    if not done:
-                        return False
-                vpn += done
-            elif not await self.swap.do_swap_page(task, space, vpn, write=write and not read_first):
-                return False
-            else:
-                vpn += self._touch_mapped(task, space, vpn, 1, write=write)
-            if task.cpus is not None:
-                await task.cpus.cond_resched(task)
-            if space.touches is not None:
-                space.touches.add(vpn - first, self._task_time_ns(task) - begun_ns)
-        return True
-
-    async def _touch_shared(
-        self, task: Task, space: AddressSpace, vpn: int, nr_pages: int, *, write: bool, read_first: bool
-    ) -> bool:
-        """Touch pages of memory that has several threads: a fault holds the mmap lock for reading (do_user_addr_fault).
-
-        # MODEL: a page that came back read-only is made writable without looking at the lock.
-        """
-        assert space.mmap_lock is not None
-        end = vpn + nr_pages
         lock = None if self.pages.fixes.per_vma_lock else space.mmap_lock
-        touches = space.thread_touches.get(task)
+        touches = space.touches.get(task)
+        end = vpn + nr_pages
         while vpn < end:
             first = vpn
             begun_ns = self._task_time_ns(task)
@@ -228,7 +188,8 @@ class Memory:
 
     async def _handle_mm_fault(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
         """Map a page that is not there, and new ones after it if they are at hand; return how many, 0 if none can."""
-        if space.killed or task.killed:
+        if space.mmap_lock is not None and (space.killed or task.killed):
+            # it may have waited for the lock, or another thread was chosen
             return 0
         if space.pte_of[vpn] < 0:
             return int(await self.swap.do_swap_page(task, space, vpn, write=write))
@@ -248,7 +209,7 @@ class Memory:
         scaled_ns = int(cost_ns * cpus.scale) or 1
         # nobody looks before the task pays
         nr = max(cpus.nr_undisturbed(task, cost_ns), PAY_QUANTUM_NS // scaled_ns if entry > 0 else 1)
-        return min(_BLOCK_MAX, nr, max(1, _TICK_NS // scaled_ns))
+        return min(_BLOCK_MAX, nr, max(1, JIFFY_NS // scaled_ns))
 
     def _touch_mapped(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
         """Touch mapped pages up to the first that is not; return how many."""

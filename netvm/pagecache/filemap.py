@@ -46,7 +46,7 @@ from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import NS_PER_MS, NS_PER_US
+from netvm.units import JIFFY_NS, NS_PER_US
 
 if TYPE_CHECKING:
     from netvm.mm.vmscan import Vmscan
@@ -60,7 +60,6 @@ PTE_PRESENT: Final = 8
 """The file's shared mapping maps the page."""
 
 _BLOCK_MAX: Final = 1024
-_TICK_NS: Final = 4 * NS_PER_MS
 _BLOCK_NS: Final = 100 * NS_PER_US
 _U16 = np.uint16
 _U8 = np.uint8
@@ -204,7 +203,7 @@ class PageCache:
         cpus = task.cpus
         if cpus is None:
             return _BLOCK_MAX
-        ahead_ns = max(min(self.world.horizon_ns() - self.world.now_ns, _TICK_NS), _BLOCK_NS)
+        ahead_ns = max(min(self.world.horizon_ns() - self.world.now_ns, JIFFY_NS), _BLOCK_NS)
         return max(1, min(_BLOCK_MAX, ahead_ns // (int(cost_ns * cpus.scale) or 1)))
 
     def _write_block(

@@ -98,10 +98,7 @@ async def _pass(task: Task, host: Host, program: Program, index: int, random: St
     nr_pages = (spec.touch_kib * KIB // PAGE_SIZE or space.nr_pages) // spec.threads
     first = program.thread * nr_pages
     alive = True
-    if space.mmap_lock is None:
-        space.touches = result.touches
-    else:
-        space.thread_touches[task] = result.touches
+    space.touches[task] = result.touches
     if space.mmap_lock is not None and (spec.pattern == "seq" or not index):
         alive = await _touch_pieces(
             task, host, space, first, nr_pages, spec.think_ns, write=write, read_first=bool(index)
@@ -165,7 +162,7 @@ async def _anon_pulse(task: Task, host: Host, program: Program) -> None:
         )
         result = PassResult(index, TouchRecorder())
         program.passes.append(result)
-        space.touches = result.touches
+        space.touches[task] = result.touches
         try:
             if not await host.memory.touch_run(task, space, 0, space.nr_pages, write=True):
                 program.bus_error = not task.killed

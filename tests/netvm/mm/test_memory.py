@@ -171,10 +171,10 @@ def test_the_programs_report_counts_touches(host) -> None:
 
     async def body(task):
         space = host.memory.map_anonymous(task, 100)
-        space.touches = TouchRecorder()
+        space.touches[task] = TouchRecorder()
         assert await host.memory.touch_run(task, space, 0, 100, write=True)
         assert await host.memory.touch_run(task, space, 50, 20, write=False)
-        return space.touches
+        return space.touches[task]
 
     touches = _run(host, body)
     assert touches.nr_touches == 120
