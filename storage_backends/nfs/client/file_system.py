@@ -44,7 +44,6 @@ from storage_backends.nfs.client.inode import (
     pages_of,
 )
 from storage_backends.nfs.client.mount import Mount, nfs_congestion_kb
-from storage_backends.nfs.client.pools import NFS_PAGEVEC_SIZE, PAGE_POINTER_BYTES
 from storage_backends.nfs.client.release import RELEASE_WAIT_NS, Release, nfs_release
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.coalesce import Coalescer
@@ -216,23 +215,12 @@ class NfsFileSystem:
         return _NO_MEMORY
 
     async def _header_alloc(self, task: Task, indices: npt.NDArray[np.intp], *, write: bool) -> PgioHeader | None:
-        pools = self.pools
-        slab = await pools.header_alloc(task, write=write)
-        if slab < 0:
-            return None
-        array = -1
-        if len(indices) > NFS_PAGEVEC_SIZE:
-            gfp = pools.io_gfp_mask(task, write=write)
-            array = await pools.kmalloc(len(indices) * PAGE_POINTER_BYTES).alloc(task, gfp)
-            if array < 0:
-                pools.header_free(slab, write=write)
-                return None
-        return PgioHeader(indices, slab, array, write=write)
+        gfp = self.pools.io_gfp_mask(task, write=write)
+        found = await self.pools.pgio_header_alloc(task, len(indices), gfp, write=write)
+        return None if found is None else PgioHeader(indices, *found, write=write)
 
     def _header_free(self, header: PgioHeader) -> None:
-        if header.array >= 0:
-            self.pools.kmalloc(header.nr * PAGE_POINTER_BYTES).free(header.array)
-        self.pools.header_free(header.slab, write=header.write)
+        self.pools.pgio_header_free(header.slab, header.array, header.nr, write=header.write)
 
     async def _call(self, task: Task, procedure: Any, args: Any, inode: Inode, header: PgioHeader) -> bool:
         inode.nr_calls += 1

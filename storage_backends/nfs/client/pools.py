@@ -144,6 +144,28 @@ class NfsPools:
         """Give the header of a READ or WRITE back (nfs_readhdr_free, nfs_writehdr_free)."""
         (self.write_headers if write else self.read_headers).free(slab)
 
+    async def pgio_header_alloc(self, task: Task, nr_pages: int, gfp: int, *, write: bool) -> tuple[int, int] | None:
+        """Take a header and, for many pages, the array of their pointers; or None (nfs_generic_pgio).
+
+        The array, -1 if there is none, is asked for with ``gfp``.
+        """
+        slab = await self.header_alloc(task, write=write)
+        if slab < 0:
+            return None
+        if nr_pages <= NFS_PAGEVEC_SIZE:
+            return slab, -1
+        array = await self.kmalloc(nr_pages * PAGE_POINTER_BYTES).alloc(task, gfp)
+        if array < 0:
+            self.header_free(slab, write=write)
+            return None
+        return slab, array
+
+    def pgio_header_free(self, slab: int, array: int, nr_pages: int, *, write: bool) -> None:
+        """Give a header and its array back (nfs_pgio_header_free)."""
+        if array >= 0:
+            self.kmalloc(nr_pages * PAGE_POINTER_BYTES).free(array)
+        self.header_free(slab, write=write)
+
     async def commitdata_alloc(self, task: Task) -> int:
         """Take the header of a COMMIT, or -1 (nfs_commitdata_alloc)."""
         return await self._from_reserve(task, self.commit_headers)

@@ -20,7 +20,7 @@ from netvm.runtime.timer import TimerKind
 from netvm.runtime.workqueue import WorkItem
 from netvm.units import NS_PER_S, PAGE_SIZE
 from storage_backends.nfs.client.clnt import RpcClient
-from storage_backends.nfs.client.pools import NFS_PAGEVEC_SIZE, PAGE_POINTER_BYTES, rpc_task_gfp_mask
+from storage_backends.nfs.client.pools import rpc_task_gfp_mask
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.coalesce import Coalescer
 from storage_backends.nfs.connection.procedures import COMMIT, READ, WRITE
@@ -127,24 +127,11 @@ class NfsSwapFile:
                 return
 
     async def _header_alloc(self, task: Task, direct: _Direct, group: range, gfp: int) -> _Header | None:
-        pools = self.pools
-        write = direct.rq.write
-        slab = await pools.header_alloc(task, write=write)
-        if slab < 0:
-            return None
-        array = -1
-        if len(group) > NFS_PAGEVEC_SIZE:
-            array = await pools.kmalloc(len(group) * PAGE_POINTER_BYTES).alloc(task, gfp)
-            if array < 0:
-                pools.header_free(slab, write=write)
-                return None
-        return _Header(direct, group, slab, array)
+        found = await self.pools.pgio_header_alloc(task, len(group), gfp, write=direct.rq.write)
+        return None if found is None else _Header(direct, group, *found)
 
     def _header_free(self, header: _Header) -> None:
-        pools = self.pools
-        if header.array >= 0:
-            pools.kmalloc(header.nr * PAGE_POINTER_BYTES).free(header.array)
-        pools.header_free(header.slab, write=header.direct.rq.write)
+        self.pools.pgio_header_free(header.slab, header.array, header.nr, write=header.direct.rq.write)
 
     async def _initiate(self, task: Task, header: _Header) -> bool:
         """Begin the call of a header (nfs_initiate_pgio)."""
