@@ -10,34 +10,16 @@ from netvm.block.blk_mq import BLK_MQ_RESOURCE_DELAY_NS, BLK_STS_IOERR, blk_stat
 from netvm.units import NS_PER_MS, NS_PER_S
 
 
-def forget(_rq: Any, _error: int, _task: Any) -> None:
-    """Take the end of a request: pages of one owner merge."""
-
-
-async def submit(host, task, plug, slot: int, nr_pages: int, *, write: bool = True, ended: list | None = None) -> None:
-    """Submit pages of the device under a plug; note each request's end."""
-    await host.queue.submit_pages(
-        task,
-        plug,
-        write=write,
-        slot=slot,
-        pfns=list(range(100_000 + slot, 100_000 + slot + nr_pages)),
-        bios=[0] * nr_pages,
-        versions=list(range(slot, slot + nr_pages)),
-        end_io=forget if ended is None else lambda rq, error, _task: ended.append((rq.slot, rq.nr_pages, error)),
-    )
-
-
 def test_directions_and_gaps_do_not_merge(make_host) -> None:
     """A read after a write, a gap, or a step back begin a request of their own."""
     host = make_host()
 
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
-        await submit(host, task, plug, 0, 2)
-        await submit(host, task, plug, 2, 2, write=False)
-        await submit(host, task, plug, 10, 2, write=False)
-        await submit(host, task, plug, 8, 2, write=False)
+        await host.submit_pages(task, plug, 0, 2)
+        await host.submit_pages(task, plug, 2, 2, write=False)
+        await host.submit_pages(task, plug, 10, 2, write=False)
+        await host.submit_pages(task, plug, 8, 2, write=False)
         plug.finish()
         await host.pause(task, NS_PER_S)
 
@@ -53,10 +35,10 @@ def test_who_finds_no_tag_waits_for_one(make_host) -> None:
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
         for slot in range(0, 40, 10):
-            await submit(host, task, plug, slot, 1)
+            await host.submit_pages(task, plug, slot, 1)
         assert host.queue.nr_sched_tags_used == host.queue.nr_requests
         host.world.call_after(5 * NS_PER_MS, host.device.release)
-        await submit(host, task, plug, 40, 1)
+        await host.submit_pages(task, plug, 40, 1)
         assert host.world.now_ns == 5 * NS_PER_MS
         plug.finish()
         await host.pause(task, NS_PER_S)
@@ -74,11 +56,11 @@ def test_who_waits_for_a_tag_is_woken_by_batches(make_host) -> None:
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
         for slot in range(0, 640, 10):
-            await submit(host, task, plug, slot, 1)
+            await host.submit_pages(task, plug, slot, 1)
         assert host.queue.nr_sched_tags_used == host.queue.nr_requests
         for ms in range(1, 9):
             host.world.call_after(ms * NS_PER_MS, lambda: host.device.complete(host.device.in_flight[0]))
-        await submit(host, task, plug, 640, 1)
+        await host.submit_pages(task, plug, 640, 1)
         woken_ns.append(host.world.now_ns)
         host.device.release()
         plug.finish()
@@ -97,14 +79,14 @@ def test_nobody_waits_for_a_tag_when_all_are_free(make_host, nr_waiters: int) ->
 
     async def writer(task: Any, slot: int) -> None:
         plug = host.queue.start_plug(task)
-        await submit(host, task, plug, slot, 1)
+        await host.submit_pages(task, plug, slot, 1)
         plug.finish()
         served.append(slot)
 
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
         for slot in range(0, 640, 10):
-            await submit(host, task, plug, slot, 1)
+            await host.submit_pages(task, plug, slot, 1)
         plug.finish()
         for number in range(nr_waiters):
             slot = 1000 + 10 * number
@@ -125,10 +107,10 @@ def test_queue_depth_bounds_what_the_driver_has(make_host) -> None:
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
         for slot in range(0, 50, 10):
-            await submit(host, task, plug, slot, 1)
+            await host.submit_pages(task, plug, slot, 1)
         plug.flush(from_schedule=False)
         assert (len(host.queue.outstanding), host.queue.nr_queued) == (2, 3)
-        await submit(host, task, plug, 41, 1)
+        await host.submit_pages(task, plug, 41, 1)
         host.device.release()
         plug.finish()
         await host.pause(task, NS_PER_S)
@@ -145,7 +127,7 @@ def test_refused_request_is_sent_again(make_host) -> None:
 
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
-        await submit(host, task, plug, 0, 4, ended=ended)
+        await host.submit_pages(task, plug, 0, 4, ended=ended)
         plug.finish()
         await host.pause(task, NS_PER_S)
 
@@ -163,7 +145,7 @@ def test_error_reaches_who_submitted(make_host) -> None:
 
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
-        await submit(host, task, plug, 0, 4, ended=ended)
+        await host.submit_pages(task, plug, 0, 4, ended=ended)
         plug.finish()
         await host.pause(task, NS_PER_S)
 
@@ -179,11 +161,11 @@ def test_reads_go_before_writes_but_not_for_ever(make_host) -> None:
 
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
-        await submit(host, task, plug, 9000, 1)
+        await host.submit_pages(task, plug, 9000, 1)
         plug.flush(from_schedule=False)
         for index in range(3):
-            await submit(host, task, plug, 100 * index, 1)
-            await submit(host, task, plug, 5000 + 100 * index, 1, write=False)
+            await host.submit_pages(task, plug, 100 * index, 1)
+            await host.submit_pages(task, plug, 5000 + 100 * index, 1, write=False)
         plug.finish()
         host.device.release()
         await host.pause(task, NS_PER_S)
@@ -214,7 +196,7 @@ def test_every_page_is_written_once_and_ends_once(make_host, blocking: bool, dat
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
         for start in starts:
-            await submit(host, task, plug, start * 3, 3, ended=ended)
+            await host.submit_pages(task, plug, start * 3, 3, ended=ended)
         plug.finish()
         await host.pause(task, 10 * NS_PER_S)
 

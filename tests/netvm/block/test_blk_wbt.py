@@ -34,22 +34,8 @@ def _throttle(host: Any, **options: Any) -> Wbt:
 async def _submit(host: Any, task: Any, slot: int, *, opf: int = 0, write: bool = True, nr: int = 1) -> None:
     """Submit a run of pages under a plug of its own."""
     plug = host.queue.start_plug(task)
-    await host.queue.submit_pages(
-        task,
-        plug,
-        write=write,
-        slot=slot,
-        pfns=list(range(slot, slot + nr)),
-        bios=[0] * nr,
-        versions=[1] * nr,
-        end_io=_forget,
-        opf=opf,
-    )
+    await host.submit_pages(task, plug, slot, nr, write=write, opf=opf)
     plug.finish()
-
-
-def _forget(_rq: Any, _error: int, _task: Any) -> None:
-    """Take the end of a request: pages of one owner merge."""
 
 
 # -- depth ------------------------------------------------------------------------------------------------------------

@@ -5,23 +5,6 @@ from typing import Any
 from netvm.units import NS_PER_S
 
 
-async def _submit(host: Any, task: Any, plug: Any, slot: int, nr_pages: int) -> None:
-    await host.queue.submit_pages(
-        task,
-        plug,
-        write=True,
-        slot=slot,
-        pfns=list(range(100_000 + slot, 100_000 + slot + nr_pages)),
-        bios=[0] * nr_pages,
-        versions=list(range(slot, slot + nr_pages)),
-        end_io=_forget,
-    )
-
-
-def _forget(_rq: Any, _error: int, _task: Any) -> None:
-    """Take the end of a request: pages of one owner merge."""
-
-
 def test_a_plug_holds_requests_until_it_is_finished(make_host: Any) -> None:
     """Consecutive pages merge into requests of the limit; a full one leaves when the next begins."""
     host = make_host()
@@ -29,7 +12,7 @@ def test_a_plug_holds_requests_until_it_is_finished(make_host: Any) -> None:
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
         for slot in range(0, 80, 4):
-            await _submit(host, task, plug, slot, 4)
+            await host.submit_pages(task, plug, slot, 4)
             assert len(host.device.shapes) == slot // 32
         plug.finish()
         await host.pause(task, NS_PER_S)
@@ -45,7 +28,7 @@ def test_a_task_that_sleeps_flushes_its_plug(make_host: Any) -> None:
 
     async def body(task: Any) -> None:
         plug = host.queue.start_plug(task)
-        await _submit(host, task, plug, 0, 4)
+        await host.submit_pages(task, plug, 0, 4)
         await host.pause(task, NS_PER_S)
         assert host.device.shapes == [("W", 0, 4)]
         plug.finish()

@@ -13,6 +13,7 @@ import pytest
 
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import BLK_STS_OK, BLK_STS_RESOURCE, Request, RequestQueue
+from netvm.block.plug import Plug
 from netvm.block.swap import SwapArea
 from netvm.block.swap_file import FileSwapIo, SwapFileSystem
 from netvm.block.swap_io import BlockSwapIo
@@ -177,6 +178,10 @@ class Device:
     def needs(self, rq: Request) -> Provider:
         """Nothing of this host."""
         return Provider(name=f"{self.name}: {rq}")
+
+
+def _forget(_rq: Request, _error: int, _task: Task) -> None:
+    """Take the end of a request: pages of one owner merge."""
 
 
 class MiniHost:
@@ -426,6 +431,30 @@ class MiniHost:
         run_virtual(lambda: self.world.run(start))
         assert results or self.oom.panicked, "the program was killed"
         return results[0] if results else None
+
+    async def submit_pages(
+        self,
+        task: Task,
+        plug: Plug,
+        slot: int,
+        nr_pages: int,
+        *,
+        write: bool = True,
+        opf: int = 0,
+        ended: list[tuple[int, int, int]] | None = None,
+    ) -> None:
+        """Submit pages of the device under a plug; note each request's end. Those of one owner merge."""
+        await self.queue.submit_pages(
+            task,
+            plug,
+            write=write,
+            slot=slot,
+            pfns=list(range(100_000 + slot, 100_000 + slot + nr_pages)),
+            bios=[0] * nr_pages,
+            versions=list(range(slot, slot + nr_pages)),
+            end_io=_forget if ended is None else lambda rq, error, _task: ended.append((rq.slot, rq.nr_pages, error)),
+            opf=opf,
+        )
 
     async def pause(self, task: Task, delay_ns: int) -> None:
         """Let virtual time pass."""
