@@ -149,10 +149,13 @@ class Wbt:
 
     def get_limit(self, opf: int, *, kswapd: bool) -> int:
         """Return how many tokens of its class may be out when such a write takes one."""
-        swap = bool(opf & REQ_SWAP) if self.by_request else kswapd
-        if opf & REQ_SYNC or swap or self._recent_wait():
+        if opf & REQ_SYNC or self._is_swaps(opf, kswapd=kswapd) or self._recent_wait():
             return self.max_depth
         return self.wb_background if opf & REQ_BACKGROUND or self._close_io() else self.wb_normal
+
+    def _is_swaps(self, opf: int, *, kswapd: bool) -> bool:
+        """Whether a write is one of swap's: by what it says, or before 6.11 by who writes it."""
+        return bool(opf & REQ_SWAP) if self.by_request else kswapd
 
     def _recent_wait(self) -> bool:
         return self.world.now_ns < self.dirty_sleep_ns() + RECENT_WAIT_NS
@@ -167,8 +170,7 @@ class Wbt:
         """Return the class a write is counted in; None: it is not (bio_to_wbt_flags)."""
         if opf & REQ_SWAP and self.leaves_direct and not kswapd:
             return None
-        swap = bool(opf & REQ_SWAP) if self.by_request else kswapd
-        return self.swap if swap else self.ordinary
+        return self.swap if self._is_swaps(opf, kswapd=kswapd) else self.ordinary
 
     async def wbt_wait(self, task: Task, opf: int, *, write: bool) -> RqWait | None:
         """Take the token of a write, sleeping for it if need be; return the class that it is to be given back to."""

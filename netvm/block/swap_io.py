@@ -139,7 +139,7 @@ class BlockSwapIo:
 
     def nr_ready(self) -> int:
         """Return how many bios can be had without a new slab."""
-        return self.bios.cache.nr_ready()
+        return self.bios.nr_ready()
 
     async def write(
         self, task: Task, plug: PlugPort, pfns: list[int], begun: tuple[int, list[int]] | None = None

@@ -54,18 +54,14 @@ class Pageout:
         if new and not sc.gfp & GFP_IO:
             task.charge_ns += len(run) * self.costs.scan_keep
             return len(run), 0
-        if not may_write:
-            chunk = run
-        elif not new:
-            chunk = run[:1]
-        else:
+        chunk = run[:1] if may_write else run
+        if new and may_write:
             nr_at_hand, nr_merging = swap.quick.look(task, plug, len(run))
             if nr_merging:
                 nr = self._nr_until_looked(task, nr_merging)
                 self._write_quickly(task, run[:nr], plug)
                 await self._pay_for(task, nr)
                 return nr, nr
-            chunk = run[:1]
             if nr_at_hand:
                 task.charge_ns += self.costs.scan_pageout
                 slot, versions = self._write_quickly(task, chunk, None)

@@ -366,12 +366,15 @@ class TcpSock:
         self.mem.moderate_sndbuf()
         await self.sk_stream_wait_memory(task, "a page", more=more)
 
+    def vm_wait_ns(self) -> int:
+        """Return how long a wait for pages is: 2 to 51 jiffies."""
+        return (self.stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
+
     async def sk_stream_wait_memory(self, task: Task, short_of: str, *, more: bool) -> None:
         """Sleep without the lock: for space if the buffer is full, else for a moment, since pages were short."""
         self.short_of = short_of
         self.push(task, more=more)
-        short = self.mem.stream_memory_free()
-        timeout_ns = (self.stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS if short else None
+        timeout_ns = self.vm_wait_ns() if self.mem.stream_memory_free() else None
         self.release_sock(task)
         wait = self.send_space_wait.wait(task, timeout_ns=timeout_ns, interruptible=True)
         await (wait if self.stack.tracer is None else self.stack.tracer.wait_memory(task, self, wait))

@@ -163,8 +163,10 @@ class Cpus:
     def nr_paid(self, task: Task, cost_ns: int, nr_steps: int) -> int:
         """Return how many of so many steps of a cost are paid for when a :meth:`cond_resched` follows each of them."""
         step_ns = cost_ns * self.scale
-        if self.need_resched or not step_ns:
-            return nr_steps if self.need_resched else 0
+        if self.need_resched:
+            return nr_steps
+        if not step_ns:
+            return 0
         first = max(1, math.ceil((PAY_QUANTUM_NS - task.charge_ns * self.scale) / step_ns))
         each = math.ceil(PAY_QUANTUM_NS / step_ns)
         return first + (nr_steps - first) // each * each if nr_steps >= first else 0

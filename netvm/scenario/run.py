@@ -364,12 +364,9 @@ class Experiment:
 
     def _tagged_ring(self) -> str:
         nic = self.host.nic
-        tagged = nic.nr_pfmemalloc if nic is not None else 0
-        return (
-            f"; {tagged} of {nic.ring} receive buffers lie in pages of the reserve"
-            if nic is not None and tagged
-            else ""
-        )
+        if nic is None or not nic.nr_pfmemalloc:
+            return ""
+        return f"; {nic.nr_pfmemalloc} of {nic.ring} receive buffers lie in pages of the reserve"
 
     def _vmstat(self) -> dict[str, int]:
         values = {"nr_free_pages": self.host.node.nr_free, **self.host.vmstat.as_dict()}

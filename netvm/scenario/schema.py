@@ -24,6 +24,7 @@ from netvm.scenario.schema_workload import (
     Ratio,
     Workload,
 )
+from netvm.units import JIFFY_NS
 
 __all__ = [
     "Abstract",
@@ -139,7 +140,7 @@ class Boot(_Table, frozen=True, kw_only=True):
     """Objects in use by cache at the start, as in /proc/slabinfo."""
     init_pages: Natural = 0
     """Pages of the kernel's init sections and initrd: not free yet while it sizes its marks and limits."""
-    start_in_jiffy_ns: Annotated[int, Meta(ge=0, le=3_999_999)] | None = None
+    start_in_jiffy_ns: Annotated[int, Meta(ge=0, le=JIFFY_NS - 1)] | None = None
     """How long after a tick the programs start; as it comes if not given. The tick decides who is preempted when."""
 
 

@@ -27,7 +27,7 @@ from netvm.mm.gfp import GFP_ATOMIC, PF_MEMALLOC, GfpScope
 from netvm.net.sock import TcpSock
 from netvm.net.wire import LinkDirection
 from netvm.runtime.task import Task
-from netvm.units import JIFFY_NS, PAGE_SIZE
+from netvm.units import PAGE_SIZE
 from storage_backends.iscsi.connection.facts import ConnectionFailed, InitiatorEvent
 from storage_backends.iscsi.connection.initiator import InitiatorConnection
 from storage_backends.iscsi.messages.framing import Pdu
@@ -38,8 +38,6 @@ __all__ = ["TCP_WINDOW_BYTES", "IscsiTcpConn"]
 
 TCP_WINDOW_BYTES: Final = 2 * min(524288, 212992)
 """node.conn[0].tcp.window_size of iscsid.conf as SO_SNDBUF and SO_RCVBUF: bounded by wmem_max, then doubled."""
-VM_WAIT_JIFFIES: Final = 50
-"""sk_stream_wait_memory: a wait for pages is 2 to 51 jiffies."""
 
 
 class IscsiTcpConn:
@@ -191,12 +189,10 @@ class IscsiTcpConn:
     async def sk_stream_wait_memory(self, task: Task) -> None:
         """Sleep a moment, or until something is acknowledged: a packet's memory was refused."""
         sock = self.sock
-        stack = sock.stack
         sock.mem.proto.enter_pressure()
         sock.mem.moderate_sndbuf()
         sock.short_of = "a page"
-        timeout_ns = (stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
-        await sock.send_space_wait.wait(task, timeout_ns=timeout_ns, interruptible=True)
+        await sock.send_space_wait.wait(task, timeout_ns=sock.vm_wait_ns(), interruptible=True)
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
