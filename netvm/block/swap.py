@@ -112,6 +112,8 @@ class SwapArea:
         """What integrity checking found."""
         self.read_errors = 0
         self.write_errors = 0
+        self.failed_slots: set[int] = set()
+        """Where a write has ever failed."""
         self.nr_write_refused = 0
         """Pages whose file system had no memory to write them: dirty again, not lost."""
         self.nr_cleaned = 0
@@ -300,6 +302,7 @@ class SwapArea:
             self.nr_write_refused += nr
         elif error:
             self.write_errors += nr
+            self.failed_slots.update(range(rq.slot, rq.end_slot))
         else:
             self.nr_cleaned += nr
             self.stored_version[rq.slot : rq.end_slot] = rq.versions

@@ -68,8 +68,8 @@ class Files:
         )
 
     def progress(self) -> int:
-        """Return a number that grows whenever something got done: pages dirtied, cleaned or read, paths looked up."""
-        done = self.cache.nr_cleaned + self.cache.nr_read + self.cache.vmstat.nr_dirtied
+        """Return a number that grows when something got done: pages dirtied, cleaned, lost or read, paths looked up."""
+        done = self.cache.nr_cleaned + self.cache.nr_lost + self.cache.nr_read + self.cache.vmstat.nr_dirtied
         return done + self.dcache.nr_hits + self.dcache.nr_misses
 
 

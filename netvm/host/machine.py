@@ -114,6 +114,10 @@ class Host:
         )
 
     def progress(self) -> int:
-        """Return a number that grows whenever something got done: pages cleaned, read, or mapped."""
+        """Return a number that grows whenever something got done: pages cleaned, read, or mapped.
+
+        A write that fails ends a wait too, but the same page's failing again and again is no progress.
+        """
         done = self.swap.nr_cleaned + self.swap.nr_read + self.vmstat.pgfault + self.vmstat.oom_kill
+        done += len(self.swap.failed_slots)
         return done + self.files.progress()

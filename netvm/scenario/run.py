@@ -47,6 +47,7 @@ from netvm.scenario.verdict import (
     explain_oom,
     explain_standstill,
     hang_kind,
+    has_io_errors,
     judge,
     lost_writes,
 )
@@ -286,6 +287,12 @@ class Experiment:
         """Return the longest span in which nothing got done."""
         return self._detector.longest_standstill_ns if self._detector is not None else 0
 
+    def _has_stalled(self, verdict: Verdict | None) -> bool:
+        """Whether there was a standstill to be told of, whatever came after it; a hang tells of itself."""
+        if self._standstill:
+            return self.hang is None
+        return verdict == "STALL" and not self.nr_hung_tasks
+
     def _stall_lines(self) -> list[str]:
         """Say when nothing got done for longest, which faults were on, and who waited for what."""
         assert self._detector is not None
@@ -323,14 +330,14 @@ class Experiment:
         explanation = [*self.explanation]
         if self.hang is None:
             explanation += explain_oom(host)
-        if verdict == "STALL" and (self._standstill or not self.nr_hung_tasks):
+        if self._has_stalled(verdict):
             explanation += self._stall_lines()
         if verdict == "DROP_FOREVER" and self.hang is None:
             long = f"for {self.longest_dropping_ns // NS_PER_S} s with free pages above the high mark"
             explanation.append(f"packets of ordinary sockets dropped as reserve packets {long}{self._tagged_ring()}")
         if self.hang is None:
             explanation += self.hung_task_lines
-        if verdict == "IO_ERROR":
+        if has_io_errors(host, self.programs):
             explanation += explain_io_error(host, self.programs)
         explanation += host.swap.corrupt[:10] + host.files.cache.corrupt[:10]
         explanation += [

@@ -12,7 +12,7 @@ after the kernel's), what that waits for, who could provide it, and the figures 
 import re
 
 from netvm.host.machine import Host
-from netvm.mm.gfp import gfp_name
+from netvm.mm.gfp import PF_KTHREAD, PF_MEMALLOC_NOIO, gfp_name
 from netvm.mm.zone import Zone
 from netvm.net.sock import TcpSock
 from netvm.runtime.hang import Knot, find_knot, shortest_chain
@@ -28,6 +28,7 @@ __all__ = [
     "explain_oom",
     "explain_standstill",
     "hang_kind",
+    "has_io_errors",
     "judge",
     "lost_writes",
 ]
@@ -63,14 +64,21 @@ def judge(
         return hang
     if host.oom.kills:
         return "OOM"
-    io_errors = host.swap.read_errors + host.swap.write_errors + cache.read_errors + cache.write_errors
-    if io_errors or any(program.bus_error or program.io_errno for program in programs):
+    if has_io_errors(host, programs):
         return "IO_ERROR"
     if lost_writes(host):
         return "LOST_WRITE"
     if dropping_ns >= stall_ns:
         return "DROP_FOREVER"
     return "STALL" if standstill_ns >= stall_ns or nr_hung_tasks else "COMPLETED"
+
+
+def has_io_errors(host: Host, programs: list[Program]) -> bool:
+    """Whether anything could not be read or written, or a program was told so."""
+    swap, cache = host.swap, host.files.cache
+    if swap.read_errors or swap.write_errors or cache.read_errors or cache.write_errors:
+        return True
+    return any(program.bus_error or program.io_errno for program in programs)
 
 
 def hang_kind(host: Host) -> Verdict:
@@ -127,10 +135,11 @@ def explain_hang(host: Host, programs: list[Program], *, proved: bool, timeout_s
     lines = [f"hung at {host.world.now_ns / NS_PER_S:.3f} s ({how})"]
     tasks = [task for task in host.world.tasks.values() if _is_stuck(task)]
     lines += _as_it_stands(host, tasks)
-    chain = _chain(tasks, programs)
+    knot = find_knot(tasks)
+    chain = _chain(knot, programs)
     if chain:
         lines.append(f"the knot: {chain}")
-    return lines
+    return lines + _server_lines(knot)
 
 
 def explain_standstill(host: Host, programs: list[Program], *, since_ns: int) -> list[str]:
@@ -141,10 +150,11 @@ def explain_standstill(host: Host, programs: list[Program], *, since_ns: int) ->
     lines += _as_it_stands(host, tasks)
     awaited = (_awaited(task) for task in tasks if task not in host.swap.io.pool.waiters)
     lines += [f"under way: {names}" for names in dict.fromkeys(awaited) if names]
-    chain = _chain(tasks, programs)
+    knot = find_knot(tasks)
+    chain = _chain(knot, programs)
     if chain:
         lines.append(f"the wait: {chain}")
-    return lines
+    return lines + _server_lines(knot)
 
 
 def _awaited(task: Task) -> str:
@@ -162,11 +172,23 @@ def _as_it_stands(host: Host, tasks: list[Task]) -> list[str]:
     ]
 
 
-def _chain(tasks: list[Task], programs: list[Program]) -> str:
-    """Return the shortest chain of the knot these tasks are in, from a program if one is in it; empty if none is."""
-    knot = find_knot(tasks)
+def _chain(knot: Knot, programs: list[Program]) -> str:
+    """Return the shortest chain of a knot, from a program if one is in it; empty if no task is."""
     start = _start_of_chain(knot, programs)
     return "" if start is None else " -> ".join(_node_name(node) for node in shortest_chain(knot, start))
+
+
+def _server_lines(knot: Knot) -> list[str]:
+    """Name the processes that requests need, and that reclaim into the very device."""
+    needed = dict.fromkeys(need for node, needs in knot.edges.items() if isinstance(node, Provider) for need in needs)
+    return [
+        f"{task.comm}-{task.pid} is needed for what it waits for: it reclaims with __GFP_IO and __GFP_FS, as it has "
+        "not called prctl(PR_SET_IO_FLUSHER); kernel.fixes.io_flusher_servers is a daemon that has"
+        for task in needed
+        if isinstance(task, Task)
+        and not task.flags & (PF_KTHREAD | PF_MEMALLOC_NOIO)
+        and "try_to_free_pages" in task.stack()
+    ]
 
 
 def explain_hung_task(task: Task, since_ns: int, timeout_s: int) -> list[str]:

@@ -6,8 +6,10 @@ binds the connected socket it is no priority one, so a SYN-ACK that arrives in r
 is locked. With the fix ``io_flusher_servers`` it runs with PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, so that its reclaim
 never waits for its own device.
 
-After a failure it waits DefaultTime2Wait, closes the old socket, connects, binds, logs in and starts the session. What
-fails or takes longer than ``login_timeout`` is tried again, for ever once the session has existed.
+After a failure it waits DefaultTime2Wait, closes the old socket, connects, binds, logs in and starts the session. One
+timer, ``login_timeout``, is for all of that from the connect on. When it ends an attempt, or the login fails, the next
+follows at once; when there was no memory for the socket or the connection was refused, in three seconds. Once the
+session has existed that goes on for ever, before for as long as 8 timeouts (``initial_login_retry_max``).
 
 # MODEL: what a new connection takes (struct socket, sock, inode, file and dentry, the netlink requests to bind, to set
 # parameters and to start) is a fixed number of fresh pages, held as long as the connection; the daemon's own work costs
@@ -24,7 +26,7 @@ from netvm.net.sock import TcpSock
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.wait import WaitQueue
-from netvm.units import NS_PER_S
+from netvm.units import NS_PER_MS, NS_PER_S
 from storage_backends.iscsi.initiator.session import IscsiSession, SessionState
 
 __all__ = ["Iscsid"]
@@ -33,6 +35,9 @@ LOGIN_TIMEOUT_NS: Final = 15 * NS_PER_S
 INITIAL_LOGIN_RETRY_MAX: Final = 8
 REOPEN_DELAY_NS: Final = 3 * NS_PER_S
 """ISCSI_CONN_ERR_REOPEN_DELAY."""
+CONN_POLL_NS: Final = NS_PER_MS
+"""How long one look whether the socket is connected takes (session_conn_poll)."""
+CONN_POLL_EVERY_NS: Final = NS_PER_S
 CONNECTION_PAGES: Final = 2
 
 
@@ -71,42 +76,50 @@ class Iscsid:
     async def event_loop(self, task: Task) -> None:
         """Log in, then see to each failure the kernel tells of."""
         session = self.session
-        for _ in range(INITIAL_LOGIN_RETRY_MAX):
-            if await self.session_conn_reopen(task):
-                break
-        else:
-            self.gave_up = True
-            self._up.wake_all()
-            return
+        give_up_ns = self.world.now_ns + INITIAL_LOGIN_RETRY_MAX * LOGIN_TIMEOUT_NS
+        while (delay_ns := await self.session_conn_reopen(task)) is not None:
+            if self.world.now_ns >= give_up_ns:
+                self.gave_up = True
+                self._up.wake_all()
+                return
+            await self._wait_before_retry(task, delay_ns)
         self._up.wake_all()
         while True:
             while not session.read_events():
                 await session.daemon_wait.wait(task)
             parameters = session.conn.core.parameters if session.conn is not None else None
-            delay_ns = parameters.default_time2wait * NS_PER_S if parameters is not None else 0
+            time2wait_ns = parameters.default_time2wait * NS_PER_S if parameters is not None else 0
             self._ep_disconnect()
-            await self.world.sleep_ns(task, delay_ns, self._pause, kind=TimerKind.PROGRESS)
-            while not await self.session_conn_reopen(task):
-                # the last attempt came to nothing: the next one is a retry, and waits for what that one waited for
-                await self.world.sleep_ns(task, REOPEN_DELAY_NS, self._again, kind=TimerKind.RETRY)
+            await self.world.sleep_ns(task, time2wait_ns, self._pause, kind=TimerKind.PROGRESS)
+            while (delay_ns := await self.session_conn_reopen(task)) is not None:
+                await self._wait_before_retry(task, delay_ns)
 
-    async def session_conn_reopen(self, task: Task) -> bool:
-        """Make a connection and log in on it; return whether the session is up."""
+    async def _wait_before_retry(self, task: Task, delay_ns: int) -> None:
+        """Sleep: the last attempt came to nothing, so the next is a retry, and waits for what that one waited for."""
+        if delay_ns:
+            await self.world.sleep_ns(task, delay_ns, self._again, kind=TimerKind.RETRY)
+
+    async def session_conn_reopen(self, task: Task) -> int | None:
+        """Make a connection and log in on it; None if the session is up, else how long to wait before the next."""
         session = self.session
         self._ep_disconnect()
         sock = await self._ep_connect(task)
-        if sock is None or not sock.established:
-            return False
+        if sock is None:
+            return REOPEN_DELAY_NS
+        deadline_ns = self.world.now_ns + LOGIN_TIMEOUT_NS
+        await self._ep_poll(task, sock, deadline_ns)
+        if not sock.established:
+            return REOPEN_DELAY_NS if sock.eof else 0
         session.read_events()
         conn = session.bind_conn(sock)
-        await self._poll(task, lambda: conn.failed or bool(session.events))
+        await self._wait_until(task, lambda: bool(session.events), deadline_ns)
         if not session.read_events() or conn.failed:
-            return False
+            return 0
         session.start_conn(conn)
-        return True
+        return None
 
     async def _ep_connect(self, task: Task) -> TcpSock | None:
-        """Make a socket and connect it; None if there was no memory (iscsi_io_tcp_connect)."""
+        """Make a socket and begin to connect it; None if there was no memory (iscsi_io_tcp_connect)."""
         pages = self.context.stack.pages
         for _ in range(CONNECTION_PAGES):
             pfn = await pages.alloc_pages(task, 0, GFP_KERNEL, self._owner)
@@ -116,8 +129,19 @@ class Iscsid:
         sock = self._sock = self._open_socket()
         sock.state_change = self._wake
         sock.connect()
-        await self._poll(task, lambda: sock.established or sock.eof)
         return sock
+
+    async def _ep_poll(self, task: Task, sock: TcpSock, deadline_ns: int) -> None:
+        """Wait until a socket is connected or refused: for a millisecond, then looking every second."""
+
+        def is_decided() -> bool:
+            return sock.established or sock.eof
+
+        while not is_decided() and self.world.now_ns < deadline_ns:
+            await self._wait_until(task, is_decided, min(self.world.now_ns + CONN_POLL_NS, deadline_ns))
+            if not is_decided():
+                pause_ns = min(CONN_POLL_EVERY_NS, deadline_ns - self.world.now_ns)
+                await self.world.sleep_ns(task, pause_ns, self._answer, kind=TimerKind.RETRY)
 
     def _ep_disconnect(self) -> None:
         """Close the socket there is (iscsi_io_tcp_disconnect)."""
@@ -135,9 +159,8 @@ class Iscsid:
     def _wake(self) -> None:
         self.session.daemon_wait.wake_all()
 
-    async def _poll(self, task: Task, is_done: Callable[[], bool]) -> None:
-        """Sleep until something is so, or the login timeout has passed."""
-        deadline_ns = self.world.now_ns + LOGIN_TIMEOUT_NS
+    async def _wait_until(self, task: Task, is_done: Callable[[], bool], deadline_ns: int) -> None:
+        """Sleep until something is so, or its time is over."""
         while not is_done() and self.world.now_ns < deadline_ns:
             await self.session.daemon_wait.wait(
                 task, resource=self._answer, timeout_ns=deadline_ns - self.world.now_ns, kind=TimerKind.RETRY

@@ -296,17 +296,18 @@ class IscsiSession:
         if conn.failed:
             return
         conn.stop()
-        if self.state is not SessionState.LOGGED_IN:
-            # it failed in the login: iscsid looks after it
-            self.daemon_wait.wake_all()
-            return
-        self.state = SessionState.FAILED
         self.context.log(f"connection1:0: detected conn error ({reason})")
-        self._recovery = self.world.call_after(self.recovery_tmo_ns, self._session_recovery_timedout)
+        was_logged_in = self.state is SessionState.LOGGED_IN
+        if was_logged_in:
+            self.state = SessionState.FAILED
+            self._recovery = self.world.call_after(self.recovery_tmo_ns, self._session_recovery_timedout)
         skb = self._alloc_event()
         if skb is None:
             self.context.log("connection1:0: gracefully ignored conn error")
-        self.was_told = skb is not None and self._deliver(skb)
+        is_told = skb is not None and self._deliver(skb)
+        if was_logged_in:
+            # of a failure in the login it would learn all the same, by its login_timeout
+            self.was_told = is_told
 
     def _alloc_event(self) -> Skb | None:
         return self.stack.skbs.try_alloc_tx(self.softirq, GFP_ATOMIC, fclone=False)

@@ -113,6 +113,7 @@ def test_failed_write_keeps_the_page_dirty(make_host) -> None:
         frames = host.swap.cache[slots] - 1
         assert (host.frames.flags[frames] & np.uint16(PG_DIRTY)).all()
         assert host.swap.write_errors == OUT
+        assert host.swap.failed_slots == set(slots.tolist())
         assert not host.swap.stored_version[slots].any()
 
     host.run(body)

@@ -55,7 +55,7 @@ def test_digest_sees_what_a_retry_would() -> None:
 
 
 def test_progress_grows_with_each_kind_of_work() -> None:
-    """Pages cleaned, read, mapped, and victims killed."""
+    """Pages cleaned, read, mapped, and victims killed; a slot's writes that fail are one, however many they are."""
     host = small_host()
     seen = [host.progress()]
     host.swap.nr_cleaned += 1
@@ -66,4 +66,8 @@ def test_progress_grows_with_each_kind_of_work() -> None:
     seen.append(host.progress())
     host.vmstat.oom_kill += 1
     seen.append(host.progress())
+    host.swap.failed_slots.add(3)
+    seen.append(host.progress())
     assert seen == sorted(set(seen))
+    host.swap.failed_slots.add(3)
+    assert host.progress() == seen[-1]

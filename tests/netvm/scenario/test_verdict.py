@@ -156,6 +156,44 @@ def test_a_stall_says_when_and_who_waited() -> None:
     assert (patient.verdict, patient.explanation) == ("COMPLETED", [])
 
 
+def restarted(**tables: Any) -> Scenario:
+    """Return a scenario whose iSCSI target restarts while its initiator's daemon cannot have a page."""
+    tables = {
+        "storage": {"kind": "iscsi", "size_mib": 64, "timeout_s": 6},
+        "workload": [{"kind": "anon-hog", "mib": 16, "passes": 1, "processes": 2}],
+        "fault": [{"kind": "server-restart", "at_ms": 60, "for_ms": 500}],
+        "run": {"stall_s": 4},
+    } | tables
+    return small(**tables)
+
+
+def test_an_error_after_a_standstill_tells_of_both() -> None:
+    """Why the session was not brought back in time is who waited for what; and whose reclaim that was."""
+    outcome = run_scenario(restarted(), name="small")
+    assert outcome.verdict == "IO_ERROR"
+    began, fault_line, *rest = outcome.explanation
+    assert began.startswith("nothing got done for 5.")
+    assert fault_line == "fault.0 (server-restart) was on from 0.060 to 0.560 s"
+    wait = next(line for line in rest if line.startswith("the wait: "))
+    assert wait.startswith("the wait: hog0-14 -> [fs_bio_set bio-160 (min_nr 2)] -> sda: WRITE of ")
+    assert wait.endswith("recovery by iscsid -> iscsid-13 -> [fs_bio_set bio-160 (min_nr 2)]")
+    assert any(line.startswith("iscsid-13 is needed for what it waits for: it reclaims with __GFP_IO") for line in rest)
+    assert rest.index(wait) < next(i for i, line in enumerate(rest) if line.startswith("swap: writes of "))
+    assert any(line.endswith("session1: session recovery timed out after 6 secs") for line in rest)
+
+
+def test_a_daemon_that_does_not_reclaim_into_its_device_brings_it_back() -> None:
+    """With PR_SET_IO_FLUSHER the same target is found again 2 s (Time2Wait) after it was lost."""
+    outcome = run_scenario(restarted(kernel={"fixes": {"io_flusher_servers": True}}), name="small")
+    assert (outcome.verdict, outcome.explanation) == ("COMPLETED", [])
+    assert outcome.longest_standstill_s < 2.5
+
+
+def test_an_error_ends_a_standstill() -> None:
+    """Whoever waits for as long as it takes to be told of an error has not hung."""
+    assert run_scenario(restarted(vm={"hung_task_timeout_secs": 6}), name="small").verdict == "IO_ERROR"
+
+
 @pytest.mark.parametrize(
     ("short_of", "said"),
     [

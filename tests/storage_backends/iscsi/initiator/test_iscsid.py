@@ -102,19 +102,30 @@ def leave_the_reserve(d: Any, nr_pages: int) -> list[int]:
     return held
 
 
-def test_login_response_without_memory_ends_the_attempt(device):
-    """A Login Response that cannot be handed to iscsid is the end of that connection; another attempt succeeds."""
+@pytest.mark.parametrize("is_told", [True, False])
+def test_login_response_without_memory_ends_the_attempt(device, is_told):
+    """A Login Response that cannot be handed to iscsid ends the attempt: at once, or untold by login_timeout."""
 
     async def script(d, task):
         sock = await reconnect_slowly(d, task)
-        assert await d.until(task, lambda: sock.memalloc, within_ms=50)
+        assert await d.until(task, lambda: sock.memalloc, within_ms=1_500)
         session = d.host.backend.driver
         held = leave_the_reserve(d, 0)
         session._take(session.conn, LoggedIn(cast("SessionParameters", None)))
         assert session.conn.failed
-        assert d.log[-1] == "connection1:0: can not deliver control PDU: OOM"
+        assert d.log[-3:] == [
+            "connection1:0: can not deliver control PDU: OOM",
+            "connection1:0: detected conn error (no memory to deliver a control PDU)",
+            "connection1:0: gracefully ignored conn error",
+        ]
         d.give_back(held)
-        assert await d.until(task, lambda: session.state is SessionState.LOGGED_IN, within_ms=5_000)
+        failed_ns = d.world.now_ns
+        if is_told:
+            session._deliver(session._alloc_event())
+        assert await d.until(task, lambda: session.state is SessionState.LOGGED_IN, within_ms=20_000)
+        waited_s = (d.world.now_ns - failed_ns) // NS_PER_S
+        # the connection takes longer than a look does, so it is seen a second later
+        assert waited_s == (1 if is_told else 15)
 
     device(ISCSI).run(script)
 
@@ -151,6 +162,50 @@ def test_target_that_is_not_there_is_the_user_s_mistake(device):
     d.host.link.up.is_down = True
     with pytest.raises(UsageError, match="could not log in"):
         d.run(_nothing)
+
+
+@pytest.mark.parametrize(("down_ms", "back_after_s"), [(100, 2), (4_900, 5), (22_000, 24)])
+def test_how_soon_a_target_is_found_again(device, down_ms, back_after_s):
+    """Time2Wait (2 s), SYNs after 0, 1, 3, 7 s of it, looked after every second; all anew after login_timeout."""
+
+    async def script(d, task):
+        begun_ns = d.world.now_ns
+        d.host.backend.restart_server(begun_ns + down_ms * NS_PER_MS)
+        d.submit(0, [1])
+        assert await d.until_ended(task, 1, within_ms=60_000) == [BLK_STS_OK]
+        assert (d.world.now_ns - begun_ns) // NS_PER_S == back_after_s
+
+    device(ISCSI).run(script)
+
+
+@pytest.mark.parametrize("how", ["refused", "no memory"])
+def test_an_attempt_without_a_connection_is_tried_again_in_three_seconds(device, monkeypatch, how):
+    """A connection refused, or no memory for its socket: ISCSI_CONN_ERR_REOPEN_DELAY."""
+
+    async def script(d, task):
+        iscsid, session = d.host.backend.iscsid, d.host.backend.driver
+        attempts_ns = []
+        connect = iscsid._ep_connect
+
+        async def ep_connect(task):
+            attempts_ns.append(d.world.now_ns)
+            if len(attempts_ns) > 1:
+                return await connect(task)
+            if how == "no memory":
+                return None
+            sock = await connect(task)
+            d.world.call_after(100_000, sock.abort)
+            return sock
+
+        monkeypatch.setattr(iscsid, "_ep_connect", ep_connect)
+        d.host.link.down.delay_ns = NS_PER_MS // 2
+        d.host.backend.reset_connection()
+        assert await d.until(task, lambda: session.state is SessionState.FAILED, within_ms=50)
+        assert await d.until(task, lambda: session.state is SessionState.LOGGED_IN, within_ms=20_000)
+        first_ns, second_ns = attempts_ns
+        assert (second_ns - first_ns) // (100 * NS_PER_MS) == 30
+
+    device(ISCSI).run(script)
 
 
 def test_login_refused_while_the_target_restarts(device):
