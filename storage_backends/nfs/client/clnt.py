@@ -110,13 +110,13 @@ class RpcClient:
         done: Done | None,
     ) -> RpcTask | None:
         if self.fixes.rpc_alloc_nowait:
-            slab = await self.pools.tasks.alloc(task, rpc_task_gfp_mask(task))
+            held = await self.pools.tasks.alloc(task, rpc_task_gfp_mask(task))
         else:
-            slab = await self.pools.tasks.wait_for(task, GFP_NOIO)
-        if slab < 0:
+            held = await self.pools.tasks.wait_for(task, GFP_NOIO)
+        if held is None:
             self.nr_failed += 1
             return None
-        rpc = RpcTask(self, procedure, args, slab=slab, owner=task.number, nr_pages=nr_pages, done=done)
+        rpc = RpcTask(self, procedure, args, held=held, owner=task.number, nr_pages=nr_pages, done=done)
         if self.tracer is not None:
             self.tracer.request(task, rpc)
         return rpc

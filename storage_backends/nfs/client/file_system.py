@@ -220,7 +220,7 @@ class NfsFileSystem:
         return None if found is None else PgioHeader(indices, *found, write=write)
 
     def _header_free(self, header: PgioHeader) -> None:
-        self.pools.pgio_header_free(header.slab, header.array, header.nr, write=header.write)
+        self.pools.pgio_header_free(header.object, header.array, header.nr, write=header.write)
 
     async def _call(self, task: Task, procedure: Any, args: Any, inode: Inode, header: PgioHeader) -> bool:
         inode.nr_calls += 1
@@ -237,6 +237,7 @@ class NfsFileSystem:
         rpc = await self.client.call_async(task, procedure, args, nr_pages=header.nr, done=done)
         if rpc is None:
             return False
+        header.object.holder = rpc.provider
         inode.calls[serial] = (header.first, header.nr, rpc)
         return True
 
@@ -286,23 +287,25 @@ class NfsFileSystem:
         if not batch:
             return
         self._mark(inode, batch, REQ_UNSTABLE, REQ_COMMITTING)
-        slab = await self.pools.commitdata_alloc(task)
+        held = await self.pools.commitdata_alloc(task)
         inode.nr_calls += 1
         serial = inode.nr_calls
 
         def done(rpc: RpcTask, context: Task) -> None:
+            assert held is not None
             del inode.calls[serial]
-            self.pools.commit_headers.free(slab)
+            self.pools.commit_headers.free(held)
             self._commit_done(inode, batch, rpc, context)
 
-        rpc = await self.client.call_async(task, COMMIT, CommitArgs(fh=inode.fh), done=done) if slab >= 0 else None
-        if rpc is None:
-            if slab >= 0:
-                self.pools.commit_headers.free(slab)
+        rpc = await self.client.call_async(task, COMMIT, CommitArgs(fh=inode.fh), done=done) if held else None
+        if rpc is None or held is None:
+            if held is not None:
+                self.pools.commit_headers.free(held)
             self._mark(inode, batch, REQ_COMMITTING, REQ_UNSTABLE)
             inode.commits.failed(batch)
             self._wake_committed(inode)
             return
+        held.holder = rpc.provider
         inode.calls[serial] = (0, 0, rpc)
 
     def _mark(self, inode: Inode, batch: list[Unstable], old: int, new: int) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from netvm.mm.frames import is_blank
 from netvm.pagecache.mapping import Mapping
 from netvm.units import PAGE_SIZE
+from storage_backends.nfs.client.pools import PoolObject
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.commit import CommitList, Unstable
 
@@ -90,12 +91,12 @@ class IoCompletion:
 class PgioHeader:
     """``struct nfs_pgio_header``: one call and its pages."""
 
-    __slots__ = ("array", "completion", "first", "indices", "slab", "versions", "write")
+    __slots__ = ("array", "completion", "first", "indices", "object", "versions", "write")
 
-    def __init__(self, indices: npt.NDArray[np.intp], slab: int, array: int, *, write: bool) -> None:
+    def __init__(self, indices: npt.NDArray[np.intp], held: PoolObject, array: int, *, write: bool) -> None:
         self.indices = indices
         self.first = int(indices[0])
-        self.slab = slab
+        self.object = held
         self.array = array
         self.write = write
         self.versions: list[int] = []

@@ -6,10 +6,14 @@ only when that failed, an element of it is taken without waiting (``rpc_malloc``
 ``rpc_alloc_nowait`` the buffer is a mempool allocation like any other, and a worker of rpciod may sleep in it; without
 ``nfs_alloc_nowait`` so are the headers of WRITEs and COMMITs, and a worker of nfsiod may.
 
+A pool knows its objects that are out and who has each: the task that took it and then, once there is one, the call
+that it is for. So a wait in the pool names what it waits for.
+
 What a run of pages costs besides: one ``nfs_page`` a page, an array of page pointers where there are more than eight,
 and the ``bio_vec`` array that sendmsg walks.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from netvm.fixes import Fixes
@@ -17,11 +21,11 @@ from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO, GFP_NORETRY, GFP_NOWAIT, GFP_NOWA
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.slab import CacheSpec, SlabCache, SlabCaches
-from netvm.runtime.task import Task
+from netvm.runtime.task import Provider, Task
 from netvm.runtime.workqueue import PF_WQ_WORKER
 from netvm.runtime.world import World
 
-__all__ = ["NfsPools", "SlabPool", "kmalloc_cache", "rpc_task_gfp_mask"]
+__all__ = ["NfsPools", "PoolObject", "SlabPool", "kmalloc_cache", "rpc_task_gfp_mask"]
 
 MIN_POOL_WRITE: Final = 32
 MIN_POOL_COMMIT: Final = 4
@@ -59,38 +63,70 @@ def kmalloc_cache(size_bytes: int) -> str:
     raise AssertionError(f"{size_bytes} bytes are no kmalloc object of this model")
 
 
+class PoolObject:
+    """An object that somebody has."""
+
+    __slots__ = ("holder", "slab")
+
+    def __init__(self, slab: int, holder: Callable[[], Task | Provider]) -> None:
+        self.slab = slab
+        self.holder = holder
+        """Says who has it, and what that one waits for."""
+
+
 class SlabPool:
     """A slab cache with elements set aside for when it fails."""
 
-    __slots__ = ("cache", "pool")
+    __slots__ = ("_out", "cache", "pool")
 
     def __init__(self, world: World, cache: SlabCache, *, min_nr: int, nomemalloc: bool) -> None:
         self.cache = cache
         self.pool: Mempool[int] = Mempool(
-            world, f"{cache.name} mempool", min_nr=min_nr, allocator=SlabElements(cache), nomemalloc=nomemalloc
+            world,
+            f"{cache.name} mempool",
+            min_nr=min_nr,
+            allocator=SlabElements(cache),
+            nomemalloc=nomemalloc,
+            providers=self.holders,
         )
+        # invariant: what is out, oldest first
+        self._out: dict[PoolObject, None] = {}
+
+    def holders(self) -> list[Task | Provider]:
+        """Return who has an object, and would give it back."""
+        return [out.holder() for out in self._out]
 
     def fill(self, task: Task) -> None:
         """Set the elements aside; memory is plentiful then."""
         elements = [self.cache.try_alloc(task, GFP_NOWAIT) for _ in range(self.pool.min_nr)]
         self.pool.fill(elements)
 
-    async def alloc(self, task: Task, gfp: int) -> int:
-        """Take an object: the cache with the mask, then the reserve without waiting; -1 if both are empty."""
+    async def alloc(self, task: Task, gfp: int) -> PoolObject | None:
+        """Take an object: the cache with the mask, then the reserve without waiting; None if both are empty."""
         found = await self.cache.alloc(task, gfp)
-        if found >= 0:
-            self.pool.nr_out += 1
-            return found
-        element = self.pool.try_alloc(task, GFP_NOWAIT)
-        return -1 if element is None else element
+        if found < 0:
+            return self.try_alloc(task, GFP_NOWAIT)
+        self.pool.nr_out += 1
+        return self._taken(task, found)
 
-    async def wait_for(self, task: Task, gfp: int) -> int:
+    def try_alloc(self, task: Task, gfp: int) -> PoolObject | None:
+        """Take an object without sleeping: the cache, then the reserve; None if both are empty."""
+        found = self.pool.try_alloc(task, gfp)
+        return None if found is None else self._taken(task, found)
+
+    async def wait_for(self, task: Task, gfp: int) -> PoolObject:
         """Take an object, sleeping for one if it must be (mempool_alloc)."""
-        return await self.pool.mempool_alloc(task, gfp)
+        return self._taken(task, await self.pool.mempool_alloc(task, gfp))
 
-    def free(self, element: int) -> None:
+    def _taken(self, task: Task, slab: int) -> PoolObject:
+        taken = PoolObject(slab, lambda: task)
+        self._out[taken] = None
+        return taken
+
+    def free(self, taken: PoolObject) -> None:
         """Give an object back, to the reserve first (mempool_free)."""
-        self.pool.free(element)
+        del self._out[taken]
+        self.pool.free(taken.slab)
 
 
 class NfsPools:
@@ -134,43 +170,49 @@ class NfsPools:
         """Return the mask of what a READ or WRITE takes (nfs_io_gfp_mask)."""
         return rpc_task_gfp_mask(task) if self.fixes.nfs_alloc_nowait or not write else GFP_NOIO
 
-    async def header_alloc(self, task: Task, *, write: bool) -> int:
-        """Take the header of a READ or WRITE, or -1 (nfs_readhdr_alloc, nfs_writehdr_alloc)."""
+    async def header_alloc(self, task: Task, *, write: bool) -> PoolObject | None:
+        """Take the header of a READ or WRITE, or None (nfs_readhdr_alloc, nfs_writehdr_alloc)."""
         if write:
             return await self._from_reserve(task, self.write_headers)
-        return await self.read_headers.alloc(task, self.io_gfp_mask(task, write=False))
+        slab = await self.read_headers.alloc(task, self.io_gfp_mask(task, write=False))
+        return PoolObject(slab, lambda: task) if slab >= 0 else None
 
-    def header_free(self, slab: int, *, write: bool) -> None:
+    def header_free(self, header: PoolObject, *, write: bool) -> None:
         """Give the header of a READ or WRITE back (nfs_readhdr_free, nfs_writehdr_free)."""
-        (self.write_headers if write else self.read_headers).free(slab)
+        if write:
+            self.write_headers.free(header)
+        else:
+            self.read_headers.free(header.slab)
 
-    async def pgio_header_alloc(self, task: Task, nr_pages: int, gfp: int, *, write: bool) -> tuple[int, int] | None:
+    async def pgio_header_alloc(
+        self, task: Task, nr_pages: int, gfp: int, *, write: bool
+    ) -> tuple[PoolObject, int] | None:
         """Take a header and, for many pages, the array of their pointers; or None (nfs_generic_pgio).
 
         The array, -1 if there is none, is asked for with ``gfp``.
         """
-        slab = await self.header_alloc(task, write=write)
-        if slab < 0:
+        header = await self.header_alloc(task, write=write)
+        if header is None:
             return None
         if nr_pages <= NFS_PAGEVEC_SIZE:
-            return slab, -1
+            return header, -1
         array = await self.kmalloc(nr_pages * PAGE_POINTER_BYTES).alloc(task, gfp)
         if array < 0:
-            self.header_free(slab, write=write)
+            self.header_free(header, write=write)
             return None
-        return slab, array
+        return header, array
 
-    def pgio_header_free(self, slab: int, array: int, nr_pages: int, *, write: bool) -> None:
+    def pgio_header_free(self, header: PoolObject, array: int, nr_pages: int, *, write: bool) -> None:
         """Give a header and its array back (nfs_pgio_header_free)."""
         if array >= 0:
             self.kmalloc(nr_pages * PAGE_POINTER_BYTES).free(array)
-        self.header_free(slab, write=write)
+        self.header_free(header, write=write)
 
-    async def commitdata_alloc(self, task: Task) -> int:
-        """Take the header of a COMMIT, or -1 (nfs_commitdata_alloc)."""
+    async def commitdata_alloc(self, task: Task) -> PoolObject | None:
+        """Take the header of a COMMIT, or None (nfs_commitdata_alloc)."""
         return await self._from_reserve(task, self.commit_headers)
 
-    async def _from_reserve(self, task: Task, headers: SlabPool) -> int:
+    async def _from_reserve(self, task: Task, headers: SlabPool) -> PoolObject | None:
         gfp = self.io_gfp_mask(task, write=True)
         return await (headers.alloc if self.fixes.nfs_alloc_nowait else headers.wait_for)(task, gfp)
 

@@ -21,7 +21,7 @@ from netvm.runtime.timer import TimerHandle, TimerKind
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.workqueue import WorkItem
 from netvm.units import NS_PER_S
-from storage_backends.nfs.client.pools import BIO_VEC_BYTES, rpc_task_gfp_mask
+from storage_backends.nfs.client.pools import BIO_VEC_BYTES, PoolObject, rpc_task_gfp_mask
 from storage_backends.nfs.client.transport import NO_MEMORY
 from storage_backends.nfs.connection.client import Reply
 from storage_backends.nfs.connection.procedures import READ, Procedure
@@ -57,6 +57,7 @@ class RpcTask:
         "name",
         "need_xmit",
         "nr_pages",
+        "object",
         "owner",
         "procedure",
         "queued",
@@ -65,7 +66,6 @@ class RpcTask:
         "retransmit",
         "rqst",
         "running_on",
-        "slab",
         "sleeps_on",
         "status",
         "swapper",
@@ -80,7 +80,7 @@ class RpcTask:
         procedure: Procedure,
         args: object,
         *,
-        slab: int,
+        held: PoolObject,
         owner: int,
         nr_pages: int,
         done: "Done | None",
@@ -88,7 +88,9 @@ class RpcTask:
         self.client = client
         self.procedure = procedure
         self.args = args
-        self.slab = slab
+        self.object = held
+        """Its memory."""
+        held.holder = self.provider
         self.owner = owner
         """Whose call it is (tk_owner): callers take turns on the wire."""
         self.nr_pages = nr_pages
@@ -104,7 +106,8 @@ class RpcTask:
         self.sleeps_on = ""
         self.swapper = client.nr_swapping > 0
         self.need_xmit = False
-        self.rqst = self.buffer = self.bvec = -1
+        self.rqst = self.bvec = -1
+        self.buffer: PoolObject | None = None
         self.timer: TimerHandle | None = None
         self.retransmit: RetransmitTimer | None = None
         self.running_on: Task | None = None
@@ -211,13 +214,13 @@ class RpcTask:
         if self.client.fixes.rpc_alloc_nowait:
             self.buffer = await buffers.alloc(task, self._gfp(task))
         elif self.swapper:
-            found = buffers.pool.try_alloc(task, GFP_NOWAIT | GFP_NOWARN | GFP_MEMALLOC)
-            self.buffer = -1 if found is None else found
+            self.buffer = buffers.try_alloc(task, GFP_NOWAIT | GFP_NOWARN | GFP_MEMALLOC)
         else:
             self.buffer = await buffers.wait_for(task, GFP_NOFS)
-        if self.buffer < 0:
+        if self.buffer is None:
             self.delay(ALLOCATE_DELAY_NS, "rpc_delay: no memory for an RPC buffer")
             return
+        self.buffer.holder = self.provider
         self.action = RpcTask.call_encode
 
     async def call_encode(self, task: Task) -> None:
@@ -308,25 +311,29 @@ class RpcTask:
             client.tracer.done(task, self)
         if self.bvec >= 0:
             pools.kmalloc(self.nr_pages * BIO_VEC_BYTES).free(self.bvec)
+        assert self.buffer is not None
         pools.buffers.free(self.buffer)
         if self.rqst >= 0:
             pools.kmalloc(RPC_RQST_BYTES).free(self.rqst)
-        self.bvec = self.buffer = -1
+        self.bvec = -1
+        self.buffer = None
         client.xprt.release_write(self)
         client.xprt.slots.give_back(spare=self.rqst < 0)
         if self.done is not None:
             client.nfsiod.queue_work(self.release)
         else:
-            pools.tasks.free(self.slab)
+            pools.tasks.free(self.object)
 
     async def rpc_release(self, task: Task) -> None:
         """Tell who asked (rpc_async_release)."""
         assert self.done is not None
+        self.running_on = task
         with GfpScope(task, PF_MEMALLOC_NOFS if self.client.fixes.rpc_send_nofs else 0):
             more = self.done(self, task)
             if more is not None:
                 await more
-        self.client.pools.tasks.free(self.slab)
+        self.running_on = None
+        self.client.pools.tasks.free(self.object)
 
     # -- looking in -----------------------------------------------------------------------------------------------
 
@@ -334,7 +341,8 @@ class RpcTask:
         """Say what this call waits for."""
         what = f"{self.client.name}: {self.name} {self.xid:#010x}"
         if self.running_on is not None:
-            return Provider(name=f"{what}, run by {self.running_on.comm}", needs=(self.running_on,))
+            doing = "run" if self.action is not None else "over, released"
+            return Provider(name=f"{what}, {doing} by {self.running_on.comm}", needs=(self.running_on,))
         for item, queue in ((self.item, self.client.rpciod), (self.release, self.client.nfsiod)):
             if item.pending:
                 return Provider(name=f"{what}, queued on {queue.name}", needs=(queue.pool.needs_worker,))

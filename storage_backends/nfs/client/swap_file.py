@@ -20,7 +20,7 @@ from netvm.runtime.timer import TimerKind
 from netvm.runtime.workqueue import WorkItem
 from netvm.units import NS_PER_S, PAGE_SIZE
 from storage_backends.nfs.client.clnt import RpcClient
-from storage_backends.nfs.client.pools import rpc_task_gfp_mask
+from storage_backends.nfs.client.pools import PoolObject, rpc_task_gfp_mask
 from storage_backends.nfs.client.rpc_task import RpcTask
 from storage_backends.nfs.connection.coalesce import Coalescer
 from storage_backends.nfs.connection.procedures import COMMIT, READ, WRITE
@@ -62,13 +62,13 @@ class _Direct:
 class _Header:
     """``struct nfs_pgio_header``: one call of a batch."""
 
-    __slots__ = ("array", "direct", "nr", "slab", "start")
+    __slots__ = ("array", "direct", "nr", "object", "start")
 
-    def __init__(self, direct: _Direct, group: range, slab: int, array: int) -> None:
+    def __init__(self, direct: _Direct, group: range, held: PoolObject, array: int) -> None:
         self.direct = direct
         self.start = group.start
         self.nr = len(group)
-        self.slab = slab
+        self.object = held
         self.array = array
 
 
@@ -131,7 +131,7 @@ class NfsSwapFile:
         return None if found is None else _Header(direct, group, *found)
 
     def _header_free(self, header: _Header) -> None:
-        self.pools.pgio_header_free(header.slab, header.array, header.nr, write=header.direct.rq.write)
+        self.pools.pgio_header_free(header.object, header.array, header.nr, write=header.direct.rq.write)
 
     async def _initiate(self, task: Task, header: _Header) -> bool:
         """Begin the call of a header (nfs_initiate_pgio)."""
@@ -156,6 +156,7 @@ class NfsSwapFile:
         rpc = await self.client.call_async(task, procedure, args, nr_pages=header.nr, done=done)
         if rpc is None:
             return False
+        header.object.holder = rpc.provider
         direct.calls[header.start] = rpc
         return True
 
@@ -223,8 +224,8 @@ class NfsSwapFile:
 
     async def commit(self, task: Task, direct: _Direct) -> None:
         """Make a batch safe, or without memory for that, write it again (nfs_direct_commit_schedule)."""
-        slab = await self.pools.commitdata_alloc(task)
-        if slab < 0:
+        held = await self.pools.commitdata_alloc(task)
+        if held is None:
             await self.resend(task, direct)
             return
         start = direct.rq.slot
@@ -232,7 +233,7 @@ class NfsSwapFile:
 
         def done(rpc: RpcTask, context: Task) -> None:
             del direct.calls[start]
-            self.pools.commit_headers.free(slab)
+            self.pools.commit_headers.free(held)
             assert rpc.reply is not None
             result = rpc.reply.result
             if result is None or result.status != NfsStat3.NFS3_OK:
@@ -245,10 +246,11 @@ class NfsSwapFile:
 
         rpc = await self.client.call_async(task, COMMIT, args, done=done)
         if rpc is None:
-            self.pools.commit_headers.free(slab)
+            self.pools.commit_headers.free(held)
             direct.error = _NO_MEMORY
             self._complete(direct, task)
             return
+        held.holder = rpc.provider
         direct.calls[start] = rpc
 
     async def resend(self, task: Task, direct: _Direct) -> None:

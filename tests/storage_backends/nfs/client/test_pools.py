@@ -3,6 +3,7 @@
 import pytest
 
 from netvm.mm.gfp import GFP_KERNEL, GFP_NORETRY, GFP_NOWAIT, GFP_NOWARN, PF_MEMALLOC, GfpScope
+from netvm.runtime.task import Task
 from netvm.runtime.workqueue import PF_WQ_WORKER
 from storage_backends.nfs.client.pools import (
     MIN_POOL_WRITE,
@@ -10,6 +11,7 @@ from storage_backends.nfs.client.pools import (
     kmalloc_cache,
     rpc_task_gfp_mask,
 )
+from storage_backends.nfs.connection.procedures import NULL
 
 
 def test_a_worker_gives_up_early(mounted) -> None:
@@ -37,7 +39,7 @@ def test_a_reserve_is_taken_when_the_cache_is_dry_and_refilled_first(mounted) ->
         pages = host.drain()
         with GfpScope(task, PF_MEMALLOC):
             taken = []
-            while (found := await reserve.alloc(task, GFP_KERNEL)) >= 0:
+            while (found := await reserve.alloc(task, GFP_KERNEL)) is not None:
                 taken.append(found)
             assert len(taken) >= MIN_POOL_WRITE
             assert not reserve.pool.elements
@@ -46,6 +48,41 @@ def test_a_reserve_is_taken_when_the_cache_is_dry_and_refilled_first(mounted) ->
         assert len(reserve.pool.elements) == MIN_POOL_WRITE
         assert len(host.backend.pools.buffers.pool.elements) == RPC_BUFFER_POOLSIZE
         host.give_back(pages)
+
+    host.run(script)
+
+
+def test_who_waits_in_a_pool_waits_for_who_has_its_objects(mounted) -> None:
+    """First the task that took it, then the call it is for, then who ends that call; nobody when all are back."""
+    host = mounted(fixes=("rpc_alloc_nowait", "nfs_alloc_nowait"))
+    pools = host.backend.pools
+    seen = {}
+
+    def look(why: str) -> None:
+        seen[why] = {
+            reserve.cache.name: [
+                one if isinstance(one, Task) else one.name for one in reserve.pool.resource.providers()
+            ]
+            for reserve in (pools.tasks, pools.buffers, pools.write_headers)
+        }
+
+    async def script(task) -> None:
+        taken = await pools.header_alloc(task, write=True)
+        look("taken")
+        rpc = await host.client.call_async(task, NULL, None, done=lambda _rpc, _context: look("released"))
+        taken.holder = rpc.provider
+        look("called")
+        await host.pause(task, 100)
+        pools.header_free(taken, write=True)
+        look("over")
+        name = f"nfs: NULL {rpc.xid:#010x}"
+        assert seen["taken"] == {"rpc_tasks": [], "rpc_buffers": [], "nfs_write_data": [task]}
+        [queued] = seen["called"]["rpc_tasks"]
+        assert queued.endswith(", queued on rpciod")
+        assert seen["called"]["nfs_write_data"] == [queued]
+        [released] = seen["released"]["rpc_tasks"]
+        assert released.startswith(f"{name}, over, released by kworker/u")
+        assert seen["over"] == {"rpc_tasks": [], "rpc_buffers": [], "nfs_write_data": []}
 
     host.run(script)
 
@@ -92,13 +129,13 @@ def test_who_finds_no_header_comes_again(mounted, fixed) -> None:
         for name in reserves:
             host.host.world.spawn(name, ask, name, cpus=None, flags=PF_WQ_WORKER)
         await host.pause(task, 1000)
-        assert got == ({"write": -1, "commit": -1} if fixed else {})
+        assert got == ({"write": None, "commit": None} if fixed else {})
         host.give_back(pages)
         for name, reserve in reserves.items():
             for element in taken[name]:
                 reserve.pool.nr_out += 1
-                reserve.free(element)
+                reserve.pool.free(element)
         await host.pause(task, 6000)
 
     host.run(script)
-    assert all(found >= 0 for found in got.values()) is not fixed
+    assert all(found is not None for found in got.values()) is not fixed

@@ -129,10 +129,9 @@ def test_a_batch_of_several_calls_ends_without_memory_only_if_it_is_stable(mount
     pools, driver = host.client.pools, host.backend.driver
     asked = []
 
-    async def none(asker) -> int:
+    async def none(asker) -> None:
         rq = next(iter(driver._direct.values())).rq
         asked.append((asker, driver.needs(rq)))
-        return -1
 
     async def script(task) -> None:
         host.take_completions()
