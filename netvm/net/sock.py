@@ -33,12 +33,12 @@ from netvm.net.tcp_timer import TcpTimer
 from netvm.net.wire import Content, Endpoint, Packet, StreamLog, content_part, content_size
 from netvm.net.write_queue import WriteQueue
 from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.timer import TimerKind
 from netvm.runtime.wait import WaitQueue
-from netvm.units import JIFFY_NS, PAGE_SIZE
+from netvm.units import PAGE_SIZE
 
 __all__ = ["TcpSock"]
 
-VM_WAIT_JIFFIES: Final = 50
 _DATA_FLOWS: Final = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
 
 
@@ -64,6 +64,8 @@ class TcpSock:
         self.kernel = kernel
         self.allocation = GFP_KERNEL
         self.memalloc = False
+        self.sndtimeo_ns: int | None = None
+        """sk_sndtimeo: how long a sender waits for memory or room; None: for ever."""
         self.mem = SockMemory(
             stack.tcp_memory,
             sndbuf=stack.tcp_wmem[1] if sndbuf is None else sndbuf,
@@ -91,7 +93,7 @@ class TcpSock:
         self._timer = TcpTimer(
             stack.world,
             name,
-            deadline_ns=self._deadline_ns,
+            deadline_ns=lambda: self.core.timer_ns(),  # noqa: PLW0108  a listener's core is another later
             expire=self._timer_expired,
             is_owned=lambda: self.lock.owner is not None,
         )
@@ -172,9 +174,6 @@ class TcpSock:
         self.lock.purge()
         self._timer.cancel()
         self.mem.release()
-        self._closed()
-
-    def _closed(self) -> None:
         self.eof = True
         self.send_space_wait.wake_all()
         self.readable_wait.wake_all()
@@ -325,60 +324,69 @@ class TcpSock:
         return error
 
     async def tcp_sendmsg_locked(self, task: Task, piece: Content, *, more: bool) -> int:
-        """Copy one piece of content, fragment by fragment."""
+        """Copy one piece of content, fragment by fragment; in all it waits for ``sndtimeo_ns`` at most."""
         left = content_size(piece)
-        queue = self.write_queue
+        timeo_ns = self.sndtimeo_ns
         self.outgoing.write(piece)
         while left:
             if not self.established:
                 return -Errno.EPIPE
-            skb = queue.tail if queue.tail_has_room() else None
-            room = self.core.size_goal_bytes
-            if skb is None:
-                if not self.mem.stream_memory_free():
-                    await self.sk_stream_wait_memory(task, "room", more=more)
-                    continue
-                skb = await queue.new_skb(task)
-                if skb is None:
-                    await self._no_memory(task, more=more)
-                    continue
-            else:
-                room -= queue.tail_bytes
-            frag = await queue.frag_refill(task)
-            if frag is None:
-                if not queue.tail_bytes and skb is queue.tail:
-                    queue.drop_empty_tail()
-                await self._no_memory(task, more=more)
-                continue
-            copy = min(left, room, frag.size_bytes - frag.offset)
-            if not self.mem.mem_schedule(copy, receive=False):
-                await self.sk_stream_wait_memory(task, "tcp_mem", more=more)
-                continue
-            queue.append(task, skb, frag, copy)
-            left -= copy
-            if not left or queue.tail_bytes >= room or len(skb.frags) >= MAX_SKB_FRAGS:
-                self.push(task, more=more or bool(left))
+            copied, short_of = await self._copy_fragment(task, left, more=more)
+            left -= copied
+            if short_of:
+                slept_ns = await self.sk_stream_wait_memory(task, short_of, more=more, timeo_ns=timeo_ns)
+                if timeo_ns is not None:
+                    timeo_ns -= slept_ns
+                    if timeo_ns <= 0:
+                        return -Errno.EAGAIN
         return 0
 
-    async def _no_memory(self, task: Task, *, more: bool) -> None:
-        """No page for a packet: the socket shrinks its buffer and waits a while (sk_stream_wait_memory)."""
-        self.mem.proto.enter_pressure()
-        self.mem.moderate_sndbuf()
-        await self.sk_stream_wait_memory(task, "a page", more=more)
+    async def _copy_fragment(self, task: Task, size_bytes: int, *, more: bool) -> tuple[int, str]:
+        """Copy what goes into one fragment; return how much, and what was missing if it is nothing."""
+        queue = self.write_queue
+        skb = queue.tail if queue.tail_has_room() else None
+        room = self.core.size_goal_bytes
+        if skb is None:
+            if not self.mem.stream_memory_free():
+                return 0, "room"
+            skb = await queue.new_skb(task)
+            if skb is None:
+                return 0, "a page"
+        else:
+            room -= queue.tail_bytes
+        frag = await queue.frag_refill(task)
+        if frag is None:
+            if not queue.tail_bytes and skb is queue.tail:
+                queue.drop_empty_tail()
+            return 0, "a page"
+        copy = min(size_bytes, room, frag.size_bytes - frag.offset)
+        if not self.mem.mem_schedule(copy, receive=False):
+            return 0, "tcp_mem"
+        queue.append(task, skb, frag, copy)
+        if copy == size_bytes or queue.tail_bytes >= room or len(skb.frags) >= MAX_SKB_FRAGS:
+            self.push(task, more=more or copy < size_bytes)
+        return copy, ""
 
-    def vm_wait_ns(self) -> int:
-        """Return how long a wait for pages is: 2 to 51 jiffies."""
-        return (self.stack.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
+    async def sk_stream_wait_memory(self, task: Task, short_of: str, *, more: bool, timeo_ns: int | None = None) -> int:
+        """Sleep without the lock: for space if the buffer is full, else for a moment, since pages were short.
 
-    async def sk_stream_wait_memory(self, task: Task, short_of: str, *, more: bool) -> None:
-        """Sleep without the lock: for space if the buffer is full, else for a moment, since pages were short."""
+        A socket that lacks pages shrinks its buffer. Return how long it was, ``timeo_ns`` at most.
+        """
+        if short_of == "a page":
+            self.mem.proto.enter_pressure()
+            self.mem.moderate_sndbuf()
         self.short_of = short_of
         self.push(task, more=more)
-        timeout_ns = self.vm_wait_ns() if self.mem.stream_memory_free() else None
+        limit_ns = self.stack.vm_wait_ns() if self.mem.stream_memory_free() else timeo_ns
+        # whose time is bounded gets on when it is over
+        kind = TimerKind.RETRY if timeo_ns is None else TimerKind.PROGRESS
         self.release_sock(task)
-        wait = self.send_space_wait.wait(task, timeout_ns=timeout_ns, interruptible=True)
+        begun_ns = self.world.now_ns
+        wait = self.send_space_wait.wait(task, timeout_ns=limit_ns, kind=kind, interruptible=True)
         await (wait if self.stack.tracer is None else self.stack.tracer.wait_memory(task, self, wait))
+        slept_ns = self.world.now_ns - begun_ns
         await self.lock_sock(task)
+        return slept_ns
 
     def try_sendpages(
         self,
@@ -478,9 +486,6 @@ class TcpSock:
                 self.write_space()
 
     # -- time -----------------------------------------------------------------------------------------------------
-
-    def _deadline_ns(self) -> int | None:
-        return self.core.timer_ns()
 
     def _timer_expired(self) -> None:
         self.core.handle_timer(self.world.now_ns)

@@ -7,7 +7,7 @@ was sent to the receiver, in softirq.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netvm.mm.gfp import PF_MEMALLOC
 from netvm.mm.page_alloc import PageAllocator
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from netvm.net.sock import TcpSock
 
 __all__ = ["NetStack", "TaskFrag"]
+
+VM_WAIT_JIFFIES: Final = 50
 
 
 class Sock(Protocol):
@@ -147,6 +149,10 @@ class NetStack:
         if not is_kept(sock) and sock in self.sockets:
             self.sockets.remove(sock)
             sock.mem.proto.nr_sockets -= 1
+
+    def vm_wait_ns(self) -> int:
+        """Return how long who sends waits when pages were short: 2 to 51 jiffies (sk_stream_wait_memory)."""
+        return (self.random.below(VM_WAIT_JIFFIES - 1) + 2) * JIFFY_NS
 
     def task_frag(self, task: Task) -> TaskFrag:
         """Return a task's own block to cut payload from; it goes when the task exits."""

@@ -7,7 +7,9 @@ is dirt of that disk, and a COMMIT is an fsync of the file.
 
 A thread owns the pages a call is received into, as many as the largest call needs (``svc_alloc_arg``). What a reply was
 made in goes with the reply, so each call begins with an allocation in GFP_KERNEL: a thread may be in direct reclaim
-before it has looked at anything. One thread at a time reads from the connection, one at a time answers on it.
+before it has looked at anything. One thread at a time reads from the connection, one at a time answers on it. Whoever
+could not put an answer into the socket within 30 s, since the client does not read or since there is no memory, closes
+the connection (``svc_tcp_accept`` sets sk_sndtimeo, ``svc_tcp_sendto`` gives up).
 
 While it writes into the file system below, a thread is marked PF_LOCAL_THROTTLE (before 5.7 PF_LESS_THROTTLE): see
 :mod:`netvm.pagecache.throttle` for what that has meant over the years.
@@ -15,8 +17,10 @@ While it writes into the file system below, a thread is marked PF_LOCAL_THROTTLE
 The largest READ and WRITE is 1/4096 of memory, 16 KiB on a small machine, whatever the client would like
 (``nfsd_get_default_max_blksize``).
 
-# MODEL: a thread that reads waits on the connection for the whole of a call and does not give it back half read; READ
-# copies out of the page cache into the socket instead of lending pages to it; files are not truncated on the server.
+# MODEL: the 30 s are for the header and for the data of an answer, each; before 6.5 every page was a send of its own
+# with so much time. A thread that reads waits on the connection for the whole of a call and does not give it back half
+# read; READ copies out of the page cache into the socket instead of lending pages to it; files are not truncated on the
+# server.
 """
 
 from typing import Any, Final
@@ -36,7 +40,7 @@ from netvm.pagecache.readahead import FileReader, ReadAhead
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
 from netvm.runtime.wait import Semaphore, WaitQueue
-from netvm.units import NS_PER_MS, PAGE_SIZE
+from netvm.units import NS_PER_MS, NS_PER_S, PAGE_SIZE
 from storage_backends.nfs.connection.procedures import COMMIT, READ, SETATTR, WRITE
 from storage_backends.nfs.connection.server import NfsServerConnection, Request
 from storage_backends.nfs.messages import data, files
@@ -51,6 +55,8 @@ NFSSVC_MAXBLKSIZE: Final = 1 << 20
 _LEAST_BLKSIZE: Final = 8 << 10
 ALLOC_DELAY_NS: Final = 500 * NS_PER_MS
 """How long a thread waits that got no page."""
+SNDTIMEO_NS: Final = 30 * NS_PER_S
+"""sk_sndtimeo of an accepted connection: a write must not block for ever when memory is low (svc_tcp_accept)."""
 
 _STATUS: Final = {
     -int(Errno.ENOSPC): NfsStat3.NFS3ERR_NOSPC,
@@ -102,6 +108,7 @@ class LocalNfsServer:
         self.world = context.world
         self.stack = context.stack
         self.cpus = context.cpus
+        self.log = context.log
         self.service = service
         self.cache = cache
         self.reader = reader
@@ -147,6 +154,7 @@ class LocalNfsServer:
             old.state_change = None
             self._close(old)
         sock.listening = self._is_up
+        sock.sndtimeo_ns = SNDTIMEO_NS
         sock.state_change = self._wake
         sock.readable_wait.resource = self._idle_resource
 
@@ -241,10 +249,14 @@ class LocalNfsServer:
         return requests
 
     async def _svc_send(self, task: Task, sock: TcpSock, chunks: list[Any]) -> None:
-        """Answer on the connection, alone (svc_send, xpt_mutex)."""
+        """Answer on the connection, alone (svc_send, xpt_mutex); what cannot be sent in time is its end."""
         await self._mutex.down(task)
         if sock.established:
-            await sock.sendmsg(task, chunks, more=False)
+            begin = sock.core.write_seq
+            if await sock.sendmsg(task, chunks, more=False) == -Errno.EAGAIN:
+                sent, size = sock.core.write_seq - begin, sum(map(content_size, chunks))
+                self.log(f"rpc-srv/tcp: nfsd: sent {sent} when sending {size} bytes - shutting down socket")
+                self._close(sock)
         self._mutex.up(task)
 
     # -- procedures that touch the disk ---------------------------------------------------------------------------

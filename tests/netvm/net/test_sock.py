@@ -195,6 +195,30 @@ def test_full_buffer_waits_for_acknowledgements(net_host: Callable[..., Host]) -
     host.run(body)
 
 
+@pytest.mark.parametrize("short_of", ["room", "a page"])
+def test_a_sender_whose_time_is_bounded_gives_up(net_host: Callable[..., Host], short_of: str) -> None:
+    """sk_sndtimeo: -EAGAIN when all its waits for room or for pages have come to that, at the end of a wait."""
+    host = net_host()
+
+    async def body(task: Any) -> None:
+        sock, _ = await connected(host, task, sndbuf=8192)
+        sock.sndtimeo_ns = 3 * NS_PER_S
+        taken = host.drain() if short_of == "a page" else []
+        host.up.is_down = True
+        start_ns = host.world.now_ns
+        assert await sock.sendmsg(task, [bytes(200_000)], more=False) == -Errno.EAGAIN
+        waited_ns = host.world.now_ns - start_ns
+        assert sock.short_of == short_of
+        assert sock.owner is None
+        if short_of == "room":
+            assert waited_ns // NS_PER_MS == 3_000
+        else:
+            assert 3 * NS_PER_S <= waited_ns < 3 * NS_PER_S + 51 * JIFFY_NS
+        host.give_back(taken)
+
+    host.run(body)
+
+
 def test_acknowledgement_needs_a_packet_of_its_own(net_host: Callable[..., Host]) -> None:
     """Without memory for it an ACK is not sent now but tried again; the peer learns later."""
     host = net_host()

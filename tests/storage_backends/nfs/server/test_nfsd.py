@@ -1,10 +1,12 @@
 """A server among the host's own threads."""
 
+import re
+
 import pytest
 
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import run_scenario
-from netvm.units import MIB, PAGE_SIZE
+from netvm.units import MIB, NS_PER_S, PAGE_SIZE
 from storage_backends.nfs.connection import procedures as p
 from storage_backends.nfs.messages import data, files
 from storage_backends.nfs.messages.attributes import Sattr3
@@ -120,5 +122,30 @@ def test_answers_are_those_of_an_export(mounted) -> None:
         ).result
         assert (tail.data, tail.eof) == (Blocks.of((3,)), True)
         assert (await host.client.call_sync(task, p.GETATTR, FhArgs(fh=fh))).result.attributes.size_bytes == 3 << 12
+
+    host.run(script)
+
+
+def test_a_client_that_does_not_read_loses_its_connection(mounted) -> None:
+    """An answer that finds no room for 30 s is the connection's end; the client connects again and asks once more."""
+    host = mounted(*LOCAL)
+
+    async def script(task) -> None:
+        host.take_completions()
+        await host.swap_rw(task, 0, [7] * 64)
+        await host.until_ended(task, 1)
+        # it goes to sleep in the middle of its reading: nobody takes what arrives
+        host.xprt.sock.data_ready = None
+        begun_ns = host.world.now_ns
+        reads = [await host.swap_rw(task, 0, None, nr_pages=64) for _ in range(64)]
+        await host.pause(task, 29_900)
+        assert not host.log
+        assert [t for t in host.backend.local.threads if "sk_stream_wait_memory" in t.stack()]
+        await host.until_ended(task, 1 + len(reads), within_ms=60_000)
+        assert all(read.versions == [7] * 64 for read in reads)
+        assert (host.world.now_ns - begun_ns) // NS_PER_S == 30
+        [line] = host.log
+        assert re.fullmatch(r"rpc-srv/tcp: nfsd: sent \d+ when sending 8\d\d\d bytes - shutting down socket", line)
+        assert host.xprt.nr_connects == 2
 
     host.run(script)
