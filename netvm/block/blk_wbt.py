@@ -285,4 +285,5 @@ class Wbt:
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
-        return (self.scale_step, self.ordinary.inflight, self.swap.inflight, len(self.ordinary.wanted))
+        classes = (self.ordinary, self.swap)
+        return (self.scale_step, *((rqw.inflight, tuple(rqw.wanted)) for rqw in classes))

@@ -374,3 +374,32 @@ def test_reads_are_never_held_back(make_host: Any) -> None:
         host.device.release()
 
     host.run(body)
+
+
+def test_the_digest_tells_who_waits_in_either_class(make_host: Any) -> None:
+    """A write more that waits, of swap or not, or one of another kind, is another state."""
+    host = make_host(switches={"wbt_swap_requests": True})
+    wbt = _throttle(host)
+    seen = [wbt.digest()]
+
+    async def writer(task: Any, opf: int) -> None:
+        rq = Request(write=True, slot=0, pfns=[0], bios=[], versions=[])
+        rq.rq_wait = await wbt.wbt_wait(task, opf, write=True)
+        wbt.done(rq)
+
+    async def body(task: Any) -> None:
+        for rqw in (wbt.ordinary, wbt.swap):
+            rqw.inflight = 100
+        seen.append(wbt.digest())
+        for opf in (0, REQ_SWAP, REQ_SYNC, REQ_BACKGROUND):
+            host.world.spawn("w", lambda t, opf=opf: writer(t, opf))
+            await host.pause(task, 1)
+            seen.append(wbt.digest())
+        assert len(set(seen)) == 6
+        for rqw in (wbt.ordinary, wbt.swap):
+            rqw.inflight = 0
+            rqw.wake(lambda _opf: 100)
+        await host.pause(task, NS_PER_S)
+        assert wbt.digest() == seen[0]
+
+    host.run(body)
