@@ -30,11 +30,15 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_one(seed: int, cut_s: float) -> _Row:
-    """Examine one seed, for so much CPU time at most."""
+    """Examine one seed, for so much CPU time at most. Raises KeyboardInterrupt on Ctrl-C."""
     begun = seconds()
+    is_over = False
 
     def too_long(_signal: int, _frame: FrameType | None) -> None:
-        raise TimeoutError
+        nonlocal is_over
+        is_over = True
+        # which the run takes between two steps of the model
+        signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGVTALRM, too_long)
     signal.setitimer(signal.ITIMER_VIRTUAL, cut_s)
@@ -42,6 +46,8 @@ def run_one(seed: int, cut_s: float) -> _Row:
         finding = examine(seed)
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    if finding.cut == "given up" and not is_over:
+        raise KeyboardInterrupt
     return _Row(finding=finding, cpu_s=round(seconds() - begun, 3))
 
 

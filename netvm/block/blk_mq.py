@@ -221,8 +221,17 @@ class RequestQueue:
         self._until_wake = self._wake_batch
 
     def providers(self) -> list[Provider | Task]:
-        """Return what each request under way waits for: they give back tags, tokens and bios."""
-        return [self.driver.needs(rq) for rq in self.outstanding.values()]
+        """Return what each request under way waits for: they give back tags, tokens and bios.
+
+        Where the driver has none it is those that wait for it, or for a worker to send them.
+        """
+        if self.outstanding or not self.nr_queued:
+            return [self.driver.needs(rq) for rq in self.outstanding.values()]
+        worker = self.run_work.running_on
+        if worker is None and not self.run_work.pending:
+            return [self.driver.needs(rq) for rq in self._dispatch]
+        needs = worker.task if worker is not None and worker.task is not None else self.kblockd.pool.needs_worker
+        return [Provider(name=f"{self.name}: {self.nr_queued} requests in the queue", needs=(needs,))]
 
     @property
     def nr_queued(self) -> int:

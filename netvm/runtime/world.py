@@ -279,6 +279,11 @@ class World(Dispatcher):
                     self.stopped = True
                     nursery.cancel_scope.cancel()
                     self._unwind()
+        except BaseExceptionGroup as group:
+            # Ctrl-C that trio had no turn to deliver before the run was over comes at the nursery's end
+            if group.split(KeyboardInterrupt)[1] is not None:
+                raise
+            raise KeyboardInterrupt from None
         finally:
             self.stopped = True
             self._nursery = None

@@ -38,6 +38,7 @@ _NAMES_MAX = 6
 """Waiters of a pool that are named; further ones are counted."""
 _LOG_LINES = 3
 """Lines of the kernel log that an error of the storage is explained with."""
+_TOLD_ELSEWHERE = ("Out of memory: ", "page allocation failure ", "INFO: task ")
 _DROPS_TOLD = ("PFMemallocDrop", "TCPBacklogDrop", "TCPOFODrop", "TCPRcvQDrop", "UdpRcvbufErrors", "rx_missed_errors")
 _STACK_END = ("kswapd", "worker_thread", "kthreadd", "recv_work", "rescuer_thread")
 
@@ -390,4 +391,5 @@ def explain_io_error(host: Host, programs: list[Program]) -> list[str]:
         if nr_written or nr_read
     ]
     lines += [f"{program.name} was killed by SIGBUS" for program in programs if program.bus_error]
-    return lines + [f"kernel log: {line}" for line in host.log_lines[-_LOG_LINES:]]
+    log = [line for line in host.log_lines if not any(told in line for told in _TOLD_ELSEWHERE)]
+    return lines + [f"kernel log: {line}" for line in log[-_LOG_LINES:]]

@@ -260,7 +260,8 @@ def _fault(draw: _Draw, *, remote: bool, disk: bool) -> dict[str, Any]:
 def examine(seed: int, tables: Mapping[str, Any] | None = None) -> Finding:
     """Run the scenario of a seed, or ``tables`` in its place, and say what must never be.
 
-    A TimeoutError that reaches it (a caller's alarm, say) gives the run up: what was found until then is told.
+    A KeyboardInterrupt gives the run up, and what was found until then is told: Ctrl-C, or a caller's alarm that raises
+    SIGINT. No other exception of a signal's handler will do: it may cut through the middle of a step of the model.
     """
     tables = draw_scenario(seed) if tables is None else dict(tables)
     run = None
@@ -280,10 +281,10 @@ def examine(seed: int, tables: Mapping[str, Any] | None = None) -> Finding:
                 wrong.append("run again, it gives other bytes")
     except UsageError as error:
         return Finding(seed=seed, verdict=None, wrong=[f"refused: {error}"])
-    except Exception as error:  # noqa: BLE001  whatever it is, it is the finding
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, it is the finding
         cause = _cause(error)
         found, nr_audits = (run.found, run.nr_audits) if run is not None else ([], 0)
-        if isinstance(cause, TimeoutError):
+        if isinstance(cause, KeyboardInterrupt):
             return Finding(seed=seed, verdict=None, cut="given up", nr_audits=nr_audits, wrong=found)
         return Finding(seed=seed, verdict=None, nr_audits=nr_audits, wrong=[*found, *_told(cause)])
     return Finding(

@@ -373,6 +373,9 @@ class IscsiSession:
                 return Provider(name=f"{name}, session failed, iscsid was never told")
             needs = (self.daemon,) if self.daemon is not None else ()
             return Provider(name=f"{name}, session {self.state.value}, recovery by iscsid", needs=needs)
+        if rq.number not in self.queue.outstanding:
+            lacks = self._peer_needs() if not conn.core.is_window_open else (self.stack.pages.memory,)
+            return Provider(name=f"{name}, refused by the driver", needs=lacks)
         task: IscsiTask = rq.cookie
         is_sending = conn.itt_sending is not None and self.tasks.get(conn.itt_sending) is task
         if is_sending and conn.waits_for_space:

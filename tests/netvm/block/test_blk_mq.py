@@ -137,6 +137,27 @@ def test_refused_request_is_sent_again(make_host) -> None:
     assert second - first == BLK_MQ_RESOURCE_DELAY_NS
 
 
+def test_what_waits_for_a_worker_waits_for_one(make_host) -> None:
+    """With nothing at the driver, the requests in the queue wait for a worker of kblockd."""
+    host = make_host()
+    seen: list[Any] = []
+
+    async def body(task: Any) -> None:
+        plug = host.queue.start_plug(task)
+        await host.submit_pages(task, plug, 0, 1)
+        await host.submit_pages(task, plug, 8, 1)
+        plug.flush(from_schedule=True)
+        seen.extend(host.queue.providers())
+        await host.pause(task, NS_PER_S)
+        assert host.queue.providers() == []
+        plug.finish()
+
+    host.run(body)
+    [waits] = seen
+    assert waits.name.endswith(": 2 requests in the queue")
+    assert waits.needs == (host.queue.kblockd.pool.needs_worker,)
+
+
 def test_error_reaches_who_submitted(make_host) -> None:
     """And is counted; the tag comes back."""
     host = make_host()

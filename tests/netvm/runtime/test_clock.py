@@ -260,6 +260,20 @@ def test_control_c_ends_the_run(run: Run, control_c: Callable[[], None], alone: 
     assert world.stopped
 
 
+def test_control_c_at_the_very_end_is_itself(run: Run, control_c: Callable[[], None]) -> None:
+    """A signal in the last step, after which trio ends its nursery, is no group of exceptions."""
+    world = World()
+
+    async def last(task: Task) -> None:
+        await world.sleep_ns(task, MS, PAUSE)
+        control_c()
+        world.stop()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(world, last)
+    assert world.stopped
+
+
 def test_control_c_spares_nobody(run: Run, control_c: Callable[[], None]) -> None:
     """Tasks in uninterruptible waits, killed or not, are ended too."""
     world = World()

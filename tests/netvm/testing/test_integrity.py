@@ -1,5 +1,6 @@
 """Whatever is drawn runs, and nothing that must never be goes unseen."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -91,18 +92,20 @@ def test_a_run_without_a_verdict_says_what_cut_it_off(tables: dict[str, Any], cu
 
 
 def test_what_was_found_before_a_run_was_given_up_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller's alarm ends the run; the audits until then count."""
-    told = iter([["a page too many"], TimeoutError()])
+    """A caller's alarm that raises SIGINT ends the run between two steps; the audits until then count."""
+    nr_looks = 0
 
     def audit(*_: object) -> list[str]:
-        found = next(told)
-        if isinstance(found, list):
-            return found
-        raise found
+        nonlocal nr_looks
+        nr_looks += 1
+        if nr_looks == 2:
+            signal.raise_signal(signal.SIGINT)
+        return ["a page too many"] if nr_looks == 1 else []
 
     monkeypatch.setattr(integrity, "audit_memory", audit)
     finding = examine(1, SMALL)
     assert (finding.verdict, finding.cut, finding.wrong) == (None, "given up", ["at 1 ms: a page too many"])
+    assert finding.nr_audits >= 2
 
 
 def test_an_exception_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, BLK_STS_RESOURCE, Requ
 from netvm.runtime.task import Task
 from netvm.units import NS_PER_MS, NS_PER_S
 from storage_backends.iscsi.initiator.session import SessionState
+from storage_backends.iscsi.initiator.sg_pool import SgPools
 
 ISCSI = """
 [storage]
@@ -133,6 +134,28 @@ def test_failed_session_is_busy(device):
         await d.until(task, lambda: d.host.backend.driver.state is SessionState.FAILED, within_ms=50)
         d.submit(0, [1])
         assert d.queue.nr_queued == 1
+        await d.until(task, lambda: False, within_ms=10)
+        # nothing is out, and yet the bios of what waits come back when iscsid has logged in
+        [waits] = d.queue.providers()
+        assert waits.name == "sda: WRITE of 1 pages at slot 0, session failed, recovery by iscsid"
+        assert waits.needs == (d.host.backend.iscsid.task,)
+        assert await d.until_ended(task, 1, within_ms=2500) == [BLK_STS_OK]
+        assert d.queue.providers() == []
+
+    device(ISCSI).run(script)
+
+
+def test_a_request_that_the_driver_refuses_waits_for_memory(device, monkeypatch):
+    """A session that is up takes none without a scatter-gather list: what waits for it waits for pages."""
+
+    async def script(d, task):
+        monkeypatch.setattr(SgPools, "try_alloc", lambda _pools, _task, _nr: None)
+        d.submit(0, [1])
+        await d.until(task, lambda: False, within_ms=10)
+        [waits] = d.queue.providers()
+        assert waits.name == "sda: WRITE of 1 pages at slot 0, refused by the driver"
+        assert waits.needs == (d.host.pages.memory,)
+        monkeypatch.undo()
         assert await d.until_ended(task, 1, within_ms=2500) == [BLK_STS_OK]
 
     device(ISCSI).run(script)
