@@ -7,7 +7,8 @@ Whatever is wrong with the user's input ends as one :class:`~netvm.errors.UsageE
 
 An override ``a.b.c=value`` goes into the raw data before anything is checked, so it obeys the same rules as the file:
 list entries are named by index (``workload.0.mib``), one index past the end adds an entry, the value is TOML, and what
-is no TOML value is a plain string.
+is no TOML value is a plain string; so is a number where only a string will do (``kernel.preset=6.18``), since a shell
+takes quotes away.
 """
 
 import re
@@ -59,6 +60,8 @@ def scenario_from(data: Mapping[str, object], *, origin: str, overrides: Sequenc
     """Return the scenario that raw ``data`` from ``origin`` describes. Raises UsageError."""
     merged = deepcopy(dict(data))
     applied = [_apply(merged, text) for text in overrides]
+    for override in applied:
+        _respell(merged, override)
     if "abstract" in merged:
         merged = _HOSTLESS | merged
     for blame in blames(merged, Scenario):
@@ -168,6 +171,21 @@ def _apply(data: dict[str, Any], text: str) -> _Override:
             here[step] = [] if following.isdecimal() else {}
         here = here[step]
     return _Override(path=tuple(path), text=text)
+
+
+def _respell(data: dict[str, Any], override: _Override) -> None:
+    """Take the value of an option as it was typed if its key wants that, and not the number that it spells."""
+    here: Any = data
+    *parents, last = override.path
+    for part in parents:
+        here = here[part]
+    value = here[last]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    if any(blame.path == override.path for blame in blames(data, Scenario)):
+        here[last] = override.text.partition("=")[2].strip()
+        if any(blame.path == override.path for blame in blames(data, Scenario)):
+            here[last] = value
 
 
 def _step(here: object, part: str, path: Sequence[str | int], text: str) -> str | int:

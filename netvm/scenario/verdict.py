@@ -295,12 +295,25 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
             )
         if "sk_stream_wait_memory" in stack:
             lines.append(_sender_line(host, task, zone))
+    if any("balance_dirty_pages" in task.stack() for task in tasks):
+        lines.append(_dirt_line(host))
     if host.nic is not None and host.nic.is_stuck:
         lines.append(f"replies cannot be received on {host.nic.name}: {host.nic.stuck_on}")
     for (comm, order, gfp), count in sorted(host.pages.failures.items()):
         lines.append(f"page allocation failure {count} times: {comm} order:{order} mode:{gfp:#x}({gfp_name(gfp)})")
     lines += [f"{name} dropped {count}" for name, count in host.netstat.as_dict().items() if name in _DROPS_TOLD]
     return lines
+
+
+def _dirt_line(host: Host) -> str:
+    """The figures that writers are held back by, in pages: everybody's, then each device's."""
+    throttle = host.files.throttle
+    look = throttle.limits()
+    devices = "; ".join(f"{wb.name} {wb.nr_reclaimable} and {wb.nr_writeback}" for wb in throttle.devices)
+    return (
+        f"writers are held back: {look.nr_dirty} pages are dirty and {look.dirty - look.nr_dirty} under writeback, "
+        f"limit {look.thresh}, background {look.bg_thresh}; of {devices}"
+    )
 
 
 def _request_lines(resource: Resource) -> list[str]:

@@ -53,6 +53,14 @@ def test_defaults_are_filled_in(file: Path) -> None:
     assert scenario.workload[0].mib == 120
 
 
+def test_a_number_may_be_the_name_of_a_kernel(file: Path) -> None:
+    """What a shell has taken the quotes from is read as it was typed; what is no kernel either is told as a number."""
+    for typed in ("kernel.preset=6.18", 'kernel.preset="6.18"'):
+        assert load_scenario(file, overrides=[typed]).kernel.preset == "6.18"
+    assert load_scenario(file, overrides=["workload.0.name=10"]).workload[0].name == "10"
+    assert _refusal(file, "kernel.preset=6.19").startswith("--set kernel.preset=6.19: must be one of ")
+
+
 def test_overrides_are_toml_values_or_plain_strings(file: Path) -> None:
     """``--set`` reaches tables, dashed keys, switches and list entries, and may add an entry at the end of a list."""
     scenario = load_scenario(

@@ -212,6 +212,20 @@ def test_a_sender_says_what_it_was_short_of(monkeypatch: pytest.MonkeyPatch, sho
     assert any(said in line for line in explain_hang(idle.host, [], proved=True, timeout_s=30))
 
 
+def test_who_is_held_back_for_dirt_is_told_the_figures(idle: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dirty, under writeback, and allowed; for all and for each device."""
+    stuck(idle, "writer", Resource("timer", "balance_dirty_pages"))
+    assert not any("held back" in line for line in explain_hang(idle.host, [], proved=True, timeout_s=30))
+    monkeypatch.setattr(Task, "stack", lambda _task: ["balance_dirty_pages", "_sleep"])
+    wb = idle.host.files.throttle.add_device("vda")
+    wb.nr_reclaimable, wb.nr_writeback = 7, 9
+    idle.host.vmstat.nr_dirty, idle.host.vmstat.nr_writeback = 7, 9
+    look = idle.host.files.throttle.limits()
+    line = f"writers are held back: 7 pages are dirty and 9 under writeback, limit {look.thresh}, "
+    told = [line for line in explain_hang(idle.host, [], proved=True, timeout_s=30) if "held back" in line]
+    assert told == [line + f"background {look.bg_thresh}; of vda 7 and 9"]
+
+
 def test_a_kill_is_explained(idle: Experiment) -> None:
     """Who asked for what and who died; EARLY only if swap was left or pages were being written."""
     idle.host.oom.kills += [kill(), kill(free_swap_pages=3), kill(pages_under_writeback=4)]
