@@ -25,7 +25,7 @@ from netvm.net.sk_lock import SocketLock
 from netvm.net.sk_memory import SockMemory
 from netvm.net.skb import MAX_SKB_FRAGS, Skb
 from netvm.net.stack import NetStack
-from netvm.net.tcp.config import ETHERNET, LOOPBACK, LOOPBACK_PASSIVE, TcpConfig
+from netvm.net.tcp.config import ETHERNET, LOOPBACK, TcpConfig
 from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.segment import SYN, Segment
 from netvm.net.tcp.state import TcpState
@@ -54,7 +54,6 @@ class TcpSock:
         sndbuf: int | None = None,
         rcvbuf: int | None = None,
         loopback: bool = False,
-        passive: bool = False,
         kernel: bool = True,
     ) -> None:
         self.stack = stack
@@ -72,8 +71,7 @@ class TcpSock:
             sndbuf_locked=sndbuf is not None,
             rcvbuf=stack.tcp_rmem[1] if rcvbuf is None else rcvbuf,
         )
-        on_this_host = LOOPBACK_PASSIVE if passive else LOOPBACK
-        self.config = config or (on_this_host if loopback else ETHERNET)
+        self.config = config or (LOOPBACK if loopback else ETHERNET)
         self.core = TcpConnection(self.config, iss=0)
         self.peer: Endpoint
         self.outgoing: StreamLog

@@ -67,7 +67,7 @@ class IscsiBackend:
             assert self.remote is not None
             self.remote.listen(peer)
         else:
-            local_peer = TcpSock(context.stack, "iscsi-target", loopback=True, passive=True)
+            local_peer = TcpSock(context.stack, "iscsi-target", loopback=True)
             connect_streams(sock, local_peer)
             assert self.local is not None
             self.local.listen(local_peer)

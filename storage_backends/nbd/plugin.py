@@ -54,7 +54,7 @@ class NbdBackend:
         self.remote = RemoteNbdServer(context.world, peer, self.service)
 
     def _serve_locally(self, context: BackendContext) -> None:
-        peer = TcpSock(context.stack, "nbd-server", loopback=True, passive=True, kernel=False)
+        peer = TcpSock(context.stack, "nbd-server", loopback=True, kernel=False)
         connect_streams(self.sock, peer)
         peer.listening = True
         self.local = LocalNbdServer(context.world, context.stack, peer, self.service, context.cpus)

@@ -112,7 +112,7 @@ class NfsBackend:
         context = self.context
         if self.local is not None:
             sock = TcpSock(context.stack, "nfs", loopback=True)
-            served = TcpSock(context.stack, "nfsd", loopback=True, passive=True)
+            served = TcpSock(context.stack, "nfsd", loopback=True)
             connect_streams(sock, served)
             self.local.listen(served)
             return sock

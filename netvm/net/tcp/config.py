@@ -7,7 +7,7 @@ a host's table needs no adding up.
 ``tcp_retries1`` is not here: all it does is ask routing for another path.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
@@ -16,7 +16,6 @@ __all__ = [
     "COUNTER_NAMES",
     "ETHERNET",
     "LOOPBACK",
-    "LOOPBACK_PASSIVE",
     "TCP_MSS_DEFAULT",
     "Counters",
     "TcpConfig",
@@ -60,8 +59,6 @@ class TcpConfig:
 
     mss_bytes: int = 1448
     """Payload of a full packet: 1500 less 40 of headers and 12 of timestamps."""
-    advmss_bytes: int = 0
-    """What the SYN tells the peer it may send in a packet; as much as is sent itself if 0."""
     gso_max_bytes: int = 65536 - 256 - 1
     """Most that one segment may carry: ``sk_gso_max_size`` less ``MAX_TCP_HEADER`` and one (``sk_setup_caps``)."""
     timestamps: bool = True
@@ -101,7 +98,7 @@ class TcpConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no endpoint can run with."""
-        assert 0 < self.mss_bytes <= self.gso_max_bytes
+        assert 0 < self.mss_bytes <= 65_535
         assert 0 < self.rto_min_ns <= self.rto_initial_ns <= self.rto_max_ns
         assert 0 < self.delack_min_ns <= self.delack_max_ns
         assert self.init_cwnd > 0
@@ -111,9 +108,5 @@ class TcpConfig:
 
 ETHERNET: Final = TcpConfig(nodelay=True)
 """A kernel client's end of a connection over a card."""
-_LOOPBACK_ADVMSS_BYTES: Final = 65_483
-LOOPBACK: Final = TcpConfig(mss_bytes=_LOOPBACK_ADVMSS_BYTES // 2, advmss_bytes=_LOOPBACK_ADVMSS_BYTES, nodelay=True)
-"""An MTU of 65536, of which a packet takes half of the first window seen (tcp_bound_to_half_wnd in tcp_sync_mss): for
-who connects that is the one of the SYN-ACK, of one packet."""
-LOOPBACK_PASSIVE: Final = replace(LOOPBACK, mss_bytes=32_768)
-"""Who accepts sees the window of the third packet first, which is half of the buffer."""
+LOOPBACK: Final = TcpConfig(mss_bytes=65_483, nodelay=True)
+"""An MTU of 65536: the largest window seen, not the MTU, bounds a packet."""

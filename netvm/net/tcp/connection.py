@@ -177,7 +177,7 @@ class TcpConnection:
         """Return the SYN, which acknowledges if the peer's SYN is known."""
         flags = SYN if self.state is TcpState.SYN_SENT else SYN | ACK
         segment = self._segment(seq, 0, flags, now_ns)
-        return segment._replace(mss_bytes=self.config.advmss_bytes or self.config.mss_bytes)
+        return segment._replace(mss_bytes=self.config.mss_bytes)
 
     def sent(self, segment: Segment, now_ns: int) -> None:
         """Note that a segment of :meth:`next_segment` or :meth:`ack_segment` left the host."""

@@ -22,6 +22,8 @@ measure the round trip, restart the timer, judge losses, grow the window; the la
 # MODEL: bursts are not paced; ``max_bytes`` is where a shell may put ``tcp_tso_autosize`` or its small-queue limit.
 """
 
+from typing import Final
+
 from netvm.net.tcp.config import TCP_MSS_DEFAULT, Counters, TcpConfig
 from netvm.net.tcp.congestion import restart_after_idle
 from netvm.net.tcp.recovery import CaState, Plan, Recovery
@@ -37,6 +39,8 @@ __all__ = ["Sender"]
 # An Enum member read from a module is ten times faster than from its class, and these are read for each segment.
 _PROBE = TimerKind.PROBE
 _RETRANSMIT = TimerKind.RETRANSMIT
+_MIN_MSS_BYTES: Final = 68 - 32
+"""What is left of the smallest MTU below the headers (RFC 791), with timestamps."""
 _OPEN = CaState.OPEN
 _RECOVERY = CaState.RECOVERY
 
@@ -46,6 +50,7 @@ class Sender:
 
     __slots__ = (
         "_last_sent_ns",
+        "_peer_mss_bytes",
         "_rto_resend",
         "_snd_wl1",
         "_syn_retries",
@@ -71,6 +76,7 @@ class Sender:
         self.config = config
         self.counters = counters
         self.iss = iss
+        self._peer_mss_bytes = config.mss_bytes
         self.mss_bytes = config.mss_bytes
         self.snd_una = self.snd_nxt = iss
         self.snd_wnd_bytes = self.max_window_bytes = 0
@@ -86,9 +92,9 @@ class Sender:
         # The timer asked for a probe, or for the retransmission of the head, that has not left yet.
         self.probe_due = False
         self._rto_resend = False
-        # invariant: follows from mss_bytes and max_window_bytes
+        # invariant: mss_bytes and size_goal_bytes follow from the peer's MSS and max_window_bytes
         self.size_goal_bytes = 0
-        self._set_size_goal()
+        self._sync_mss()
 
     def open(self, now_ns: int, *, syn_retries: int) -> None:
         """Queue the SYN and set its timer: it runs whether or not the first copy finds memory (``tcp_connect``)."""
@@ -105,14 +111,13 @@ class Sender:
 
     def take_mss(self, mss_bytes: int) -> None:
         """Send no larger packets than the peer's MSS option says (RFC 9293 section 3.7.1)."""
-        self.mss_bytes = min(self.config.mss_bytes, mss_bytes or TCP_MSS_DEFAULT)
-        self.queue.mss_bytes = self.rtx.mss_bytes = self.mss_bytes
-        self._set_size_goal()
+        self._peer_mss_bytes = min(self.config.mss_bytes, mss_bytes or TCP_MSS_DEFAULT)
+        self._sync_mss()
 
     def establish(self, segment: Segment) -> None:
         """Take the peer's window: its SYN and ours are known, and data may flow."""
         self.snd_wnd_bytes = self.max_window_bytes = segment.window_bytes
-        self._set_size_goal()
+        self._sync_mss()
         self._snd_wl1 = segment.seq
         # A SYN lost more than once starts from one packet (RFC 6928 section 2; tcp_init_transfer).
         self.recovery.establish(1 if self.timer.retransmits > 1 else self.config.init_cwnd)
@@ -128,16 +133,20 @@ class Sender:
                 restart_after_idle(self.recovery.cc, idle_ns=idle_ns, rto_ns=rto_ns, init_cwnd=init_cwnd)
         self.queue.append(size_bytes, new_skb=new_skb)
 
-    def _set_size_goal(self) -> None:
-        """Say how far to fill an skb: whole packets of a GSO segment, of at most half the largest window seen.
+    def _sync_mss(self) -> None:
+        """Say how large a packet is, and how far to fill an skb: neither above half of the largest window seen.
 
-        Mirrors ``tcp.c:tcp_xmit_size_goal``.
+        Mirrors ``tcp_output.c:tcp_sync_mss`` with ``tcp_bound_to_half_wnd``, and ``tcp.c:tcp_xmit_size_goal``: whole
+        packets of a GSO segment.
         """
-        goal = self.config.gso_max_bytes
-        half = self.max_window_bytes >> 1
-        if half:
-            goal = min(goal, max(half, self.mss_bytes))
-        self.size_goal_bytes = max(goal - goal % self.mss_bytes, self.mss_bytes)
+        window = self.max_window_bytes
+        bound = window >> 1 if window > TCP_MSS_DEFAULT else window
+        mss_bytes, goal = self._peer_mss_bytes, self.config.gso_max_bytes
+        if bound:
+            mss_bytes = min(mss_bytes, max(bound, _MIN_MSS_BYTES))
+            goal = min(goal, max(bound, _MIN_MSS_BYTES))
+        self.mss_bytes = self.queue.mss_bytes = self.rtx.mss_bytes = mss_bytes
+        self.size_goal_bytes = max(goal - goal % mss_bytes, mss_bytes)
 
     def plan(self, now_ns: int, *, more: bool, max_bytes: int) -> Plan | None:
         """Return what to send next, or None."""
@@ -329,7 +338,7 @@ class Sender:
         self.snd_wnd_bytes = window
         if window > self.max_window_bytes:
             self.max_window_bytes = window
-            self._set_size_goal()
+            self._sync_mss()
         return moved
 
     def _measure(self, segment: Segment, oldest_ns: int, now_ns: int) -> None:

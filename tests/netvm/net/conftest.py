@@ -162,7 +162,7 @@ class NetHost(MiniHost):  # type: ignore[misc]  # a class that is loaded by path
     def loopback_pair(self, **options: Any) -> tuple[TcpSock, TcpSock]:
         """Return two sockets of this host, the second one listening, not connected yet."""
         one = TcpSock(self.stack, "one", loopback=True, **options)
-        other = TcpSock(self.stack, "other", loopback=True, passive=True, **options)
+        other = TcpSock(self.stack, "other", loopback=True, **options)
         connect_streams(one, other)
         other.listening = True
         return one, other

@@ -47,15 +47,17 @@ def test_priority_is_a_mask_and_a_count(net_host: Callable[..., Host], fixed: bo
         assert (sock.memalloc, sock.allocation & GFP_MEMALLOC, host.skbs.nr_memalloc_socks) == (False, 0, 0)
 
 
-def test_who_accepts_over_loopback_fills_larger_packets(net_host: Callable[..., Host]) -> None:
-    """tcp_bound_to_half_wnd: half of the SYN-ACK's window for one end, half of the first scaled one for the other."""
+def test_a_packet_over_loopback_is_half_of_the_window(net_host: Callable[..., Host]) -> None:
+    """tcp_bound_to_half_wnd: half of the largest window seen, which is that of a buffer of 128 KiB for both ends."""
     host = net_host()
 
     async def body(task: Any) -> None:
         one, other = host.loopback_pair()
         one.connect()
         await host.pause(task, 10 * NS_PER_MS)
-        assert (one.core.size_goal_bytes, other.core.size_goal_bytes) == (32_741, 32_768)
+        await one.sendmsg(task, [b"x"], more=False)
+        await host.pause(task, 10 * NS_PER_MS)
+        assert (one.core.size_goal_bytes, other.core.size_goal_bytes) == (32_768, 32_768)
 
     host.run(body)
 

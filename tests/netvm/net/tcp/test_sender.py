@@ -40,8 +40,17 @@ def test_size_goal_is_whole_packets_of_a_gso_segment(wire):
     assert wire.client.c.size_goal_bytes == 45 * MSS
     sender = wire.client.c._sender
     sender.max_window_bytes = 20_000
-    sender._set_size_goal()
+    sender._sync_mss()
     assert wire.client.c.size_goal_bytes == 6 * MSS
+
+
+@pytest.mark.parametrize(("window_bytes", "mss_bytes"), [(2896, 1448), (2000, 1000), (536, 536), (500, 500), (20, 36)])
+def test_no_packet_is_larger_than_half_the_window(wire, window_bytes: int, mss_bytes: int):
+    """tcp_bound_to_half_wnd: half of the largest window, all of one that is no larger than a packet of 536 bytes."""
+    sender = wire.client.c._sender
+    sender.max_window_bytes = window_bytes
+    sender._sync_mss()
+    assert (sender.mss_bytes, sender.size_goal_bytes) == (mss_bytes, mss_bytes)
 
 
 def test_no_segment_spans_two_skbs(wire):
