@@ -308,6 +308,14 @@ TABLE: Final = (
         summary="no more than 2,048 pages are on their way through dm-crypt at once",
     ),
     Fix(
+        name="tags_woken_singly",
+        year=2024,
+        version="6.10",
+        source='39823b47bbd4 "block/mq-deadline: Fix the tag reservation code", Bart Van Assche',
+        summary="who waits for a request's tag is woken for each that is given back; before, for every eight",
+        in_recorded=True,
+    ),
+    Fix(
         name="wbt_swap_requests",
         year=2024,
         version="6.11",

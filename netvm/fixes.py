@@ -63,6 +63,7 @@ class Fixes:
     bio_rescuer: bool = True
     crypt_alloc_mutex: bool = True
     swap_bios_limit: bool = True
+    tags_woken_singly: bool = True
     wbt_swap_requests: bool = True
     wbt_swap_untracked: bool = False
     per_vma_lock: bool = True

@@ -8,7 +8,8 @@ sleeps. A request that is dispatched takes a driver tag. The requests themselves
 from here to the driver.
 
 Who finds no tag sleeps in one of eight wait queues, which are woken in turn, each time so many requests have ended
-(``wake_batch`` of lib/sbitmap.c: an eighth of the tags, at most 8).
+(``wake_batch`` of lib/sbitmap.c): an eighth of the tags that all may have, at most 8. Where that is one
+(``tags_woken_singly``), two tasks that run out of tags cut each other's clusters into small requests.
 
 A driver that may sleep in ``queue_rq`` (NBD) is always run by kblockd, one request after another; one that does not
 is run by whoever flushes the plug, or by kblockd when that was done while going to sleep.
@@ -41,6 +42,7 @@ __all__ = [
     "RequestQueue",
     "blk_status_to_errno",
     "errno_to_blk_status",
+    "sbq_wake_batch",
 ]
 
 _REQUEST_ISSUE: Final = number_of("request_issue")
@@ -151,6 +153,16 @@ def blk_status_to_errno(status: int) -> int:
     return -Errno.ENOSPC if status == BLK_STS_NOSPC else -Errno.EIO
 
 
+def sbq_wake_batch(depth: int, *, min_shallow_depth: int) -> int:
+    """Return how many tags are given back before a sleeper is woken (sbq_calc_wake_batch, sbitmap_calculate_shift)."""
+    word = 64
+    while word > 4 and 4 * word > depth:
+        word //= 2
+    of_word = min(word, min_shallow_depth)
+    usable = depth // word * of_word + min(depth % word, of_word)
+    return min(max(usable // SBQ_WAIT_QUEUES, 1), SBQ_WAKE_BATCH)
+
+
 class BlockDriver(Protocol):
     """What a storage driver gives the queue (``struct blk_mq_ops``)."""
 
@@ -189,6 +201,7 @@ class RequestQueue:
         max_pages: int,
         nr_requests: int,
         queue_depth: int,
+        wake_singly: bool,
     ) -> None:
         self.world = world
         self.name = name
@@ -217,7 +230,7 @@ class RequestQueue:
         self.tag = Resource("request", f"{name}: request tag ({nr_requests})", self.providers)
         self._tag_waits = [WaitQueue(world, self.tag) for _ in range(SBQ_WAIT_QUEUES)]
         self._wait_index = self._wake_index = 0
-        self._wake_batch = max(1, min(nr_requests // SBQ_WAIT_QUEUES, SBQ_WAKE_BATCH))
+        self._wake_batch = sbq_wake_batch(nr_requests, min_shallow_depth=1 if wake_singly else 3 * nr_requests // 4)
         self._until_wake = self._wake_batch
 
     def providers(self) -> list[Provider | Task]:
@@ -353,8 +366,7 @@ class RequestQueue:
         assert self.nr_sched_tags_used >= 0
         first = self._wake_index
         for index in (*range(first, SBQ_WAIT_QUEUES), *range(first)):
-            waiting = len(self._tag_waits[index])
-            if waiting:
+            if waiting := len(self._tag_waits[index]):
                 break
         else:
             return

@@ -146,6 +146,7 @@ class _Boot:
             vmstat=self.vmstat,
             netstat=self.netstat,
             buddy=self.memory_map.buddy,
+            memory_map=self.memory_map,
             pages=pages,
             slabs=slabs,
             lruvec=lruvec,
@@ -260,6 +261,7 @@ class _Boot:
             max_pages=max(1, storage.max_sectors_kb // 4),
             nr_requests=storage.nr_requests,
             queue_depth=storage.queue_depth,
+            wake_singly=self.fixes.tags_woken_singly,
         )
         if storage.wbt_lat_usec:
             queue.wbt = self._wbt(queue)
@@ -314,6 +316,7 @@ class _Boot:
             max_pages=lower.max_pages,
             nr_requests=lower.nr_requests,
             queue_depth=lower.nr_requests,
+            wake_singly=self.fixes.tags_woken_singly,
         )
         return device.queue
 

@@ -290,6 +290,7 @@ def _queue(options: Any, cache: PageCache, driver: BlockDriver, kblockd: Workque
         max_pages=max(1, options.storage.max_sectors_kb // 4),
         nr_requests=options.storage.nr_requests,
         queue_depth=options.storage.queue_depth,
+        wake_singly=cache.pages.fixes.tags_woken_singly,
     )
 
 

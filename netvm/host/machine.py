@@ -13,6 +13,7 @@ from netvm.block.swap import SwapArea
 from netvm.fixes import Fixes
 from netvm.host.backend import Backend, LinkPair
 from netvm.host.files import Files
+from netvm.host.memory_map import MemoryMap
 from netvm.mm.buddy import Buddy
 from netvm.mm.frames import Frames
 from netvm.mm.kswapd import Kswapd
@@ -51,6 +52,7 @@ class Host:
     vmstat: VmStat
     netstat: NetStat
     buddy: Buddy
+    memory_map: MemoryMap
     pages: PageAllocator
     slabs: SlabCaches
     lruvec: Lruvec

@@ -19,11 +19,13 @@ from typing import Any, Final
 from netvm.errors import UsageError
 from netvm.fixes import Fixes
 from netvm.mm.buddy import Buddy
-from netvm.mm.frames import Frames
+from netvm.mm.frames import PG_PCP, Frames
 from netvm.mm.ledger import FREE, PCP, Ledger
 from netvm.mm.zone import (
     MAX_ORDER,
     MOVABLE,
+    NR_PCPTYPES,
+    PAGE_ALLOC_COSTLY_ORDER,
     RECLAIMABLE,
     UNMOVABLE,
     PerCpuPages,
@@ -43,6 +45,8 @@ DMA32_END_MIB: Final = 4096
 UNMOVABLE_BLOCKS: Final = (1, 2, 4)
 """Orders below the pageblock's of the free blocks in the partly used UNMOVABLE pageblock."""
 RECLAIMABLE_BLOCKS: Final = (1, 3, 4)
+LISTS_OF_BOOT: Final = ((1, UNMOVABLE), (1, RECLAIMABLE), (2, UNMOVABLE), (2, RECLAIMABLE), (3, UNMOVABLE))
+"""Per-cpu lists, by order and migrate type, that the slabs in the recorded kernel's slabinfo are refilled from."""
 RESERVED_SHARE: Final = 0.19
 """Share of RAM that the recorded kernel's image and boot-time tables take (not managed)."""
 BOOT_HELD_PAGES: Final = 7640
@@ -138,6 +142,7 @@ class MemoryMap:
         self._boot_cursor: list[tuple[int, int]] = []
         """Runs of frames that boot holds, from which rings and slabs are set aside."""
         self.zones = self._lay_out(plans)
+        self._recorded_free = [zone.free_pages or 0 for zone in options.machine.zones]
 
     def _lay_out(self, plans: list[_ZonePlan]) -> list[Zone]:
         """Lay out the zones, their free blocks and marks."""
@@ -270,27 +275,53 @@ class MemoryMap:
         return buddy >= zone.start_pfn and any(buddy in lists for lists in zone.free_lists[order])
 
     def _fill_pcp(self, zone: Zone, nr_pages: int) -> None:
-        """Put single pages on CPU 0's list, out of what boot holds, so that free stays as recorded."""
+        """Put pages on CPU 0's lists, out of what boot holds, so that free stays as recorded.
+
+        A list of blocks is refilled by two at a time, so between two refills it has one: such a block is on each list
+        that boot's slabs and stacks take from, as far as the pages go. The rest are single pages that programs freed.
+        """
+        left = nr_pages
+        for order, migratetype in LISTS_OF_BOOT:
+            if left >= 1 << order:
+                self._put_on_pcp(zone, order, migratetype, 1)
+                left -= 1 << order
+        self._put_on_pcp(zone, 0, MOVABLE, left)
+
+    def _put_on_pcp(self, zone: Zone, order: int, migratetype: int, nr_blocks: int) -> None:
         pcp = zone.pcp[0]
-        for pfn in self.set_aside(nr_pages, 0):
-            self.frames.owner_of[pfn] = PCP
-            self.frames.flags_of[pfn] = 0x8000
-            self.frames.block_of[pfn] = MOVABLE
-            pcp.lists[MOVABLE].append(pfn)
+        nr_pages = nr_blocks << order
+        for pfn in self.set_aside(nr_blocks, order):
+            self.frames.owner[pfn : pfn + (1 << order)] = PCP
+            self.frames.flags_of[pfn] = PG_PCP
+            self.frames.block_of[pfn] = migratetype
+            pcp.lists[order * NR_PCPTYPES + migratetype].append(pfn)
         pcp.count += nr_pages
         self.ledger.counts[self.owner_boot] -= nr_pages
         self.ledger.counts[PCP] += nr_pages
 
+    def restore_free(self) -> None:
+        """Let free memory be what was recorded, which was when the storage was connected, out of what boot holds."""
+        for index, free in enumerate(self._recorded_free):
+            zone = self.zones[index]
+            for order in range(PAGE_ALLOC_COSTLY_ORDER, -1, -1):
+                for pfn in self._held_by_boot(index, (free - zone.nr_free) >> order, order):
+                    self.ledger.change_owner(self.frames, pfn, 1 << order, FREE)
+                    self.buddy.free_one_page(zone, pfn, order, zone.pageblock_type(pfn))
+
+    def _held_by_boot(self, index: int, nr_blocks: int, order: int) -> list[int]:
+        """Take up to so many blocks of a zone out of what boot holds, lowest first."""
+        size = 1 << order
+        start, end = self._boot_cursor[index]
+        start = (start + size - 1) & -size
+        taken = range(start, end - size + 1, size)[: max(nr_blocks, 0)]
+        self._boot_cursor[index] = (start + len(taken) * size, end)
+        return list(taken)
+
     def set_aside(self, nr_blocks: int, order: int) -> list[int]:
         """Take blocks out of what boot holds, lowest first; the caller changes their owner."""
         taken: list[int] = []
-        size = 1 << order
-        for i, (start, end) in enumerate(self._boot_cursor):
-            cursor = (start + size - 1) & -size
-            while len(taken) < nr_blocks and cursor + size <= end:
-                taken.append(cursor)
-                cursor += size
-            self._boot_cursor[i] = (cursor, end)
+        for index in range(len(self._boot_cursor)):
+            taken += self._held_by_boot(index, nr_blocks - len(taken), order)
             if len(taken) == nr_blocks:
                 return taken
         raise UsageError(

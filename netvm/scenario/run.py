@@ -169,6 +169,7 @@ class Experiment:
         """Connect the storage, then let the scenario begin."""
         host, world, run = self.host, self.world, self.scenario.run
         await host.backend.start(task)
+        host.memory_map.restore_free()
         in_jiffy_ns = self.scenario.machine.boot.start_in_jiffy_ns
         if in_jiffy_ns is not None:
             await world.sleep_ns(task, (in_jiffy_ns - world.now_ns) % JIFFY_NS, THINK, kind=TimerKind.PROGRESS)

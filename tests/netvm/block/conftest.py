@@ -32,6 +32,7 @@ def queue_above(host: Any, device: StackedDevice) -> None:
         max_pages=host.queue.max_pages,
         nr_requests=256,
         queue_depth=256,
+        wake_singly=True,
     )
 
 

@@ -7,15 +7,15 @@ from netvm.fixes import preset
 from netvm.host.memory_map import MemoryMap, default_zones
 from netvm.mm.invariants import check_ledger, check_zone
 from netvm.mm.ledger import FREE, Ledger
-from netvm.mm.zone import MAX_ORDER
+from netvm.mm.zone import MAX_ORDER, MOVABLE, NR_PCPTYPES, RECLAIMABLE, UNMOVABLE
 from netvm.scenario.load import scenario_from
 from netvm.trace.vmstat import VmStat
 
 
-def _memory_map(ram_mib: int) -> MemoryMap:
+def _memory_map(ram_mib: int, **machine: object) -> MemoryMap:
     options = scenario_from(
         {
-            "machine": {"ram_mib": ram_mib},
+            "machine": {"ram_mib": ram_mib, **machine},
             "storage": {"kind": "disk"},
             "workload": [{"kind": "anon-hog", "mib": 1}],
         },
@@ -51,3 +51,50 @@ def test_a_small_host_has_one_zone() -> None:
     """What the recorded machine's kernel holds is not managed, what its programs hold is not free."""
     assert default_zones(96, None) == [("DMA32", 24576, 24576 - 4669, 24576 - 4669 - 7640)]
     assert default_zones(96, 1000) == [("DMA32", 24576, 23576, 23576 - 7640)]
+
+
+def _recorded_map(free_pages: int, pcp_pages: int) -> MemoryMap:
+    zone = {"name": "DMA32", "present_pages": 24478, "managed_pages": 19867}
+    return _memory_map(96, zones=[zone | {"free_pages": free_pages, "pcp_pages": pcp_pages}])
+
+
+@pytest.mark.parametrize(("pcp_pages", "nr_blocks"), [(0, 0), (1, 0), (2, 1), (12, 4), (18, 4), (20, 5), (106, 5)])
+def test_recorded_per_cpu_pages_lie_on_the_lists_that_boot_used(pcp_pages: int, nr_blocks: int) -> None:
+    """One block of each order and type that slabs take, small first, as far as they go; the rest programs freed."""
+    memory_map = _recorded_map(12203, pcp_pages)
+    (zone,) = memory_map.zones
+    (pcp,) = zone.pcp
+    lists = ((1, UNMOVABLE), (1, RECLAIMABLE), (2, UNMOVABLE), (2, RECLAIMABLE), (3, UNMOVABLE))[:nr_blocks]
+    expected = {order * NR_PCPTYPES + migratetype: 1 for order, migratetype in lists}
+    if singles := pcp_pages - sum(1 << order for order, _ in lists):
+        expected[MOVABLE] = singles
+    assert {index: len(pages) for index, pages in enumerate(pcp.lists) if pages} == expected
+    assert (pcp.count, zone.nr_free) == (pcp_pages, 12203)
+    check_zone(zone, memory_map.frames)
+    check_ledger(memory_map.ledger, memory_map.frames, memory_map.zones)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 8, 16, 23])
+def test_what_connecting_took_does_not_count(taken: int) -> None:
+    """Free memory was recorded when the storage was connected, so that is how much there is when a program starts."""
+    memory_map = _recorded_map(12203, 106)
+    (zone,) = memory_map.zones
+    owner = memory_map.ledger.owner("skb:nbd0")
+    for _ in range(taken):
+        pfn = memory_map.buddy.rmqueue(zone, 0, 0, UNMOVABLE, 0)
+        memory_map.buddy.own(pfn, 0, owner, pfmemalloc=False, reserve=False)
+    memory_map.restore_free()
+    assert zone.nr_free == 12203
+    check_zone(zone, memory_map.frames)
+    check_ledger(memory_map.ledger, memory_map.frames, memory_map.zones)
+
+
+def test_free_memory_that_was_not_recorded_is_left_alone() -> None:
+    """A machine that is described by its size alone pays for its connection."""
+    memory_map = _memory_map(96)
+    (zone,) = memory_map.zones
+    before = zone.nr_free
+    pfn = memory_map.buddy.rmqueue(zone, 0, 0, UNMOVABLE, 0)
+    memory_map.buddy.own(pfn, 0, memory_map.ledger.owner("skb:nbd0"), pfmemalloc=False, reserve=False)
+    memory_map.restore_free()
+    assert zone.nr_free < before

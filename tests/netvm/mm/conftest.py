@@ -281,6 +281,7 @@ class MiniHost:
             max_pages=max_pages,
             nr_requests=nr_requests,
             queue_depth=queue_depth,
+            wake_singly=self.fixes.tags_woken_singly,
         )
         self.device.queue = self.queue
         self.swap: Any = Swapless()
