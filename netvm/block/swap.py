@@ -282,14 +282,13 @@ class SwapArea:
         for pfn in pfns:
             self.pages.node.zone_of(pfn).nr_write_pending += sign
 
-    def end_swap_write(self, rq: Request, error: int, task: Task) -> None:
+    def end_swap_write(self, rq: Request, error: int) -> None:
         """End the writeback of a request's pages; those marked by reclaim rotate to the tail.
 
         Mirrors ``end_swap_bio_write`` and ``sio_write_complete``.
         """
         pfns = rq.pfns
         nr = len(pfns)
-        task.charge_ns += nr * self.costs.end_writeback_page
         flags_of = self.frames.flags_of
         vmstat = self.vmstat
         vmstat.nr_writeback -= nr

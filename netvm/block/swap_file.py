@@ -251,7 +251,8 @@ class FileSwapIo:
                 self.log(f"{verb} error {error} on dio swapfile ({sio.slot << 12})")
         del self._outstanding[sio.number]
         if sio.write:
-            self._area.end_swap_write(sio, error, task)
+            task.charge_ns += sio.nr_pages * self._area.costs.end_writeback_page
+            self._area.end_swap_write(sio, error)
         else:
             self._area.end_swap_read(sio, error, task)
         for bio in sio.bios:

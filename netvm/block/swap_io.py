@@ -16,6 +16,7 @@ from netvm.block.plug import Plug
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO
 from netvm.mm.mempool import Mempool
 from netvm.mm.ports import PlugPort
+from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Task
 
 __all__ = ["BlockSwapIo", "SwapIo", "SwapPages"]
@@ -23,6 +24,8 @@ __all__ = ["BlockSwapIo", "SwapIo", "SwapPages"]
 
 class SwapPages(Protocol):
     """What a way of writing asks of the swap area."""
+
+    costs: CpuCosts
 
     def blocked(self, pfns: list[int], task: Task | None) -> None:
         """Note who will write these locked pages once there is memory for it; None when there is."""
@@ -32,7 +35,7 @@ class SwapPages(Protocol):
         """Put locked pages under writeback and unlock them; return their slots and the versions of their content."""
         ...
 
-    def end_swap_write(self, rq: Request, error: int, task: Task) -> None:
+    def end_swap_write(self, rq: Request, error: int) -> None:
         """End the writeback of a request's pages."""
         ...
 
@@ -216,7 +219,8 @@ class BlockSwapIo:
         """Do nothing: the requests go when the plug is finished, or before its owner sleeps."""
 
     def _end_swap_bio_write(self, rq: Request, error: int, task: Task) -> None:
-        self._area.end_swap_write(rq, error, task)
+        task.charge_ns += rq.nr_pages * self._area.costs.end_swap_page
+        self._area.end_swap_write(rq, error)
         self.bios.free(rq.bios)
 
     def _end_swap_bio_read(self, rq: Request, error: int, task: Task) -> None:

@@ -28,7 +28,7 @@ class CpuCosts:
     """One page of a readahead window: allocation, swap cache, bio."""
     scan_keep: int = 1_480
     """A page looked at and put back: isolate, reference walk, put back."""
-    scan_pageout: int = 6_800
+    scan_pageout: int = 7_350
     """A page sent to swap: two rmap walks, slot, swap cache, bio, merge, put back."""
     scan_free: int = 2_250
     """A clean page freed."""
@@ -38,8 +38,10 @@ class CpuCosts:
     """A batch of its own: list locks, drain, trace."""
     reclaim_pass: int = 4_000
     """One priority of a reclaim: counting, slab shrinkers."""
+    end_swap_page: int = 1_100
+    """Completion of one page of a swap request: bio end, rotation."""
     end_writeback_page: int = 1_800
-    """Completion of one page: bio end, rotation."""
+    """Completion of one page of a file: more than a bio hangs on it, and on each page that NFS swaps."""
     end_read_page: int = 1_200
     write_page: int = 15_000
     """Writing a file page: looked up, allocated, buffer heads, block, copied, dirtied; this and the next three by the
@@ -60,7 +62,7 @@ class CpuCosts:
     """A dentry or inode looked at by its shrinker, and mostly freed."""
     alloc_slow: int = 500
     """One pass through the allocator's slow path."""
-    sendmsg: int = 2_600
+    sendmsg: int = 2_500
     """One call into the socket: lock, frag, bookkeeping."""
     copy_page: int = 1_300
     """Copying 4 KiB."""
