@@ -2,14 +2,10 @@
 
 Mirrors block/blk-mq.c, blk-merge.c and blk-core.c of 6.1 for a device with one hardware queue. A bio is merged into
 the most recent request of its task's plug, then into a request that waits in the elevator
-(:mod:`netvm.block.mq_deadline`); else it takes a scheduler tag and becomes a request of its own. A plug is flushed when
-its last request is full (128 KiB), when it holds 32 requests, when its owner is through (``blk_finish_plug``) or
-sleeps. A request that is dispatched takes a driver tag. The requests themselves are preallocated: no memory is needed
-from here to the driver.
-
-Who finds no tag sleeps in one of eight wait queues, which are woken in turn, each time so many requests have ended
-(``wake_batch`` of lib/sbitmap.c): an eighth of the tags that all may have, at most 8. Where that is one
-(``tags_woken_singly``), two tasks that run out of tags cut each other's clusters into small requests.
+(:mod:`netvm.block.mq_deadline`); else it takes a scheduler tag (:mod:`netvm.block.sbitmap`) and becomes a request of
+its own. A plug is flushed when its last request is full (128 KiB), when it holds 32 requests, when its owner is through
+(``blk_finish_plug``) or sleeps. A request that is dispatched takes a driver tag. The requests themselves are
+preallocated: no memory is needed from here to the driver.
 
 A driver that may sleep in ``queue_rq`` (NBD) is always run by kblockd, one request after another; one that does not
 is run by whoever flushes the plug, or by kblockd when that was done while going to sleep.
@@ -21,11 +17,11 @@ from typing import Any, Final, Protocol
 from netvm.block.blk_wbt import RqWait, Wbt
 from netvm.block.mq_deadline import MqDeadline
 from netvm.block.plug import Plug
+from netvm.block.sbitmap import SbitmapQueue
 from netvm.errors import Errno
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.timer import TimerHandle, TimerKind
-from netvm.runtime.wait import WaitQueue
 from netvm.runtime.workqueue import WorkItem, Workqueue
 from netvm.runtime.world import World
 from netvm.trace.recorder import Recorder
@@ -42,7 +38,6 @@ __all__ = [
     "RequestQueue",
     "blk_status_to_errno",
     "errno_to_blk_status",
-    "sbq_wake_batch",
 ]
 
 _REQUEST_ISSUE: Final = number_of("request_issue")
@@ -57,8 +52,6 @@ BLK_STS_IOERR: Final = 10
 BLK_MAX_REQUEST_COUNT: Final = 32
 BLK_PLUG_FLUSH_PAGES: Final = 32
 BLK_MQ_RESOURCE_DELAY_NS: Final = 3 * NS_PER_MS
-SBQ_WAIT_QUEUES: Final = 8
-SBQ_WAKE_BATCH: Final = 8
 BLK_TIMEOUT_NS: Final = 30 * NS_PER_S
 OVERTAKEN_NS: Final = NS_PER_MS
 """How late a request completes that others overtake (a mishap)."""
@@ -153,16 +146,6 @@ def blk_status_to_errno(status: int) -> int:
     return -Errno.ENOSPC if status == BLK_STS_NOSPC else -Errno.EIO
 
 
-def sbq_wake_batch(depth: int, *, min_shallow_depth: int) -> int:
-    """Return how many tags are given back before a sleeper is woken (sbq_calc_wake_batch, sbitmap_calculate_shift)."""
-    word = 64
-    while word > 4 and 4 * word > depth:
-        word //= 2
-    of_word = min(word, min_shallow_depth)
-    usable = depth // word * of_word + min(depth % word, of_word)
-    return min(max(usable // SBQ_WAIT_QUEUES, 1), SBQ_WAKE_BATCH)
-
-
 class BlockDriver(Protocol):
     """What a storage driver gives the queue (``struct blk_mq_ops``)."""
 
@@ -219,7 +202,6 @@ class RequestQueue:
         self.tracer: Recorder | None = None
         self.wbt: Wbt | None = None
         """Its writeback throttle; None: it has none (CONFIG_BLK_WBT=n, or wbt_lat_usec is 0)."""
-        self.nr_sched_tags_used = 0
         self.completed = 0
         self.failed = 0
         self._next_number = 1
@@ -228,10 +210,8 @@ class RequestQueue:
         self._rerun: TimerHandle | None = None
         self._timeout: TimerHandle | None = None
         self.tag = Resource("request", f"{name}: request tag ({nr_requests})", self.providers)
-        self._tag_waits = [WaitQueue(world, self.tag) for _ in range(SBQ_WAIT_QUEUES)]
-        self._wait_index = self._wake_index = 0
-        self._wake_batch = sbq_wake_batch(nr_requests, min_shallow_depth=1 if wake_singly else 3 * nr_requests // 4)
-        self._until_wake = self._wake_batch
+        min_shallow_depth = 1 if wake_singly else 3 * nr_requests // 4
+        self.sched_tags = SbitmapQueue(world, self.tag, nr_requests, min_shallow_depth=min_shallow_depth)
 
     def providers(self) -> list[Provider | Task]:
         """Return what each request under way waits for: they give back tags, tokens and bios.
@@ -277,7 +257,7 @@ class RequestQueue:
             taken = self._plug_merge(plug, rest) or self._elevator.merge(rest)
             if not taken:
                 rq_wait = None if self.wbt is None else await self.wbt.wbt_wait(task, opf, write=write)
-                await self._get_sched_tag(task)
+                await self.sched_tags.get(task)
                 rq = self._make_request(rest)
                 rq.rq_wait = rq_wait
                 taken = rq.nr_pages
@@ -354,33 +334,10 @@ class RequestQueue:
         rq.end_io = bios.end_io
         return rq
 
-    async def _get_sched_tag(self, task: Task) -> None:
-        while self.nr_sched_tags_used >= self.nr_requests:
-            index, self._wait_index = self._wait_index, (self._wait_index + 1) % SBQ_WAIT_QUEUES
-            await self._tag_waits[index].wait(task)
-        self.nr_sched_tags_used += 1
-
-    def _put_sched_tag(self) -> None:
-        """Give a tag back; who waits for one is woken by batches, from one queue after another (__sbq_wake_up)."""
-        self.nr_sched_tags_used -= 1
-        assert self.nr_sched_tags_used >= 0
-        first = self._wake_index
-        for index in (*range(first, SBQ_WAIT_QUEUES), *range(first)):
-            if waiting := len(self._tag_waits[index]):
-                break
-        else:
-            return
-        self._until_wake -= 1
-        if not self._until_wake:
-            self._until_wake = self._wake_batch
-            self._wake_index = (index + 1) % SBQ_WAIT_QUEUES
-            for _ in range(min(self._wake_batch, waiting)):
-                self._tag_waits[index].wake_one()
-
     def _put_joined(self, rq: Request) -> None:
         """A request has become part of another."""
         rq.pfns = rq.bios = rq.versions = []
-        self._put_sched_tag()
+        self.sched_tags.put()
         if self.wbt is not None:
             self.wbt.done(rq)
 
@@ -477,7 +434,7 @@ class RequestQueue:
             return
         self._overtaken.discard(rq.number)
         del self.outstanding[rq.number]
-        self._put_sched_tag()
+        self.sched_tags.put()
         if self.wbt is not None:
             self.wbt.ended(rq)
         self.completed += 1
@@ -505,5 +462,5 @@ class RequestQueue:
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of the queue's state and its driver's could make a retry succeed."""
-        mine = (self.nr_queued, len(self.outstanding), self.nr_sched_tags_used, self.completed, self.failed)
+        mine = (self.nr_queued, len(self.outstanding), self.sched_tags.nr_used, self.completed, self.failed)
         return (*mine, self.wbt.digest() if self.wbt is not None else (), self.driver.digest())

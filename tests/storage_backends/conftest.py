@@ -117,7 +117,7 @@ class Device:
         rq.number = self._next_number
         self._next_number += 1
         rq.end_io = self._end
-        self.queue.nr_sched_tags_used += 1
+        self.queue.sched_tags.nr_used += 1
         self.queue.insert_requests([rq], async_run=False)
         return rq
 
