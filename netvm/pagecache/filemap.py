@@ -3,7 +3,7 @@
 Mirrors mm/filemap.c and the parts of mm/page-writeback.c that change a page's state.
 
 A program writes a run of consecutive pages; what needs no sleep is done for as many of them at once as can be before
-the throttle must look at the writer or anything else could happen, so the result does not depend on how the run is cut.
+the throttle must look at the writer or anything else happens, so the result does not depend on how the run is cut.
 Each page is new (allocated, with its place in the tree) or found; either way it gets a new version and is dirty.
 
 A page goes dirty -> writeback -> clean. It may be dirtied again while it is under writeback: then it carries both tags
@@ -46,7 +46,7 @@ from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import JIFFY_NS, NS_PER_US
+from netvm.units import JIFFY_NS
 
 if TYPE_CHECKING:
     from netvm.mm.vmscan import Vmscan
@@ -60,7 +60,6 @@ PTE_PRESENT: Final = 8
 """The file's shared mapping maps the page."""
 
 _BLOCK_MAX: Final = 1024
-_BLOCK_NS: Final = 100 * NS_PER_US
 _U16 = np.uint16
 _U8 = np.uint8
 _LONG_MAX: Final = 1 << 62
@@ -181,7 +180,7 @@ class PageCache:
             if task.killed:
                 return -Errno.EINTR
             limit = min(
-                end - index, self.budget_pages(task, self.costs.write_page), self.throttle.pages_until_look(task, wb)
+                end - index, self.nr_undisturbed(task, self.costs.write_page), self.throttle.pages_until_look(task, wb)
             )
             error = await mapping.fs.write_begin(task, mapping, index, limit)
             if error:
@@ -198,13 +197,13 @@ class PageCache:
                 await task.cpus.cond_resched(task)
         return 0
 
-    def budget_pages(self, task: Task, cost_ns: int) -> int:
-        """Return how many pages of this cost may pass before something else could happen, or as one block."""
+    def nr_undisturbed(self, task: Task, cost_ns: int) -> int:
+        """Return how many pages of this cost, at least one, pass before something happens, up to a tick or a block."""
         cpus = task.cpus
         if cpus is None:
             return _BLOCK_MAX
-        ahead_ns = max(min(self.world.horizon_ns() - self.world.now_ns, JIFFY_NS), _BLOCK_NS)
-        return max(1, min(_BLOCK_MAX, ahead_ns // (int(cost_ns * cpus.scale) or 1)))
+        scaled_ns = int(cost_ns * cpus.scale) or 1
+        return min(_BLOCK_MAX, cpus.nr_undisturbed(task, cost_ns), max(1, JIFFY_NS // scaled_ns))
 
     def _write_block(
         self, task: Task, mapping: Mapping, index: int, limit: int, content: list[int] | None = None

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from netvm.errors import Errno
 from netvm.mm.frames import PG_LOCKED, PG_READAHEAD, PfnArray
 from netvm.mm.gfp import GFP_NORETRY, GFP_NOWARN
+from netvm.mm.lru import PAGEVEC_SIZE
 from netvm.pagecache.filemap import GFP_PAGECACHE, PageCache
 from netvm.pagecache.mapping import Mapping
 from netvm.runtime.task import Task
@@ -78,10 +79,15 @@ class FileReader:
                 await task.cpus.cond_resched(task)
         return 0
 
+    def _batch_pages(self, task: Task) -> int:
+        """Return how many pages are copied until something happens: a program gives way between batches of them."""
+        nr = self.cache.nr_undisturbed(task, self.cache.costs.read_page)
+        return -(-nr // PAGEVEC_SIZE) * PAGEVEC_SIZE
+
     def _copy_run(self, task: Task, mapping: Mapping, index: int, end: int) -> int:
         """Copy the pages that are there, from one that is to the first that needs a closer look; return how many."""
         cache = self.cache
-        end = min(end, index + cache.budget_pages(task, cache.costs.read_page))
+        end = min(end, index + self._batch_pages(task))
         entries = mapping.pfn[index:end]
         pfns: PfnArray = (entries - 1).astype(np.intp)
         stop = (entries == 0) | (self.frames.flags[pfns] & np.uint16(PG_LOCKED | PG_READAHEAD) != 0)

@@ -122,6 +122,25 @@ def test_the_cut_of_a_write_does_not_matter(make_host: Any) -> None:
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.parametrize("nr_pages", [2, 5, 11])
+def test_an_event_finds_what_was_written_before_it(make_host: Any, nr_pages: int) -> None:
+    """What falls due in the middle of a write sees the pages that were begun by then, and no other."""
+    host = make_host(zones=(("DMA32", 4096),), cpus=1)
+    fs = host.slow_store()
+    seen: list[int] = []
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 1)
+        await task.cpus.pay(task)
+        host.world.call_after(nr_pages * host.costs.write_page - 1, lambda: seen.append(host.vmstat.nr_dirtied - 1))
+        await host.cache.generic_perform_write(task, mapping, 1, 20)
+        await task.cpus.pay(task)
+
+    host.run(body)
+    assert seen == [nr_pages]
+
+
 def test_unstable_pages_count_as_writeback(host: Any) -> None:
     """Pages that wait for a COMMIT hold writers back like those on their way."""
     fs = host.slow_store()

@@ -66,6 +66,26 @@ def test_the_window_is_bounded(host: Any) -> None:
     host.run(body)
 
 
+@pytest.mark.parametrize(("nr_pages", "copied"), [(1, 15), (15, 15), (16, 30), (100, 105)])
+def test_an_event_finds_whole_batches_copied(make_host: Any, nr_pages: int, copied: int) -> None:
+    """What falls due in the middle of a read sees what was copied up to the end of that batch of 15 pages."""
+    host = make_host(zones=(("DMA32", 4096),), cpus=1)
+    fs = host.slow_store()
+    ra = ReadAhead()
+    seen: list[int] = []
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 200)
+        await task.cpus.pay(task)
+        host.world.call_after(nr_pages * host.costs.read_page - 1, lambda: seen.append(ra.expected))
+        await host.reader.filemap_read(task, mapping, ra, 0, 200)
+        await task.cpus.pay(task)
+
+    host.run(body)
+    assert seen == [copied]
+
+
 def test_old_content_is_noticed(host: Any) -> None:
     """A page that comes back with another version than the newest written is corruption."""
     fs = host.slow_store(pages_per_s=100_000)
