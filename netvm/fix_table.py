@@ -214,6 +214,13 @@ TABLE: Final = (
         summary="reclaimers wait for pages written or another task's progress; before, congestion_wait slept it out",
     ),
     Fix(
+        name="cached_stacks",
+        year=2016,
+        version="4.9",
+        source='ac496bf48d97 "fork: Optimize task creation by caching two thread stacks per CPU", Andy Lutomirski',
+        summary="each CPU keeps two stacks of ended threads for new ones; before, every new worker needs pages",
+    ),
+    Fix(
         name="mempool_nomemalloc",
         year=2016,
         version="2.6.12",

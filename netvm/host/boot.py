@@ -50,6 +50,8 @@ from netvm.units import NS_PER_US, PAGE_SIZE
 __all__ = ["boot", "start_threads"]
 
 KTHREAD_STACK_PAGES: Final = 4
+NR_CACHED_STACKS: Final = 2
+"""Stacks of ended threads that each CPU keeps for new ones (kernel/fork.c)."""
 BOOT_SLABS: Final = (
     "skbuff_head_cache",
     "skbuff_fclone_cache",
@@ -355,10 +357,15 @@ class _Boot:
     def _workers(self, pages: PageAllocator) -> _Workers:
         world, cpus = self.world, self.cpus
         owner = self.ledger.owner("kernel_stack")
+        nr_cached = NR_CACHED_STACKS * self.options.machine.cpus if self.fixes.cached_stacks else 0
 
         async def allocate_stack(task: Task) -> None:
-            for _ in range(KTHREAD_STACK_PAGES):
-                await pages.alloc_pages(task, 0, GFP_KERNEL, owner)
+            nonlocal nr_cached
+            if nr_cached:
+                nr_cached -= 1
+            else:
+                for _ in range(KTHREAD_STACK_PAGES):
+                    await pages.alloc_pages(task, 0, GFP_KERNEL, owner)
             self.vmstat.nr_kernel_stack += KTHREAD_STACK_PAGES * 4
 
         creator = KthreadCreator(world, cpus, allocate_stack)

@@ -3,7 +3,8 @@
 Mirrors what ext2 and ext4 of 6.1 have in common on the way of a page: a buffer head beside each page that was written
 (104 bytes, 39 to a page), blocks given to a file when it is written, mostly in one piece, and ``writepages`` that puts
 up to 256 consecutive pages in a bio. A bio of that size takes its vector from ``biovec-max`` (4 KiB; two are kept in a
-mempool), and the block layer cuts it into requests of ``max_sectors_kb``.
+mempool), and the block layer cuts it into requests of ``max_sectors_kb``. The parts are chained (``bio_chain``): no
+page of a bio is written, or read, before its last part is, so on a slow device pages end by the megabyte.
 
 Content goes to the storage as version numbers, so the device's content can be held against what was acknowledged.
 
@@ -62,6 +63,25 @@ class _Inode:
             self.buffer_heads = np.concatenate([self.buffer_heads, np.zeros(more, dtype=np.int32)])
 
 
+@dataclass(slots=True)
+class _Bio:
+    """A bio that is out: a run of blocks."""
+
+    block: int
+    versions: npt.NDArray[np.int64]
+    """Content of each page, of a read once it is there."""
+    nr_left: int
+    """Pages of parts that have not ended."""
+    slab: int
+    vector: int
+    error: int = 0
+    """That of the first part that failed."""
+
+    @property
+    def end_block(self) -> int:
+        return self.block + len(self.versions)
+
+
 class BlockFileSystem:
     """One file system, all of a device."""
 
@@ -100,8 +120,8 @@ class BlockFileSystem:
         self._index_of: npt.NDArray[np.int32] = np.zeros(nr_blocks, dtype=np.int32)
         self._bio_of: npt.NDArray[np.int32] = np.zeros(nr_blocks, dtype=np.int32)
         """Serial number of the bio that a block is in."""
-        self._bios: dict[int, list[int]] = {}
-        """By serial: pages left, bio, vector."""
+        self._bios: dict[int, _Bio] = {}
+        """By serial."""
         self._next_bio = 1
         cache.filesystems.append(self)
         self.delalloc = DelayedAllocation(self, extent_pages=extent_pages) if extent_pages else None
@@ -251,41 +271,48 @@ class BlockFileSystem:
 
     def _note_bio(self, block: int, nr: int, bio: int, vector: int) -> None:
         self._bio_of[block : block + nr] = self._next_bio
-        self._bios[self._next_bio] = [nr, bio, vector]
+        self._bios[self._next_bio] = _Bio(block, np.zeros(nr, dtype=np.int64), nr, bio, vector)
         self._next_bio += 1
 
-    def _end_bios(self, rq: Request) -> None:
-        """Take a request's pages off their bios; one that is through goes back."""
-        serials, counts = np.unique(self._bio_of[rq.slot : rq.end_slot], return_counts=True)
-        for serial, count in zip(serials.tolist(), counts.tolist(), strict=True):
-            entry = self._bios[serial]
-            entry[0] -= count
-            if not entry[0]:
+    def _ended_bios(self, rq: Request, error: int) -> list[_Bio]:
+        """Take a request's pages off their bios and return those that are through; they are given back."""
+        ended = []
+        versions = np.array(rq.versions, dtype=np.int64)
+        for serial in np.unique(self._bio_of[rq.slot : rq.end_slot]).tolist():
+            bio = self._bios[serial]
+            start, stop = max(bio.block, rq.slot), min(bio.end_block, rq.end_slot)
+            bio.versions[start - bio.block : stop - bio.block] = versions[start - rq.slot : stop - rq.slot]
+            bio.error = bio.error or error
+            bio.nr_left -= stop - start
+            if not bio.nr_left:
                 del self._bios[serial]
-                self.bios.free([entry[1]])
-                self.biovecs.free([entry[2]])
+                self.bios.free([bio.slab])
+                self.biovecs.free([bio.vector])
+                ended.append(bio)
+        return ended
 
-    def _by_file(self, rq: Request) -> list[tuple[Mapping, slice, npt.NDArray[np.intp]]]:
-        """Return file, places within the request and page indices of each file that a request touches."""
-        files = self._file_of[rq.slot : rq.end_slot]
+    def _by_file(self, block: int, end_block: int) -> list[tuple[Mapping, slice, npt.NDArray[np.intp]]]:
+        """Return file, places within the blocks and page indices of each file that a run of blocks touches."""
+        files = self._file_of[block:end_block]
         cuts = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
         return [
             (
                 self.cache.mappings[int(files[start])],
                 slice(start, stop),
-                self._index_of[rq.slot + start : rq.slot + stop].astype(np.intp),
+                self._index_of[block + start : block + stop].astype(np.intp),
             )
             for start, stop in pairwise(cuts)
         ]
 
     def end_bio_write(self, rq: Request, error: int, task: Task) -> None:
-        """A request has been written, or has failed (mpage_end_io, ext4_end_bio)."""
-        versions = np.array(rq.versions, dtype=np.int64)
-        for mapping, where, indices in self._by_file(rq):
-            if not error:
+        """A request has been written, or has failed; the last of a bio ends its pages (mpage_end_io, ext4_end_bio)."""
+        if not error:
+            versions = np.array(rq.versions, dtype=np.int64)
+            for mapping, where, indices in self._by_file(rq.slot, rq.end_slot):
                 self.cache.note_stored(mapping, indices, versions[where])
-            self.cache.end_writeback(mapping, indices, error=blk_status_to_errno(error), task=task)
-        self._end_bios(rq)
+        for bio in self._ended_bios(rq, error):
+            for mapping, _, indices in self._by_file(bio.block, bio.end_block):
+                self.cache.end_writeback(mapping, indices, error=blk_status_to_errno(bio.error), task=task)
 
     async def write_inode(self, task: Task, mapping: Mapping, *, sync: bool) -> int:  # noqa: ARG002  the port's shape
         """There is no metadata to write."""
@@ -323,10 +350,10 @@ class BlockFileSystem:
         plug.finish()
 
     def end_bio_read(self, rq: Request, error: int, task: Task) -> None:
-        """A request has been read, or has failed (mpage_end_io)."""
-        for mapping, where, indices in self._by_file(rq):
-            self.reader.end_read(mapping, indices, rq.versions[where], error=error, task=task)
-        self._end_bios(rq)
+        """A request has been read, or has failed; the last of a bio ends its pages (mpage_end_io)."""
+        for bio in self._ended_bios(rq, error):
+            for mapping, where, indices in self._by_file(bio.block, bio.end_block):
+                self.reader.end_read(mapping, indices, bio.versions[where].tolist(), error=bio.error, task=task)
 
     # -- reclaim --------------------------------------------------------------------------------------------------
 
@@ -358,11 +385,13 @@ class BlockFileSystem:
     # -- looking in -----------------------------------------------------------------------------------------------
 
     def needs_page(self, mapping: Mapping, index: int) -> list[Provider | Task]:
-        """Say who could end the I/O of a page: the requests it is in."""
+        """Say who could end the I/O of a page: the requests its bio is in."""
         block = int(self.inode_of(mapping).blocks[index]) - 1
         driver = self.queue.driver
+        bio = self._bios.get(int(self._bio_of[block])) if block >= 0 else None
+        first, last = (bio.block, bio.end_block) if bio is not None else (block, block + 1)
         found: list[Provider | Task] = [
-            driver.needs(rq) for rq in self.queue.outstanding.values() if rq.slot <= block < rq.end_slot
+            driver.needs(rq) for rq in self.queue.outstanding.values() if rq.slot < last and first < rq.end_slot
         ]
         if not found and self.delalloc is not None:
             found = self.delalloc.needs_block(block)

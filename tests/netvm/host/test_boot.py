@@ -86,6 +86,29 @@ def test_threads_start_and_wait_for_work() -> None:
     assert any(name.startswith("kworker") for name in names)
 
 
+@pytest.mark.parametrize(("cached", "nr_pages"), [(True, [0, 0, 4]), (False, [4, 8, 12])])
+def test_new_threads_take_the_stacks_of_ended_ones_first(cached: bool, nr_pages: list[int]) -> None:
+    """Two workers on one CPU are made without a page, the third takes four; without the cache each takes four."""
+    world = World(seeds=Seeds(0))
+    host = booted(world, kernel={"fixes": {"cached_stacks": cached}})
+    taken: list[int] = []
+
+    async def main(task: Task) -> None:
+        owner = host.ledger.owner("kernel_stack")
+        at_boot = host.ledger.counts[owner]
+        for _ in nr_pages:
+            await host.pools[0].creator.kthread_create(task, "0")
+            taken.append(host.ledger.counts[owner] - at_boot)
+        world.stop()
+
+    def begin() -> None:
+        start_threads(host)
+        world.spawn("test", main, cpus=host.cpus)
+
+    run_virtual(lambda: world.run(begin))
+    assert taken == nr_pages
+
+
 def test_hosts_in_one_world_are_strangers() -> None:
     """Two hosts of one process share time and nothing else: one's memory, sockets and counters are not the other's."""
     world = World(seeds=Seeds(0))

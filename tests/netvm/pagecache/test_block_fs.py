@@ -84,6 +84,44 @@ def test_a_failed_request_is_an_error_of_the_file(host: Any) -> None:
     assert fs.lost_writes() == []
 
 
+def test_pages_end_with_the_last_part_of_their_bio(make_host: Any) -> None:
+    """A bio of 256 pages goes out in requests of 32; none of its pages is clean before the eighth has ended."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fs = host.block_fs()
+    ended: list[tuple[int, int]] = []
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        end_io = fs.end_bio_write
+
+        def watched(rq: Any, error: int, context: Task) -> None:
+            end_io(rq, error, context)
+            ended.append((rq.slot, host.vmstat.nr_written))
+
+        fs.end_bio_write = watched
+        await host.cache.generic_perform_write(task, mapping, 0, 300)
+        await host.cache.fsync(task, mapping)
+
+    host.run(body)
+    assert [written for _slot, written in ended] == [0] * 7 + [256, 256, 300]
+
+
+def test_a_part_that_failed_is_an_error_of_its_whole_bio(make_host: Any) -> None:
+    """One request of eight fails: all pages of the bio are reported, those of the next one are not."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fs = host.block_fs()
+    host.device.error = lambda rq: BLK_STS_IOERR if rq.slot == 1 + 64 else 0
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 300)
+        assert (await host.cache.fsync(task, mapping))[0] == -Errno.EIO
+
+    host.run(body)
+    assert host.cache.write_errors == 256
+    assert fs.lost_writes() == []
+
+
 def test_a_full_device_is_no_space(host: Any) -> None:
     """Writing past the last block is ENOSPC; a file too large to begin with is refused."""
     fs = host.block_fs(nr_blocks=21)
