@@ -214,6 +214,13 @@ TABLE: Final = (
         summary="reclaimers wait for pages written or another task's progress; before, congestion_wait slept it out",
     ),
     Fix(
+        name="bio_any_size",
+        year=2015,
+        version="4.3",
+        source='54efd50bfd87 "block: make generic_make_request handle arbitrarily sized bios", Kent Overstreet',
+        summary="a bio may be larger than a request; before, no page waited for the end of another request",
+    ),
+    Fix(
         name="cached_stacks",
         year=2016,
         version="4.9",

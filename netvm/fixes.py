@@ -50,6 +50,7 @@ class Fixes:
     oom_reaper: bool = True
     oom_half_reserve: bool = True
     reclaim_throttle: bool = True
+    bio_any_size: bool = True
     cached_stacks: bool = True
     mempool_nomemalloc: bool = True
     noio_isolation_limit: bool = True

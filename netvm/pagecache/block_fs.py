@@ -10,8 +10,8 @@ Content goes to the storage as version numbers, so the device's content can be h
 
 With ``extent_pages`` blocks are given when pages are written back (:mod:`netvm.pagecache.delalloc`).
 
-# MODEL: pages end request by request. Since 4.3 (54efd50bfd87) a bio may be larger than a request, and its pages end
-# with its last one: over a slow device by the megabyte, so a reclaimer naps for them four times as long as here.
+# MODEL: without ``bio_any_size`` (4.3) bios are as large here, but their pages end request by request, as those of the
+# smaller bios did.
 # MODEL: no metadata blocks and no journal: fsync waits for the pages alone. The recorded ext2 wrote some 3 blocks of
 # metadata for 1,000 of data, ext4 fewer. A split bio's own head (bio_split, 128 bytes a request) is not taken.
 """
@@ -310,9 +310,12 @@ class BlockFileSystem:
             versions = np.array(rq.versions, dtype=np.int64)
             for mapping, where, indices in self._by_file(rq.slot, rq.end_slot):
                 self.cache.note_stored(mapping, indices, versions[where])
-        for bio in self._ended_bios(rq, error):
-            for mapping, _, indices in self._by_file(bio.block, bio.end_block):
-                self.cache.end_writeback(mapping, indices, error=blk_status_to_errno(bio.error), task=task)
+        ended = [(bio.block, bio.end_block, bio.error) for bio in self._ended_bios(rq, error)]
+        if not self.cache.pages.fixes.bio_any_size:
+            ended = [(rq.slot, rq.end_slot, error)]
+        for block, end_block, status in ended:
+            for mapping, _, indices in self._by_file(block, end_block):
+                self.cache.end_writeback(mapping, indices, error=blk_status_to_errno(status), task=task)
 
     async def write_inode(self, task: Task, mapping: Mapping, *, sync: bool) -> int:  # noqa: ARG002  the port's shape
         """There is no metadata to write."""
@@ -351,9 +354,12 @@ class BlockFileSystem:
 
     def end_bio_read(self, rq: Request, error: int, task: Task) -> None:
         """A request has been read, or has failed; the last of a bio ends its pages (mpage_end_io)."""
-        for bio in self._ended_bios(rq, error):
-            for mapping, where, indices in self._by_file(bio.block, bio.end_block):
-                self.reader.end_read(mapping, indices, bio.versions[where].tolist(), error=bio.error, task=task)
+        ended = [(bio.block, bio.versions.tolist(), bio.error) for bio in self._ended_bios(rq, error)]
+        if not self.cache.pages.fixes.bio_any_size:
+            ended = [(rq.slot, list(rq.versions), error)]
+        for block, versions, status in ended:
+            for mapping, where, indices in self._by_file(block, block + len(versions)):
+                self.reader.end_read(mapping, indices, versions[where], error=status, task=task)
 
     # -- reclaim --------------------------------------------------------------------------------------------------
 

@@ -84,9 +84,15 @@ def test_a_failed_request_is_an_error_of_the_file(host: Any) -> None:
     assert fs.lost_writes() == []
 
 
-def test_pages_end_with_the_last_part_of_their_bio(make_host: Any) -> None:
-    """A bio of 256 pages goes out in requests of 32; none of its pages is clean before the eighth has ended."""
-    host = make_host(zones=(("DMA32", 4096),))
+@pytest.mark.parametrize(
+    ("any_size", "clean_after"), [(True, [0] * 7 + [256, 256, 300]), (False, [*range(32, 300, 32), 300])]
+)
+def test_pages_end_with_the_last_part_of_their_bio(make_host: Any, any_size: bool, clean_after: list[int]) -> None:
+    """A bio of 256 pages goes out in requests of 32; none of its pages is clean before the eighth has ended.
+
+    When a bio was no larger than a request each request ended its own.
+    """
+    host = make_host(zones=(("DMA32", 4096),), switches={"bio_any_size": any_size})
     fs = host.block_fs()
     ended: list[tuple[int, int]] = []
 
@@ -103,7 +109,7 @@ def test_pages_end_with_the_last_part_of_their_bio(make_host: Any) -> None:
         await host.cache.fsync(task, mapping)
 
     host.run(body)
-    assert [written for _slot, written in ended] == [0] * 7 + [256, 256, 300]
+    assert [written for _slot, written in ended] == clean_after
 
 
 def test_a_part_that_failed_is_an_error_of_its_whole_bio(make_host: Any) -> None:
