@@ -239,6 +239,8 @@ NOTES: dict[str, tuple[tuple[str, ...], str]] = {
     "nfs_connect_nofs": (("R1 over NFS",), ""),
     "nfs_check_dirty_writeback": (_RELEASE, ""),
     "bio_any_size": (("R5/nbd",), ""),
+    "multipage_bvecs": (("R5/nbd",), ""),
+    "ext4_dioread_nolock": (("C4/strict-fixed", "C4/flush-fixed"), ""),
     "cached_stacks": (("R5/nbd", "R1 over NFS"), "few workers are made once memory is short"),
     "mempool_nomemalloc": (("A2/nbd, small", "R6/nbd"), ""),
     "less_throttle": (("C1/loop",), ""),

@@ -228,6 +228,20 @@ TABLE: Final = (
         summary="each CPU keeps two stacks of ended threads for new ones; before, every new worker needs pages",
     ),
     Fix(
+        name="multipage_bvecs",
+        year=2019,
+        version="5.1",
+        source='07173c3ec276 "block: enable multipage bvecs", Ming Lei',
+        summary="a bio of file pages takes 256 runs of frames; before, 256 pages",
+    ),
+    Fix(
+        name="ext4_dioread_nolock",
+        year=2020,
+        version="5.6",
+        source='244adf6426ee "ext4: make dioread_nolock the default", Theodore Ts\'o',
+        summary="new pages that ext4 maps at once are under writeback until all are written; before, bio by bio",
+    ),
+    Fix(
         name="mempool_nomemalloc",
         year=2016,
         version="2.6.12",

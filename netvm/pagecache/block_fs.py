@@ -2,16 +2,17 @@
 
 Mirrors what ext2 and ext4 of 6.1 have in common on the way of a page: a buffer head beside each page that was written
 (104 bytes, 39 to a page), blocks given to a file when it is written, mostly in one piece, and ``writepages`` that puts
-up to 256 consecutive pages in a bio. A bio of that size takes its vector from ``biovec-max`` (4 KiB; two are kept in a
-mempool), and the block layer cuts it into requests of ``max_sectors_kb``. The parts are chained (``bio_chain``): no
-page of a bio is written, or read, before its last part is, so on a slow device pages end by the megabyte.
+consecutive pages in a bio as long as they lie in 256 runs of frames. Its vector is from ``biovec-max`` (4 KiB; two are
+kept in a mempool), and the block layer cuts it into requests of ``max_sectors_kb``. The parts are chained
+(``bio_chain``): no page of a bio is written, or read, before its last part is, so on a slow device pages end by the
+megabyte.
 
 Content goes to the storage as version numbers, so the device's content can be held against what was acknowledged.
 
 With ``extent_pages`` blocks are given when pages are written back (:mod:`netvm.pagecache.delalloc`).
 
 # MODEL: without ``bio_any_size`` (4.3) bios are as large here, but their pages end request by request, as those of the
-# smaller bios did.
+# smaller bios did. A bio ends after 1,024 pages, as many as a round of the flusher writes, even of one run of frames.
 # MODEL: no metadata blocks and no journal: fsync waits for the pages alone. The recorded ext2 wrote some 3 blocks of
 # metadata for 1,000 of data, ext4 fewer. A split bio's own head (bio_split, 128 bytes a request) is not taken.
 """
@@ -33,6 +34,7 @@ from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
 from netvm.mm.slab import SlabCache
 from netvm.pagecache.bdi import BackingDevice
 from netvm.pagecache.delalloc import BIO_MAX_VECS, DelayedAllocation
+from netvm.pagecache.file_bio import FileBio, IoEnd
 from netvm.pagecache.filemap import PageCache
 from netvm.pagecache.mapping import TAG_WRITEBACK, Mapping
 from netvm.pagecache.ports import WritebackControl
@@ -44,6 +46,14 @@ __all__ = ["BlockFileSystem"]
 
 _EXTENT_PAGES: Final = 2048
 """A growing file gets its blocks in such pieces (delayed allocation, mballoc)."""
+_BIO_MAX_PAGES: Final = 1024
+
+
+def _nr_in_bio(blocks: npt.NDArray[np.int32], frames: npt.NDArray[np.int32]) -> int:
+    """Return how many of the first pages go in one bio: one run on the device, at most 256 in memory (bio_add_page)."""
+    breaks = np.flatnonzero(np.diff(blocks) != 1)[:1]
+    jumps = np.flatnonzero(np.diff(frames) != 1)[BIO_MAX_VECS - 1 : BIO_MAX_VECS]
+    return int(min([*breaks, *jumps, len(blocks) - 1])) + 1
 
 
 @dataclass(slots=True)
@@ -61,25 +71,6 @@ class _Inode:
             more = max(more, len(self.blocks))
             self.blocks = np.concatenate([self.blocks, np.zeros(more, dtype=np.int32)])
             self.buffer_heads = np.concatenate([self.buffer_heads, np.zeros(more, dtype=np.int32)])
-
-
-@dataclass(slots=True)
-class _Bio:
-    """A bio that is out: a run of blocks."""
-
-    block: int
-    versions: npt.NDArray[np.int64]
-    """Content of each page, of a read once it is there."""
-    nr_left: int
-    """Pages of parts that have not ended."""
-    slab: int
-    vector: int
-    error: int = 0
-    """That of the first part that failed."""
-
-    @property
-    def end_block(self) -> int:
-        return self.block + len(self.versions)
 
 
 class BlockFileSystem:
@@ -120,7 +111,7 @@ class BlockFileSystem:
         self._index_of: npt.NDArray[np.int32] = np.zeros(nr_blocks, dtype=np.int32)
         self._bio_of: npt.NDArray[np.int32] = np.zeros(nr_blocks, dtype=np.int32)
         """Serial number of the bio that a block is in."""
-        self._bios: dict[int, _Bio] = {}
+        self._bios: dict[int, FileBio] = {}
         """By serial."""
         self._next_bio = 1
         cache.filesystems.append(self)
@@ -218,23 +209,22 @@ class BlockFileSystem:
             return await self.delalloc.writepages(task, mapping, wbc)
         inode = self.inode_of(mapping)
         walk = DirtyWalk(self.cache, mapping, wbc)
+        limit = _BIO_MAX_PAGES if self.cache.pages.fixes.multipage_bvecs else BIO_MAX_VECS
         plug = self.queue.start_plug(task)
         try:
             while True:
                 # memory first: pages that are marked must go out
                 bio = await self.bios.bio_alloc_bioset(task, GFP_NOFS)
                 vector = await self.biovecs.bio_alloc_bioset(task, GFP_NOFS)
-                run = await walk.next_run(task, BIO_MAX_VECS)
+                run = await walk.next_run(task, limit)
                 if run is None:
                     self.bios.free([bio])
                     self.biovecs.free([vector])
                     return 0
                 index, nr = run
                 blocks = inode.blocks[index : index + nr] - 1
-                breaks = np.flatnonzero(np.diff(blocks) != 1)
-                if len(breaks):
-                    # the rest of the run is on the device elsewhere
-                    keep = int(breaks[0]) + 1
+                keep = _nr_in_bio(blocks, mapping.pfn[index : index + nr])
+                if keep < nr:
                     wbc.nr_to_write += nr - keep
                     nr = keep
                     walk.back_to(index + nr)
@@ -251,10 +241,19 @@ class BlockFileSystem:
         await self.submit_bio(task, plug, block, pfns, versions, bio, vector, opf)
 
     async def submit_bio(
-        self, task: Task, plug: Plug, block: int, pfns: list[int], versions: list[int], bio: int, vector: int, opf: int
+        self,
+        task: Task,
+        plug: Plug,
+        block: int,
+        pfns: list[int],
+        versions: list[int],
+        bio: int,
+        vector: int,
+        opf: int,
+        io_end: IoEnd | None = None,
     ) -> None:
         """Send pages that are under writeback and lie one after another on the device."""
-        self._note_bio(block, len(pfns), bio, vector)
+        self._note_bio(block, len(pfns), bio, vector, io_end)
         await self.queue.submit_pages(
             task,
             plug,
@@ -269,27 +268,34 @@ class BlockFileSystem:
         if task.cpus is not None:
             await task.cpus.cond_resched(task)
 
-    def _note_bio(self, block: int, nr: int, bio: int, vector: int) -> None:
-        self._bio_of[block : block + nr] = self._next_bio
-        self._bios[self._next_bio] = _Bio(block, np.zeros(nr, dtype=np.int64), nr, bio, vector)
+    def _note_bio(self, block: int, nr: int, bio: int, vector: int, io_end: IoEnd | None = None) -> None:
+        self._bio_of[block : block + nr] = serial = self._next_bio
+        self._bios[serial] = made = FileBio(serial, block, np.zeros(nr, dtype=np.int64), nr, bio, vector, io_end)
         self._next_bio += 1
+        if io_end is not None:
+            io_end.bios.append(made)
 
-    def _ended_bios(self, rq: Request, error: int) -> list[_Bio]:
-        """Take a request's pages off their bios and return those that are through; they are given back."""
-        ended = []
+    def _ended_bios(self, rq: Request, error: int) -> list[FileBio]:
+        """Take a request's pages off their bios; return the bios whose pages end now."""
+        ended: list[FileBio] = []
         versions = np.array(rq.versions, dtype=np.int64)
         for serial in np.unique(self._bio_of[rq.slot : rq.end_slot]).tolist():
             bio = self._bios[serial]
-            start, stop = max(bio.block, rq.slot), min(bio.end_block, rq.end_slot)
-            bio.versions[start - bio.block : stop - bio.block] = versions[start - rq.slot : stop - rq.slot]
-            bio.error = bio.error or error
-            bio.nr_left -= stop - start
+            ended += bio.end_part(rq.slot, versions, error)
             if not bio.nr_left:
-                del self._bios[serial]
                 self.bios.free([bio.slab])
                 self.biovecs.free([bio.vector])
-                ended.append(bio)
+        for bio in ended:
+            del self._bios[bio.serial]
         return ended
+
+    def put_io_end(self, io_end: IoEnd, task: Task) -> None:
+        """No bio is added to it any more; if all have been written their pages end now (ext4_put_io_end_defer)."""
+        io_end.task = None
+        ended = io_end.put()
+        for bio in ended:
+            del self._bios[bio.serial]
+        self._end_pages([(bio.block, bio.end_block, bio.error) for bio in ended], task)
 
     def _by_file(self, block: int, end_block: int) -> list[tuple[Mapping, slice, npt.NDArray[np.intp]]]:
         """Return file, places within the blocks and page indices of each file that a run of blocks touches."""
@@ -313,6 +319,10 @@ class BlockFileSystem:
         ended = [(bio.block, bio.end_block, bio.error) for bio in self._ended_bios(rq, error)]
         if not self.cache.pages.fixes.bio_any_size:
             ended = [(rq.slot, rq.end_slot, error)]
+        self._end_pages(ended, task)
+
+    def _end_pages(self, ended: list[tuple[int, int, int]], task: Task) -> None:
+        """End the writeback of runs of blocks, each with the status it has."""
         for block, end_block, status in ended:
             for mapping, _, indices in self._by_file(block, end_block):
                 self.cache.end_writeback(mapping, indices, error=blk_status_to_errno(status), task=task)
@@ -391,13 +401,20 @@ class BlockFileSystem:
     # -- looking in -----------------------------------------------------------------------------------------------
 
     def needs_page(self, mapping: Mapping, index: int) -> list[Provider | Task]:
-        """Say who could end the I/O of a page: the requests its bio is in."""
+        """Say who could end the I/O of a page: the requests its bio is in, and those of the bios it ends with."""
         block = int(self.inode_of(mapping).blocks[index]) - 1
         driver = self.queue.driver
         bio = self._bios.get(int(self._bio_of[block])) if block >= 0 else None
-        first, last = (bio.block, bio.end_block) if bio is not None else (block, block + 1)
-        found: list[Provider | Task] = [
-            driver.needs(rq) for rq in self.queue.outstanding.values() if rq.slot < last and first < rq.end_slot
+        runs = [(block, block + 1)]
+        found: list[Provider | Task] = []
+        if bio is not None:
+            runs = [(other.block, other.end_block) for other in bio.together]
+            if bio.io_end is not None and bio.io_end.task is not None:
+                found.append(bio.io_end.task)
+        found += [
+            driver.needs(rq)
+            for rq in self.queue.outstanding.values()
+            if any(rq.slot < last and first < rq.end_slot for first, last in runs)
         ]
         if not found and self.delalloc is not None:
             found = self.delalloc.needs_block(block)

@@ -5,6 +5,7 @@ Mirrors ``ext4_writepages``, ``mpage_map_and_submit_extent``, ``ext4_io_submit``
 by extent. The pages of an extent that is mapped are marked under writeback and put in a bio; the bio is sent when the
 next page does not follow on the device, when it is full, or when the run is through. So between two extents of a run
 there are pages *under writeback in a bio that nobody has sent*: nobody but the task that is mapping the next one.
+Since 5.6 (``dioread_nolock``) all new pages of a run end together: :mod:`netvm.pagecache.file_bio`.
 
 Mapping may need memory. An inode has room for four extents. The fifth needs a leaf, a block of the device in the page
 cache of the device, and so does each extent that finds its leaf of 340 full. It is taken with ``GFP_NOFS`` and
@@ -26,6 +27,7 @@ import numpy.typing as npt
 from netvm.block.plug import Plug
 from netvm.errors import Errno
 from netvm.mm.gfp import GFP_MOVABLE, GFP_NOFAIL, GFP_NOFS
+from netvm.pagecache.file_bio import IoEnd
 from netvm.pagecache.mapping import TAG_DIRTY, TAG_WRITEBACK, Mapping
 from netvm.pagecache.ports import WritebackControl
 from netvm.pagecache.walk import DirtyWalk
@@ -69,6 +71,8 @@ class _UnsentBio:
     bio: int
     vector: int
     opf: int
+    unwritten: bool = False
+    """Some of its pages are in an extent that is marked as written when they are."""
     first_block: int = 0
     pfns: list[int] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -169,6 +173,8 @@ class DelayedAllocation:
         plug = fs.queue.start_plug(task)
         opf = wbc.write_flags()
         io = await self._new_bio(task, opf)
+        io_end = IoEnd(task)
+        fresh = range(0)
         nr_in_run = 0
         while True:
             run = await walk.next_run(task, min(BIO_MAX_VECS, MAX_WRITEPAGES_EXTENT_LEN - nr_in_run))
@@ -181,8 +187,9 @@ class DelayedAllocation:
                 wbc.nr_to_write += nr
                 if block < 0:
                     await self._map_one_extent(task, mapping, index, nr)
+                    fresh = range(index, self._trees[mapping.id].end_index)
                 else:
-                    await self._submit(task, plug, io)
+                    await self._submit(task, plug, io, io_end)
                     io = await self._new_bio(task, opf)
                 continue
             nr_fit = self._nr_consecutive(inode.blocks[index : index + nr], BIO_MAX_VECS - len(io.pfns))
@@ -190,17 +197,21 @@ class DelayedAllocation:
                 walk.back_to(index + nr_fit)
                 wbc.nr_to_write += nr - nr_fit
             self._add(task, mapping, io, index, nr_fit, block)
+            io.unwritten |= index in fresh
             nr_in_run += nr_fit
             if nr_in_run == MAX_WRITEPAGES_EXTENT_LEN or not self._goes_on(mapping, index + nr_fit):
-                await self._submit(task, plug, io)
+                await self._submit(task, plug, io, io_end)
+                fs.put_io_end(io_end, task)
+                io_end = IoEnd(task)
                 io = await self._new_bio(task, opf)
                 nr_in_run = 0
         if io.pfns:
-            await self._submit(task, plug, io)
+            await self._submit(task, plug, io, io_end)
         else:
             self.unsent.remove(io)
             fs.bios.free([io.bio])
             fs.biovecs.free([io.vector])
+        fs.put_io_end(io_end, task)
         plug.finish()
         return 0
 
@@ -232,10 +243,13 @@ class DelayedAllocation:
         io.pfns += pfns
         io.versions += versions
 
-    async def _submit(self, task: Task, plug: Plug, io: _UnsentBio) -> None:
+    async def _submit(self, task: Task, plug: Plug, io: _UnsentBio, io_end: IoEnd) -> None:
         """Send the bio (ext4_io_submit)."""
         self.unsent.remove(io)
-        await self.fs.submit_bio(task, plug, io.first_block, io.pfns, io.versions, io.bio, io.vector, io.opf)
+        waits_for = io_end if io.unwritten and self.cache.pages.fixes.ext4_dioread_nolock else None
+        await self.fs.submit_bio(
+            task, plug, io.first_block, io.pfns, io.versions, io.bio, io.vector, io.opf, io_end=waits_for
+        )
 
     def needs_block(self, block: int) -> list[Provider | Task]:
         """Say who holds the bio that the page on a block waits in, if none has been sent."""

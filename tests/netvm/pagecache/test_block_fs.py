@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from netvm.block.blk_mq import BLK_STS_IOERR
@@ -85,14 +86,21 @@ def test_a_failed_request_is_an_error_of_the_file(host: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("any_size", "clean_after"), [(True, [0] * 7 + [256, 256, 300]), (False, [*range(32, 300, 32), 300])]
+    ("without", "clean_after"),
+    [
+        ((), [0] * 9 + [300]),
+        (("multipage_bvecs",), [0] * 7 + [256, 256, 300]),
+        (("multipage_bvecs", "bio_any_size"), [*range(32, 300, 32), 300]),
+    ],
 )
-def test_pages_end_with_the_last_part_of_their_bio(make_host: Any, any_size: bool, clean_after: list[int]) -> None:
-    """A bio of 256 pages goes out in requests of 32; none of its pages is clean before the eighth has ended.
+def test_pages_end_with_the_last_part_of_their_bio(
+    make_host: Any, without: tuple[str, ...], clean_after: list[int]
+) -> None:
+    """A bio of pages that lie in few runs goes out in requests of 32; none is clean before the last of them has ended.
 
-    When a bio was no larger than a request each request ended its own.
+    Of 256 pages at most before 5.1; and when a bio was no larger than a request each request ended its own.
     """
-    host = make_host(zones=(("DMA32", 4096),), switches={"bio_any_size": any_size})
+    host = make_host(zones=(("DMA32", 4096),), switches=dict.fromkeys(without, False))
     fs = host.block_fs()
     ended: list[tuple[int, int]] = []
 
@@ -112,9 +120,39 @@ def test_pages_end_with_the_last_part_of_their_bio(make_host: Any, any_size: boo
     assert [written for _slot, written in ended] == clean_after
 
 
+def test_a_bio_takes_256_runs_of_frames(make_host: Any) -> None:
+    """Of pages whose frames lie apart 256 go in a bio; each that follows on the one before it is one more."""
+    host = make_host(zones=(("DMA32", 4096),))
+    fs = host.block_fs()
+    sizes: list[int] = []
+
+    async def body(task: Task) -> None:
+        first, other = (host.cache.create(fs, name, 300) for name in ("file", "other"))
+        for index in range(300):
+            # every tenth frame follows on the one before it
+            await host.cache.generic_perform_write(task, first, index, 1)
+            if index % 10:
+                await host.cache.generic_perform_write(task, other, index, 1)
+        runs = np.diff(first.pfn[:300]) != 1
+        note_bio = fs._note_bio
+
+        def noted(block: int, nr: int, *args: Any) -> None:
+            if block <= 300:
+                sizes.append(nr)
+            note_bio(block, nr, *args)
+
+        fs._note_bio = noted
+        await host.cache.fsync(task, first)
+        full = int(np.flatnonzero(runs)[255]) + 1
+        assert sizes == [full, 300 - full]
+
+    host.run(body)
+    assert 256 < sizes[0] < 300
+
+
 def test_a_part_that_failed_is_an_error_of_its_whole_bio(make_host: Any) -> None:
     """One request of eight fails: all pages of the bio are reported, those of the next one are not."""
-    host = make_host(zones=(("DMA32", 4096),))
+    host = make_host(zones=(("DMA32", 4096),), switches={"multipage_bvecs": False})
     fs = host.block_fs()
     host.device.error = lambda rq: BLK_STS_IOERR if rq.slot == 1 + 64 else 0
 

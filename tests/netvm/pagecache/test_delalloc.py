@@ -88,6 +88,60 @@ def test_space_is_set_aside_when_a_page_is_written(make_host: Any) -> None:
     assert told == sorted(told, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("nolock", "clean_after"),
+    [(True, [0] * 9 + [300]), (False, [0] * 7 + [256, 256, 300])],
+)
+def test_new_pages_that_are_mapped_at_once_end_together(make_host: Any, nolock: bool, clean_after: list[int]) -> None:
+    """Two bios of a run end their pages when both are written, and a rewrite each by itself; before 5.6 all do so."""
+    host, fs = _host(make_host, extent_pages=1000, ext4_dioread_nolock=nolock)
+    written: list[int] = []
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        end_io = fs.end_bio_write
+
+        def watched(rq: Any, error: int, context: Task) -> None:
+            end_io(rq, error, context)
+            written.append(host.vmstat.nr_written)
+
+        fs.end_bio_write = watched
+        await host.cache.generic_perform_write(task, mapping, 0, 300)
+        await host.cache.fsync(task, mapping)
+        assert written == clean_after
+        await host.cache.generic_perform_write(task, mapping, 0, 300)
+        await host.cache.fsync(task, mapping)
+
+    host.run(body)
+    assert written[len(clean_after) :] == [300] * 7 + [556, 556, 600]
+    assert fs.lost_writes() == []
+
+
+def test_a_page_that_waits_for_its_run_is_the_task_s_who_maps_it(make_host: Any) -> None:
+    """A bio that is written does not end its pages while its writer maps the next extent of the run."""
+    host, fs = _host(make_host, extent_pages=8)
+    seen: list[Any] = []
+
+    async def body(task: Task) -> None:
+        mapping = host.cache.create(fs, "file")
+        await host.cache.generic_perform_write(task, mapping, 0, 40)
+        leaf = fs.delalloc._create_new_leaf
+
+        async def create_new_leaf(task: Task) -> None:
+            while host.queue.outstanding:
+                await host.world.sleep(task, 1_000_000)
+            seen.extend(fs.needs_page(mapping, 0))
+            assert host.vmstat.nr_written == 0
+            await leaf(task)
+
+        fs.delalloc._create_new_leaf = create_new_leaf
+        await host.cache.fsync(task, mapping)
+        assert seen == [task]
+
+    host.run(body)
+    assert host.vmstat.nr_written == 40
+
+
 def test_a_page_in_an_unsent_bio_is_the_task_s_who_holds_it(make_host: Any) -> None:
     """While the fifth extent is mapped the fourth is under writeback, and only its writer can send it."""
     host, fs = _host(make_host, extent_pages=8)
