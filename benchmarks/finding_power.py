@@ -76,15 +76,15 @@ EXHIBITS = (
     *(Exhibit(name, name) for name in ("R3/nbd-broken", "R3/iscsi-broken", "R4/nbd-broken", "R4/iscsi-broken")),
     *(Exhibit(name, name) for name in ("R5/writer-broken", "R6/swap-broken", "tiny/nbd-broken")),
     *(Exhibit(name, name) for name in ("A5/fragments-broken", "A6/nbd-broken")),
-    Exhibit("A9/nfs-broken", "A9/nfs-broken", seeds=3),
+    Exhibit("A9/nfs-broken", "A9/nfs-broken"),
     *(Exhibit(name, name) for name in ("B1/commit-broken", "B1/mempool-broken", "B2/transport-broken")),
     *(Exhibit(name, name) for name in ("B5/growth-broken", "B5/nfsd-broken")),
     *(Exhibit(f"B6/{arm}-broken", f"B6/{arm}-broken") for arm in ("release", "relapse")),
     *(Exhibit(f"B8/{arm}-broken", f"B8/{arm}-broken") for arm in ("unstable", "nofs")),
     *(Exhibit(name, name) for name in ("C2/double-broken", "C3/fuse-broken", "C3/group-broken")),
     *(Exhibit(name, name) for name in ("C4/strict-broken", "C4/flush-broken", "C5/crypt-broken", "F1/lock-broken")),
-    Exhibit("A12/ring-broken", "A12/ring-broken", seeds=5),
-    Exhibit("C6/wbt-broken", "C6/wbt-broken", seeds=3),
+    Exhibit("A12/ring-broken", "A12/ring-broken"),
+    Exhibit("C6/wbt-broken", "C6/wbt-broken"),
 )
 
 
