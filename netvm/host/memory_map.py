@@ -289,8 +289,10 @@ class MemoryMap:
 
     def _put_on_pcp(self, zone: Zone, order: int, migratetype: int, nr_blocks: int) -> None:
         pcp = zone.pcp[0]
-        nr_pages = nr_blocks << order
-        for pfn in self.set_aside(nr_blocks, order):
+        # the zone that is being laid out is the last one
+        pfns = self._held_by_boot(-1, nr_blocks, order)
+        nr_pages = len(pfns) << order
+        for pfn in pfns:
             self.frames.owner[pfn : pfn + (1 << order)] = PCP
             self.frames.flags_of[pfn] = PG_PCP
             self.frames.block_of[pfn] = migratetype

@@ -74,6 +74,21 @@ def test_recorded_per_cpu_pages_lie_on_the_lists_that_boot_used(pcp_pages: int, 
     check_ledger(memory_map.ledger, memory_map.frames, memory_map.zones)
 
 
+def test_per_cpu_pages_are_of_their_zone() -> None:
+    """Each zone's lists have frames of that zone, as much as boot holds there."""
+    zones = [
+        {"name": "DMA", "present_pages": 3998, "managed_pages": 3840, "free_pages": 3800, "pcp_pages": 12},
+        {"name": "DMA32", "present_pages": 28640, "managed_pages": 20000, "free_pages": 12000, "pcp_pages": 106},
+    ]
+    memory_map = _memory_map(128, zones=zones)
+    for zone, table in zip(memory_map.zones, zones, strict=True):
+        assert zone.pcp[0].count == table["pcp_pages"]
+        for pages in zone.pcp[0].lists:
+            assert all(zone.start_pfn <= pfn < zone.end_pfn for pfn in pages)
+        check_zone(zone, memory_map.frames)
+    check_ledger(memory_map.ledger, memory_map.frames, memory_map.zones)
+
+
 @pytest.mark.parametrize("taken", [0, 1, 8, 16, 23])
 def test_what_connecting_took_does_not_count(taken: int) -> None:
     """Free memory was recorded when the storage was connected, so that is how much there is when a program starts."""

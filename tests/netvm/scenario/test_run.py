@@ -30,7 +30,6 @@ _SHORT = ("H4-gt96-virtio-stock", "T2-knob0-flood-boost0")
 _OTHERWISE = {
     "D3-guestnbd-0ms": "it hung in pass 1: the server had sent the header of a read's reply and found no memory for its"
     " data; here kswapd keeps free memory above the min mark then",
-    "H1-gt96-virtio-stock": "the same machine as H4, which hung: the recorded kernel went both ways, as seeds do here",
 }
 """Recorded runs that end another way here, and why; three at most."""
 
