@@ -275,10 +275,9 @@ class BlockFileSystem:
         if io_end is not None:
             io_end.bios.append(made)
 
-    def _ended_bios(self, rq: Request, error: int) -> list[FileBio]:
+    def _ended_bios(self, rq: Request, versions: npt.NDArray[np.int64], error: int) -> list[FileBio]:
         """Take a request's pages off their bios; return the bios whose pages end now."""
         ended: list[FileBio] = []
-        versions = np.array(rq.versions, dtype=np.int64)
         for serial in np.unique(self._bio_of[rq.slot : rq.end_slot]).tolist():
             bio = self._bios[serial]
             ended += bio.end_part(rq.slot, versions, error)
@@ -312,11 +311,11 @@ class BlockFileSystem:
 
     def end_bio_write(self, rq: Request, error: int, task: Task) -> None:
         """A request has been written, or has failed; the last of a bio ends its pages (mpage_end_io, ext4_end_bio)."""
+        versions = np.array(rq.versions, dtype=np.int64)
         if not error:
-            versions = np.array(rq.versions, dtype=np.int64)
             for mapping, where, indices in self._by_file(rq.slot, rq.end_slot):
                 self.cache.note_stored(mapping, indices, versions[where])
-        ended = [(bio.block, bio.end_block, bio.error) for bio in self._ended_bios(rq, error)]
+        ended = [(bio.block, bio.end_block, bio.error) for bio in self._ended_bios(rq, versions, error)]
         if not self.cache.pages.fixes.bio_any_size:
             ended = [(rq.slot, rq.end_slot, error)]
         self._end_pages(ended, task)
@@ -364,7 +363,8 @@ class BlockFileSystem:
 
     def end_bio_read(self, rq: Request, error: int, task: Task) -> None:
         """A request has been read, or has failed; the last of a bio ends its pages (mpage_end_io)."""
-        ended = [(bio.block, bio.versions.tolist(), bio.error) for bio in self._ended_bios(rq, error)]
+        content = np.array(rq.versions, dtype=np.int64)
+        ended = [(bio.block, bio.versions.tolist(), bio.error) for bio in self._ended_bios(rq, content, error)]
         if not self.cache.pages.fixes.bio_any_size:
             ended = [(rq.slot, list(rq.versions), error)]
         for block, versions, status in ended:

@@ -36,11 +36,12 @@ from netvm.units import NS_PER_MS
 __all__ = ["Sender"]
 
 
+_MIN_MSS_BYTES: Final = 68 - 32
+"""What is left of the smallest MTU below the headers (RFC 791), with timestamps."""
+
 # An Enum member read from a module is ten times faster than from its class, and these are read for each segment.
 _PROBE = TimerKind.PROBE
 _RETRANSMIT = TimerKind.RETRANSMIT
-_MIN_MSS_BYTES: Final = 68 - 32
-"""What is left of the smallest MTU below the headers (RFC 791), with timestamps."""
 _OPEN = CaState.OPEN
 _RECOVERY = CaState.RECOVERY
 

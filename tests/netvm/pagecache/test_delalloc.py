@@ -1,5 +1,6 @@
 """Delayed allocation: extents, the leaf that the fifth one needs, and pages that wait in a bio nobody has sent."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -117,25 +118,33 @@ def test_new_pages_that_are_mapped_at_once_end_together(make_host: Any, nolock: 
     assert fs.lost_writes() == []
 
 
+async def _look_while_mapping(host: Any, fs: Any, task: Task, look: Callable[[Any], Awaitable[None]]) -> None:
+    """Write a file of 40 pages in extents of eight, and look before the fifth extent takes its leaf."""
+    mapping = host.cache.create(fs, "file")
+    await host.cache.generic_perform_write(task, mapping, 0, 40)
+    leaf = fs.delalloc._create_new_leaf
+
+    async def create_new_leaf(task: Task) -> None:
+        await look(mapping)
+        await leaf(task)
+
+    fs.delalloc._create_new_leaf = create_new_leaf
+    await host.cache.fsync(task, mapping)
+
+
 def test_a_page_that_waits_for_its_run_is_the_task_s_who_maps_it(make_host: Any) -> None:
     """A bio that is written does not end its pages while its writer maps the next extent of the run."""
     host, fs = _host(make_host, extent_pages=8)
     seen: list[Any] = []
 
     async def body(task: Task) -> None:
-        mapping = host.cache.create(fs, "file")
-        await host.cache.generic_perform_write(task, mapping, 0, 40)
-        leaf = fs.delalloc._create_new_leaf
-
-        async def create_new_leaf(task: Task) -> None:
+        async def look(mapping: Any) -> None:
             while host.queue.outstanding:
                 await host.world.sleep(task, 1_000_000)
             seen.extend(fs.needs_page(mapping, 0))
             assert host.vmstat.nr_written == 0
-            await leaf(task)
 
-        fs.delalloc._create_new_leaf = create_new_leaf
-        await host.cache.fsync(task, mapping)
+        await _look_while_mapping(host, fs, task, look)
         assert seen == [task]
 
     host.run(body)
@@ -148,16 +157,10 @@ def test_a_page_in_an_unsent_bio_is_the_task_s_who_holds_it(make_host: Any) -> N
     seen: list[Any] = []
 
     async def body(task: Task) -> None:
-        mapping = host.cache.create(fs, "file")
-        await host.cache.generic_perform_write(task, mapping, 0, 40)
-        leaf = fs.delalloc._create_new_leaf
-
-        async def create_new_leaf(task: Task) -> None:
+        async def look(mapping: Any) -> None:
             seen.extend(fs.needs_page(mapping, 24))
-            await leaf(task)
 
-        fs.delalloc._create_new_leaf = create_new_leaf
-        await host.cache.fsync(task, mapping)
+        await _look_while_mapping(host, fs, task, look)
         assert task in seen[0].needs
 
     host.run(body)
