@@ -23,7 +23,7 @@ from netvm.host.files import make_files, swap_pages
 from netvm.host.machine import Host
 from netvm.host.memory_map import MemoryMap, zone_report
 from netvm.host.network import connect_nic, make_stack
-from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG
+from netvm.mm.address_space import OOM_SCORE_ADJ_MIN, PTE_DIRTY, PTE_WRITE, PTE_YOUNG
 from netvm.mm.frames import PG_SWAPBACKED
 from netvm.mm.gfp import GFP_KERNEL, PF_KTHREAD
 from netvm.mm.kswapd import Kswapd
@@ -412,7 +412,7 @@ class _Boot:
         nr = self.options.machine.boot.anon_pages
         if not nr:
             return
-        space = host.memory.map_anonymous(host.softirq, nr, oom_score_adj=-1000)
+        space = host.memory.map_anonymous(host.softirq, nr, oom_score_adj=OOM_SCORE_ADJ_MIN)
         host.softirq.mm = None
         frames = self.memory_map.frames
         pfns = self.memory_map.set_aside(nr, 0)

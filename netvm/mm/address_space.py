@@ -5,6 +5,11 @@ write bits, the counters that oom_badness adds up, and the state of VMA readahea
 holds frame + 1 for a mapped page, -(slot + 1) for a swapped one and 0 for none.
 
 Page tables take memory: one unmovable page for each 512 PTEs, when the first of them is used.
+
+A program's *image*, if it has one, is a mapping beside it: the pages of its stack and its data, which reclaim swaps out
+as any others. What every step of the program uses of them must be there before it can go on. That is how one hot page,
+swapped out by scans that follow each other before the program has run again, makes it wait behind all that is being
+written.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -19,12 +24,14 @@ from netvm.trace.latency import TouchRecorder
 if TYPE_CHECKING:
     from netvm.runtime.wait import RwSemaphore, WaitQueue
 
-__all__ = ["PTE_DIRTY", "PTE_WRITE", "PTE_YOUNG", "PTRS_PER_PTE", "AddressSpace"]
+__all__ = ["OOM_SCORE_ADJ_MIN", "PTE_DIRTY", "PTE_WRITE", "PTE_YOUNG", "PTRS_PER_PTE", "AddressSpace"]
 
 PTE_YOUNG: Final = 1
 PTE_DIRTY: Final = 2
 PTE_WRITE: Final = 4
 PTRS_PER_PTE: Final = 512
+OOM_SCORE_ADJ_MIN: Final = -1000
+"""The oom_score_adj of who is never killed."""
 
 _NOWHERE: Final = -2
 """A page number that is nobody's neighbour: the address 0 that readahead starts from lies in no mapping."""
@@ -38,7 +45,9 @@ class AddressSpace:
         "bits_at",
         "bits_of",
         "comm",
+        "hot",
         "id",
+        "image",
         "killed",
         "memcg",
         "mmap_lock",
@@ -96,6 +105,10 @@ class AddressSpace:
         """Where the report of each of its threads is kept."""
         self.memcg = 0
         """Memory group its pages are charged to; 0: none."""
+        self.image: AddressSpace | None = None
+        """The program's own pages, its stack and its data; None: a program that keeps them in memory (mlock)."""
+        self.hot: tuple[tuple[int, bool], ...] = ()
+        """Of an image: the pages that each step of the program uses, and whether it writes them."""
         self.killed = False
         self.oom_reaped = False
         """MMF_OOM_SKIP: the OOM killer is through with it."""

@@ -12,7 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, PTRS_PER_PTE, AddressSpace
+from netvm.mm.address_space import (
+    OOM_SCORE_ADJ_MIN,
+    PTE_DIRTY,
+    PTE_WRITE,
+    PTE_YOUNG,
+    PTRS_PER_PTE,
+    AddressSpace,
+)
 from netvm.mm.frames import PG_LRU, PG_SWAPBACKED, PG_SWAPCACHE, PfnArray, is_blank
 from netvm.mm.gfp import GFP_COMP, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_ZERO
 from netvm.mm.lru import Lruvec
@@ -81,6 +88,18 @@ class Memory:
         self.clone_vm(task, space)
         return space
 
+    def map_image(self, space: AddressSpace, nr_pages: int, hot: tuple[tuple[int, bool], ...]) -> AddressSpace:
+        """Give a program a stack and data of its own; ``hot``: which of these pages each step uses, and if it writes.
+
+        # MODEL: the OOM killer neither counts nor reaps these few pages; they go when the program has ended.
+        """
+        image = space.image = AddressSpace(self._next_space, space.comm, nr_pages, oom_score_adj=OOM_SCORE_ADJ_MIN)
+        self._next_space += 1
+        image.hot = hot
+        image.memcg = space.memcg
+        self.shrinker.spaces[image.id] = image
+        return image
+
     def clone_vm(self, task: Task, space: AddressSpace) -> None:
         """Let a task use a program's memory: another of its threads (CLONE_VM)."""
         space.tasks.append(task)
@@ -105,6 +124,9 @@ class Memory:
         space.nr_page_tables = 0
         space.table_of = [-1] * len(space.table_of)
         self.shrinker.spaces.pop(space.id, None)
+        if space.image is not None:
+            self.exit_mmap(space.image)
+            space.image = None
         for task in space.tasks:
             task.mm = None
         space.tasks = []
@@ -180,10 +202,25 @@ class Memory:
                 if not done:
                     return False
                 vpn += done if not entry else self._touch_mapped(task, space, vpn, 1, write=write)
+            if space.image is not None and not await self._use_image(task, space.image):
+                return False
             if task.cpus is not None:
-                await task.cpus.cond_resched(task)
+                # an event may fall into the last of so many new pages as were asked for
+                if not entry and vpn - first == limit:
+                    await task.cpus.pay(task)
+                else:
+                    await task.cpus.cond_resched(task)
             if touches is not None:
                 touches.add(vpn - first, self._task_time_ns(task) - begun_ns)
+        return True
+
+    async def _use_image(self, task: Task, image: AddressSpace) -> bool:
+        """Use the hot pages of the program's own, which may have to come back from swap; False if it must die."""
+        for vpn, write in image.hot:
+            if image.pte_of[vpn] <= 0 and not await self.swap.do_swap_page(task, image, vpn, write=write):
+                return False
+            # the cost of a touch has this in it
+            self._touch_one(task, image, vpn, write=write, cost_ns=0)
         return True
 
     async def _handle_mm_fault(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
@@ -202,7 +239,8 @@ class Memory:
 
     def _budget_pages(self, task: Task, entry: int) -> int:
         """How many pages are touched before something else happens, up to a tick or a block."""
-        cost_ns = self.costs.touch if entry > 0 else self.costs.fault_anon
+        # a new page may come by the slow path's first attempt
+        cost_ns = self.costs.touch if entry > 0 else self.costs.fault_anon + self.costs.alloc_slow
         cpus = task.cpus
         if cpus is None:
             return _BLOCK_MAX
@@ -214,7 +252,7 @@ class Memory:
     def _touch_mapped(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
         """Touch mapped pages up to the first that is not; return how many."""
         if limit == 1:
-            return self._touch_one(task, space, vpn, write=write)
+            return self._touch_one(task, space, vpn, write=write, cost_ns=self.costs.touch)
         entries = space.pte[vpn : vpn + limit]
         gaps = np.flatnonzero(entries <= 0)
         nr = int(gaps[0]) if len(gaps) else len(entries)
@@ -233,12 +271,12 @@ class Memory:
         self.write_versions(space, vpn, nr)
         return nr
 
-    def _touch_one(self, task: Task, space: AddressSpace, vpn: int, *, write: bool) -> int:
+    def _touch_one(self, task: Task, space: AddressSpace, vpn: int, *, write: bool, cost_ns: int) -> int:
         """Touch one page if it is mapped: what comes back from swap comes page by page."""
         if space.pte_of[vpn] <= 0:
             return 0
         bits = space.bits_of[vpn]
-        task.charge_ns += self.costs.touch
+        task.charge_ns += cost_ns
         if not write:
             space.bits_of[vpn] = bits | PTE_YOUNG
             return 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
-from netvm.mm.address_space import AddressSpace
+from netvm.mm.address_space import OOM_SCORE_ADJ_MIN, AddressSpace
 from netvm.mm.gfp import GFP_FS, PF_OOM_VICTIM, gfp_name
 from netvm.mm.ports import LogPort
 from netvm.mm.vmscan import Vmscan
@@ -134,7 +134,7 @@ class OomKiller:
         chosen: AddressSpace | None = None
         most = 0
         for space in spaces:
-            if space.oom_reaped or space.oom_score_adj == -1000 or space.task is None:
+            if space.oom_reaped or space.oom_score_adj == OOM_SCORE_ADJ_MIN or space.task is None:
                 continue
             if space.killed:
                 return None

@@ -148,7 +148,8 @@ class Cpus:
     def nr_undisturbed(self, task: Task, cost_ns: int) -> int:
         """Return how many steps of a cost the running task makes before an interrupt or a preemption falls between two.
 
-        The last of them is the one in which it falls; that is the next one if the task should give way already.
+        The last of them is the one in which it falls; that is the next one if the task should give way already. While
+        another task is waiting that may be the next tick, which looks at slices.
         """
         cpu = task.cpu
         cost_ns = int(cost_ns * self.scale)
@@ -157,7 +158,10 @@ class Cpus:
         if cpu is None or not cost_ns:
             return NEVER_NS
         world = self.world
-        left_ns = world.horizon_ns() - max(cpu.free_at_ns, world.now_ns) - int(task.charge_ns * self.scale)
+        begin_ns = max(cpu.free_at_ns, world.now_ns) + int(task.charge_ns * self.scale)
+        left_ns = world.horizon_ns() - begin_ns
+        if self._queue:
+            left_ns = min(left_ns, JIFFY_NS - begin_ns % JIFFY_NS)
         return max(left_ns, 0) // cost_ns + 1
 
     def nr_paid(self, task: Task, cost_ns: int, nr_steps: int) -> int:
@@ -206,10 +210,12 @@ class Cpus:
         if self.need_resched:
             return True
         # what the last timer tick saw (task_tick_fair, check_preempt_tick); between ticks nobody looks at slices
-        ran_ns = self.world.now_ns // JIFFY_NS * JIFFY_NS - task.exec_start_ns
+        since_tick_ns = self.world.now_ns % JIFFY_NS
+        ran_ns = self.world.now_ns - since_tick_ns - task.exec_start_ns
         if ran_ns < SCHED_MIN_GRANULARITY_NS:
             return False
-        lag_ns = task.vruntime_ns - min(queue, key=_preference).vruntime_ns
+        lag_ns = task.vruntime_ns - since_tick_ns * _NICE_0_WEIGHT // task.weight
+        lag_ns -= min(queue, key=_preference).vruntime_ns
         return lag_ns > 0 and max(ran_ns, lag_ns) > self._slice_ns(task)
 
     def _slice_ns(self, task: Task) -> int:

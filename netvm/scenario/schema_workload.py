@@ -66,6 +66,8 @@ class AnonHog(_Table, frozen=True, kw_only=True, tag="anon-hog", tag_field="kind
     it for reading, and for writing a thread that goes on, in order, to its next 128 KiB (malloc or free)."""
     think_ns: Natural = 0
     """Pause after each touch."""
+    image: bool = False
+    """Its stack and data are pages too, which can be swapped out, as recorded; false: they stay in memory (mlock)."""
     start_ms: Natural = 0
     """When it starts."""
     seed: Natural = 1

@@ -472,3 +472,54 @@ def test_memory_goes_with_the_last_thread(host) -> None:
 
     _run(host, body)
     assert host.zone.nr_free + host.nr_pcp == 2048
+
+
+def test_a_touch_needs_the_hot_pages_of_the_programs_image(make_host) -> None:
+    """They are young after it; those that have been swapped out come back first, and the others stay in swap."""
+    host = make_host(swap_pages=1024)
+
+    async def body(task):
+        space = await host.mapped(task, 64)
+        image = host.memory.map_image(space, 8, hot=((1, True), (2, False)))
+        await host.memory.touch_run(task, image, 0, 8, write=True)
+        image.bits[:] &= 0xFF ^ PTE_YOUNG
+        assert await host.memory.touch_run(task, space, 0, 1, write=True)
+        assert [vpn for vpn in range(8) if image.bits_of[vpn] & PTE_YOUNG] == [1, 2]
+        image.bits[:] &= 0xFF ^ PTE_YOUNG
+        await _scan(host, task, 10)
+        await host.pause(task, NS_PER_S)
+        await _scan(host, task, 10)
+        assert image.nr_swap == 8
+        before = host.vmstat.pgmajfault
+        versions = image.version.copy()
+        assert await host.memory.touch_run(task, space, 0, 1, write=False)
+        assert host.vmstat.pgmajfault > before
+        assert [vpn for vpn in range(8) if image.pte_of[vpn] > 0] == [1, 2]
+        assert [vpn for vpn in range(8) if image.version_of[vpn] != versions[vpn]] == [1]
+        host.memory.exit_mmap(space)
+
+    _run(host, body)
+    assert host.shrinker.spaces == {}
+    assert host.owned("anon") == host.owned("page_tables") == 0
+
+
+def test_a_program_whose_own_page_is_lost_must_die(make_host) -> None:
+    """A read error of a hot page is the program's end, as of any other page it needs."""
+    host = make_host(swap_pages=1024)
+
+    async def body(task):
+        space = await host.mapped(task, 4)
+        image = host.memory.map_image(space, 1, hot=((0, True),))
+        await host.memory.touch_run(task, image, 0, 1, write=True)
+        image.bits[:] &= 0xFF ^ PTE_YOUNG
+        await _scan(host, task, 10)
+        await host.pause(task, NS_PER_S)
+        await _scan(host, task, 10)
+
+        async def broken(*_args, **_how) -> bool:
+            return False
+
+        host.memory.swap.do_swap_page = broken
+        assert not await host.memory.touch_run(task, space, 0, 1, write=True)
+
+    _run(host, body)

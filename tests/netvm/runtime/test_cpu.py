@@ -1,6 +1,6 @@
 """CPU time: charges are paid, shared fairly, and stolen by softirqs."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import pytest
@@ -433,6 +433,54 @@ def test_a_task_is_undisturbed_up_to_the_step_in_which_the_next_event_falls(
         assert cpus.nr_undisturbed(task, cost_ns) == 1
 
     run(world, worker, cpus=cpus)
+
+
+def test_a_task_is_undisturbed_up_to_the_next_tick_while_another_waits(run: Run) -> None:
+    """The tick looks at slices; with nobody to give way to it does not matter."""
+    world = World()
+    cpus = Cpus(world, 1)
+    found: list[int] = []
+
+    async def worker(task: Task) -> None:
+        cpus.charge(task, JIFFY_NS - 10 * US)
+        await cpus.pay(task)
+        found.append(cpus.nr_undisturbed(task, 4 * US))
+        await world.sleep_on(task, NEWS)
+
+    async def waiting(task: Task) -> None:
+        await cpus.pay(task)
+        world.stop()
+
+    run(world, worker, waiting, cpus=cpus)
+    assert found == [3]
+
+
+def test_slices_are_looked_at_by_the_tick(run: Run) -> None:
+    """One that is used up between two ticks lasts to the second, though the other task is behind by more."""
+    world = World()
+    cpus = Cpus(world, 1)
+    had_ns: list[tuple[str, int]] = []
+
+    def busy(name: str) -> Callable[[Task], Awaitable[None]]:
+        async def body(task: Task) -> None:
+            for _ in range(8 * MS // (20 * US)):
+                cpus.charge(task, 20 * US)
+                await cpus.cond_resched(task)
+                had_ns.append((name, world.now_ns))
+            world.stop()
+
+        return body
+
+    async def late(task: Task) -> None:
+        await world.sleep_ns(task, 3 * MS, PAUSE)
+        for name in "ab":
+            world.spawn(name, busy(name), cpus=cpus)
+        await world.sleep_on(task, NEWS)
+
+    run(world, late)
+    first = had_ns[0][0]
+    changed_ns = next(at_ns for name, at_ns in had_ns if name != first)
+    assert changed_ns == pytest.approx(8 * MS, abs=100 * US)
 
 
 @given(

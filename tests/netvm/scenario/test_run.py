@@ -24,12 +24,14 @@ from storage_backends.nfs.client.inode import REQ_UNSTABLE
 
 _RUNS = Path(__file__).parents[2] / "data" / "runs"
 _BESIDE = Path(__file__).parents[4] / "shared" / "ground-truth" / "runs"
-_NOT_EMULATED = ("-fw-", "N10-")
-_HOGS = sorted(path.name for path in _RUNS.iterdir() if not any(part in path.name for part in _NOT_EMULATED))
+_NOT_HERE = ("-fw-", "N10-", "N24-")
+_HOGS = sorted(path.name for path in _RUNS.iterdir() if not any(part in path.name for part in _NOT_HERE))
 _SHORT = ("H4-gt96-virtio-stock", "T2-knob0-flood-boost0")
 _OTHERWISE = {
+    "D15-guestnbd-2ms-boost0": "chance: a reply's sk_buff may need a slab page when free memory is below min; with 2 %"
+    " of noise in CPU costs 3 of 32 runs of D2, D5, D9 and D15 hang in pass 0, of which none did when recorded",
     "D3-guestnbd-0ms": "it hung in pass 1: the server had sent the header of a read's reply and found no memory for its"
-    " data; here kswapd keeps free memory above the min mark then",
+    " data; here kswapd keeps free memory above the min mark then, and with 2 % of noise 2 of 47 runs hang, in pass 0",
 }
 """Recorded runs that end another way here, and why; three at most."""
 
@@ -113,6 +115,17 @@ def test_a_recorded_machine_ends_as_it_did(name: str) -> None:
     assert outcome.audit == []
     if verdict == "hung" and not name.startswith(("L1", "D3")):
         assert outcome.vmstat["nr_writeback"] == 21
+
+
+@pytest.mark.slow
+def test_a_program_whose_stack_is_swapped_waits_out_a_stall() -> None:
+    """A page that every touch uses has to come back from behind the stalled queue, so nobody asks for memory."""
+    outcome, verdict = recorded("N24-gt96-swap-10MBs-stall10")
+    assert ends_alike(outcome, verdict)
+    assert outcome.audit == []
+    first = outcome.workload[0].passes[0]
+    assert first.majflt >= 1
+    assert first.max_ns >= 9 * NS_PER_S
 
 
 @pytest.mark.slow

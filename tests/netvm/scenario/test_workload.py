@@ -128,3 +128,16 @@ def test_a_program_with_threads_can_be_killed() -> None:
     assert all(program.killed for program in experiment.programs)
     assert len(experiment.host.oom.kills) == 1
     assert experiment.outcome().audit == []
+
+
+def test_the_image_of_a_hog_is_swapped_and_wanted() -> None:
+    """Eleven more pages are faulted in; under pressure the report of a pass finds its pages gone."""
+    (plain,) = ended(hog(passes=1)).programs
+    experiment = ended(hog(passes=1, image=True))
+    assert experiment.outcome().vmstat["pgfault"] == 256 + 11
+    assert experiment.programs[0].passes[0].minflt == plain.passes[0].minflt
+    swapped = ended(hog(mib=48, passes=2, image=True))
+    between = swapped.outcome().vmstat["pgmajfault"] - sum(result.majflt for result in swapped.programs[0].passes)
+    assert swapped.programs[0].finished
+    assert 1 <= between <= 2 * 5
+    assert swapped.outcome().audit == []
