@@ -160,8 +160,8 @@ def restarted(**tables: Any) -> Scenario:
     """Return a scenario whose iSCSI target restarts while its initiator's daemon cannot have a page."""
     tables = {
         "storage": {"kind": "iscsi", "size_mib": 64, "timeout_s": 6},
-        "workload": [{"kind": "anon-hog", "mib": 16, "passes": 1, "processes": 2}],
-        "fault": [{"kind": "server-restart", "at_ms": 60, "for_ms": 500}],
+        "workload": [{"kind": "anon-hog", "mib": 10, "passes": 1, "processes": 3}],
+        "fault": [{"kind": "server-restart", "at_ms": 55, "for_ms": 500}],
         "run": {"stall_s": 4},
     } | tables
     return small(**tables)
@@ -173,7 +173,7 @@ def test_an_error_after_a_standstill_tells_of_both() -> None:
     assert outcome.verdict == "IO_ERROR"
     began, fault_line, *rest = outcome.explanation
     assert began.startswith("nothing got done for 5.")
-    assert fault_line == "fault.0 (server-restart) was on from 0.060 to 0.560 s"
+    assert fault_line == "fault.0 (server-restart) was on from 0.055 to 0.555 s"
     wait = next(line for line in rest if line.startswith("the wait: "))
     assert wait.startswith("the wait: hog0-14 -> [fs_bio_set bio-160 (min_nr 2)] -> sda: WRITE of ")
     assert wait.endswith("recovery by iscsid -> iscsid-13 -> [fs_bio_set bio-160 (min_nr 2)]")
