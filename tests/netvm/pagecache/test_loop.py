@@ -53,7 +53,8 @@ def test_the_worker_is_marked_and_unmarked() -> None:
 @pytest.mark.parametrize(("per_device", "verdict"), [(False, "HANG"), (True, "COMPLETED")])
 def test_the_lower_layer_waits_for_the_upper_ones_dirt(per_device: bool, verdict: str) -> None:
     """Before limits were per device the worker waits for dirt that only it can clean; with them it does not."""
-    outcome = _run("2.6.11", {"dirtyable_memory": True, "per_bdi_dirty_limits": per_device}, kind="file-writer")
+    switches = {"dirtyable_memory": True, "per_bdi_dirty_limits": per_device}
+    outcome = _run("2.6.11", switches, kind="file-writer", mib=48)
     assert outcome.verdict == verdict
     told = "\n".join(outcome.explanation)
     assert ("the knot: fwriter" in told and "loop_workfn" in told) is not per_device

@@ -98,7 +98,7 @@ def test_the_small_build() -> None:
     assert (scenario.kernel.pageblock_order, scenario.kernel.bio_object_bytes) == (10, 192)
     assert (scenario.nic.kind, scenario.storage.kind, scenario.storage.place) == ("loopback", "nbd", "local")
     assert scenario.storage.server_memory_locked
-    assert (scenario.machine.costs.scale, scenario.machine.costs.noise) == (1.0, 0.0)
+    assert (scenario.machine.costs.scale, scenario.machine.costs.noise) == (1.0, 0.02)
     assert scenario.machine.boot.slab_objects["bio-160"] == 21
     assert scenario.machine.boot.anon_pages == 18
     assert scenario.machine.boot.start_in_jiffy_ns == (4_555_373_288 + 140_000) % 4_000_000
