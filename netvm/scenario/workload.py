@@ -73,10 +73,7 @@ async def _anon_hog(task: Task, host: Host, program: Program) -> None:
     space = _memory_of(task, host, program)
     random = Seeds(spec.seed).stream(program.name)
     try:
-        program.finished = not spec.image or await _exec(task, host, space)
-        for index in range(spec.passes):
-            program.finished = program.finished and await _pass(task, host, program, index, random)
-            program.finished = program.finished and await _report(task, host, space)
+        program.finished = await _main(task, host, program, random)
         program.bus_error = not program.finished and not task.killed
     finally:
         program.end(task, host, space)
@@ -97,6 +94,21 @@ def _memory_of(task: Task, host: Host, program: Program) -> AddressSpace:
     return leader.space
 
 
+async def _main(task: Task, host: Host, program: Program, random: Stream) -> bool:
+    """Go over the memory pass after pass, and report each; False if the program must die."""
+    spec, space = program.spec, program.space
+    assert isinstance(spec, AnonHog)
+    assert space is not None
+    if spec.image and not await _exec(task, host, space):
+        return False
+    for index in range(spec.passes):
+        if not await _pass(task, host, program, index, random):
+            return False
+        if space.image is not None and not await _report(task, host, space.image):
+            return False
+    return True
+
+
 async def _exec(task: Task, host: Host, space: AddressSpace) -> bool:
     """Give a program its stack and data, and use all of it once; False if it must die."""
     if space.image is not None:
@@ -108,11 +120,10 @@ async def _exec(task: Task, host: Host, space: AddressSpace) -> bool:
     return alive
 
 
-async def _report(task: Task, host: Host, space: AddressSpace) -> bool:
+async def _report(task: Task, host: Host, image: AddressSpace) -> bool:
     """Print what a pass came to, which uses pages that the passes do not; False if the program must die."""
-    image = space.image
     for vpn in IMAGE_REPORT:
-        if image is not None and not await host.memory.touch_run(task, image, vpn, 1, write=True):
+        if not await host.memory.touch_run(task, image, vpn, 1, write=True):
             return False
     return True
 

@@ -141,3 +141,13 @@ def test_the_image_of_a_hog_is_swapped_and_wanted() -> None:
     assert swapped.programs[0].finished
     assert 1 <= between <= 2 * 5
     assert swapped.outcome().audit == []
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_hog_that_is_cut_off_has_not_finished(*, image: bool) -> None:
+    """In the middle of a pass, as when a machine hangs, it is neither done nor killed, nor has it met an error."""
+    experiment = ended(hog(mib=48, image=image), run={"max_virtual_s": 0.05})
+    (program,) = experiment.programs
+    assert program.passes
+    assert (program.finished, program.killed, program.bus_error) == (False, False, False)
+    assert not experiment.outcome().workload[0].finished
