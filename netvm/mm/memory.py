@@ -77,14 +77,12 @@ class Memory:
 
         Of more than one thread the others join it with :meth:`clone_vm`.
         """
-        space = AddressSpace(self._next_space, task.comm, nr_pages, oom_score_adj=oom_score_adj)
-        self._next_space += 1
+        space = self._new_space(task.comm, nr_pages, oom_score_adj)
         space.nr_threads = nr_threads
         if nr_threads > 1:
             space.mmap_lock = RwSemaphore(self.world, f"mmap_lock: {task.comm}")
         if self.pages.memcg is not None:
             space.memcg = self.pages.memcg.id_of(task)
-        self.shrinker.spaces[space.id] = space
         self.clone_vm(task, space)
         return space
 
@@ -93,12 +91,17 @@ class Memory:
 
         # MODEL: the OOM killer neither counts nor reaps these few pages; they go when the program has ended.
         """
-        image = space.image = AddressSpace(self._next_space, space.comm, nr_pages, oom_score_adj=OOM_SCORE_ADJ_MIN)
-        self._next_space += 1
+        image = space.image = self._new_space(space.comm, nr_pages, OOM_SCORE_ADJ_MIN)
         image.hot = hot
         image.memcg = space.memcg
-        self.shrinker.spaces[image.id] = image
         return image
+
+    def _new_space(self, comm: str, nr_pages: int, oom_score_adj: int) -> AddressSpace:
+        """Make a mapping that reclaim can find."""
+        space = AddressSpace(self._next_space, comm, nr_pages, oom_score_adj=oom_score_adj)
+        self._next_space += 1
+        self.shrinker.spaces[space.id] = space
+        return space
 
     def clone_vm(self, task: Task, space: AddressSpace) -> None:
         """Let a task use a program's memory: another of its threads (CLONE_VM)."""
@@ -215,12 +218,14 @@ class Memory:
         return True
 
     async def _use_image(self, task: Task, image: AddressSpace) -> bool:
-        """Use the hot pages of the program's own, which may have to come back from swap; False if it must die."""
+        """Use the hot pages of the program's own, which may have to come back from swap; False if it must die.
+
+        The cost of the touch that they are used by has this in it.
+        """
         for vpn, write in image.hot:
             if image.pte_of[vpn] <= 0 and not await self.swap.do_swap_page(task, image, vpn, write=write):
                 return False
-            # the cost of a touch has this in it
-            self._touch_one(task, image, vpn, write=write, cost_ns=0)
+            self._touch_one(task, image, vpn, write=write)
         return True
 
     async def _handle_mm_fault(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
@@ -252,7 +257,9 @@ class Memory:
     def _touch_mapped(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
         """Touch mapped pages up to the first that is not; return how many."""
         if limit == 1:
-            return self._touch_one(task, space, vpn, write=write, cost_ns=self.costs.touch)
+            nr = self._touch_one(task, space, vpn, write=write)
+            task.charge_ns += nr * self.costs.touch
+            return nr
         entries = space.pte[vpn : vpn + limit]
         gaps = np.flatnonzero(entries <= 0)
         nr = int(gaps[0]) if len(gaps) else len(entries)
@@ -271,12 +278,11 @@ class Memory:
         self.write_versions(space, vpn, nr)
         return nr
 
-    def _touch_one(self, task: Task, space: AddressSpace, vpn: int, *, write: bool, cost_ns: int) -> int:
+    def _touch_one(self, task: Task, space: AddressSpace, vpn: int, *, write: bool) -> int:
         """Touch one page if it is mapped: what comes back from swap comes page by page."""
         if space.pte_of[vpn] <= 0:
             return 0
         bits = space.bits_of[vpn]
-        task.charge_ns += cost_ns
         if not write:
             space.bits_of[vpn] = bits | PTE_YOUNG
             return 1

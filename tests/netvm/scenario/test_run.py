@@ -24,8 +24,8 @@ from storage_backends.nfs.client.inode import REQ_UNSTABLE
 
 _RUNS = Path(__file__).parents[2] / "data" / "runs"
 _BESIDE = Path(__file__).parents[4] / "shared" / "ground-truth" / "runs"
-_NOT_HERE = ("-fw-", "N10-", "N24-")
-_HOGS = sorted(path.name for path in _RUNS.iterdir() if not any(part in path.name for part in _NOT_HERE))
+_TESTED_APART = ("-fw-", "N10-", "N24-")
+_HOGS = sorted(path.name for path in _RUNS.iterdir() if not any(part in path.name for part in _TESTED_APART))
 _SHORT = ("H4-gt96-virtio-stock", "T2-knob0-flood-boost0")
 _OTHERWISE = {
     "D3-guestnbd-0ms": "it hung in pass 1: the server had sent the header of a read's reply and found no memory for its"
