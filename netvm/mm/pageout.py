@@ -104,7 +104,7 @@ class Pageout:
     def _nr_until_looked(self, task: Task, nr_pages: int) -> int:
         """Return after how many of so many pages, one at least, an interrupt or a preemption falls between two."""
         cpus = task.cpus
-        return nr_pages if cpus is None else min(nr_pages, cpus.nr_undisturbed(task, self.costs.scan_pageout))
+        return nr_pages if cpus is None else min(nr_pages, cpus.nr_unlooked(task, self.costs.scan_pageout))
 
     def _write_quickly(self, task: Task, pages: list[int], plug: PlugPort | None) -> tuple[int, list[int]]:
         """Unmap new pages that have all they need at hand and put them under writeback.

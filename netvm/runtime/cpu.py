@@ -164,6 +164,28 @@ class Cpus:
             left_ns = min(left_ns, JIFFY_NS - begin_ns % JIFFY_NS)
         return max(left_ns, 0) // cost_ns + 1
 
+    def nr_unlooked(self, task: Task, cost_ns: int) -> int:
+        """Return how many steps of a cost, each followed by a :meth:`cond_resched`, nobody looks in between.
+
+        As :meth:`nr_undisturbed`, but for an interrupt that is due already: it waits until the task pays.
+        """
+        cpu = task.cpu
+        world = self.world
+        if cpu is not None:
+            used_ns = int(task.charge_ns * self.scale)
+            if max(cpu.free_at_ns, world.now_ns) + used_ns >= world.horizon_ns():
+                return self.nr_until_paid(task, cost_ns)
+        return self.nr_undisturbed(task, cost_ns)
+
+    def nr_until_paid(self, task: Task, cost_ns: int) -> int:
+        """Return after how many steps of a cost the first :meth:`cond_resched` pays; nobody else runs before."""
+        step_ns = cost_ns * self.scale
+        if self.need_resched:
+            return 1
+        if not step_ns:
+            return NEVER_NS
+        return max(1, math.ceil((PAY_QUANTUM_NS - task.charge_ns * self.scale) / step_ns))
+
     def nr_paid(self, task: Task, cost_ns: int, nr_steps: int) -> int:
         """Return how many of so many steps of a cost are paid for when a :meth:`cond_resched` follows each of them."""
         step_ns = cost_ns * self.scale
@@ -171,7 +193,7 @@ class Cpus:
             return nr_steps
         if not step_ns:
             return 0
-        first = max(1, math.ceil((PAY_QUANTUM_NS - task.charge_ns * self.scale) / step_ns))
+        first = self.nr_until_paid(task, cost_ns)
         each = math.ceil(PAY_QUANTUM_NS / step_ns)
         return first + (nr_steps - first) // each * each if nr_steps >= first else 0
 
