@@ -323,10 +323,13 @@ class SwapArea:
             if pfn < 0:
                 vmstat.pgmajfault += 1
                 task.charge_ns += self.costs.fault_major
-                if not await self.swapin_readahead(task, space, vpn, slot):
-                    return False
+                await self.swapin_readahead(task, space, vpn, slot)
                 pfn = self.cache_of[slot] - 1
                 if pfn < 0:
+                    # somebody has mapped it meanwhile, or there was no memory and the program faults again
+                    if task.killed:
+                        return False
+                    await self.pages.cond_resched(task)
                     continue
             else:
                 self._note_cache_hit(space, vpn, pfn)
@@ -393,8 +396,8 @@ class SwapArea:
         if self.is_full() or (write and not frames.pins_of[pfn]):
             self.try_to_free_swap(pfn)
 
-    async def swapin_readahead(self, task: Task, space: AddressSpace, vpn: int, target: int) -> bool:
-        """Start reading the window around a fault under one plug; False if no page could be had for the fault.
+    async def swapin_readahead(self, task: Task, space: AddressSpace, vpn: int, target: int) -> None:
+        """Start reading the window around a fault under one plug, as far as it is not cached and there is memory.
 
         The window is of virtual addresses, or of slots on a rotational device (swap_cluster_readahead).
         """
@@ -404,14 +407,12 @@ class SwapArea:
             start, end = self.readahead.window(space, vpn)
             slots = [-entry - 1 for entry in space.pte[start:end].tolist() if entry < 0]
         plug = self.io.start_plug(task)
-        ok = True
         for slot in slots:
             if self.cache_of[slot] or not self.count_of[slot]:
                 continue
             pfn = await self.read_swap_cache_async(task, slot)
             if pfn < 0:
-                ok = slot != target
-                break
+                continue
             if slot != target:
                 self.frames.flags_of[pfn] |= PG_READAHEAD
                 self.vmstat.swap_ra += 1
@@ -419,17 +420,19 @@ class SwapArea:
         await self.io.unplug(task, plug)
         plug.finish()
         self.lruvec.lru_add_drain()
-        return ok or bool(self.cache[target])
 
     async def read_swap_cache_async(self, task: Task, slot: int) -> int:
-        """Put a new, locked page for a slot in the swap cache; return it, or -1 (__read_swap_cache_async)."""
+        """Put a new, locked page for a slot in the swap cache and return it (__read_swap_cache_async).
+
+        -1 if there is nothing to read: no memory for it, or somebody else has it there by then.
+        """
         pfn = await alloc_swapin_page(self.pages, task, GFP_SWAPIN, self.owner_anon, self.slots.memcg[slot])
         if pfn < 0:
             return -1
         if self.cache_of[slot] or not self.count_of[slot]:
             # somebody else was faster while we slept
             put_new_page(self.pages, pfn)
-            return self.cache_of[slot] - 1
+            return -1
         if not self.tree.try_node_for(task, slot, GFP_NOWAIT):
             put_new_page(self.pages, pfn)
             return -1

@@ -133,6 +133,59 @@ def test_failed_read_ends_the_program(make_host) -> None:
     host.run(body)
 
 
+def test_page_is_read_once_if_two_programs_want_it_and_both_sleep_for_memory(make_host) -> None:
+    """Who finds it in the cache after the allocation gives its own page back and waits for the other's read."""
+    host = make_host(swap_pages=1024, marks=(1, 2, 3), page_cluster=0)
+
+    async def body(task: Any) -> None:
+        space = await swapped_out(host, task)
+        held = host.ledger.counts[host.swap.owner_anon]
+        allocate = host.pages.alloc_pages
+
+        async def sleeps_first(other: Any, *request: Any) -> int:
+            await host.pause(other, NS_PER_MS)
+            return await allocate(other, *request)
+
+        host.pages.alloc_pages = sleeps_first
+
+        async def faults(other: Any) -> None:
+            assert await host.swap.do_swap_page(other, space, 0, write=False)
+
+        for name in ("first", "second"):
+            host.world.spawn(name, faults)
+        await host.pause(task, NS_PER_S)
+        assert space.pte_of[0] > 0
+        assert host.vmstat.pswpin == 1
+        assert host.ledger.counts[host.swap.owner_anon] == held + 1
+
+    host.run(body)
+    host.audit()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_fault_without_memory_is_taken_again_unless_the_program_was_killed(make_host, killed: bool) -> None:
+    """VM_FAULT_OOM: the program goes back to the instruction, and faults until there is a page."""
+    host = make_host(swap_pages=1024, marks=(1, 2, 3), page_cluster=0)
+
+    async def body(task: Any) -> None:
+        space = await swapped_out(host, task)
+        nr_faults = host.vmstat.pgmajfault
+        allocate = host.pages.alloc_pages
+        refusals = 2
+
+        async def refuses(other: Any, *request: Any) -> int:
+            nonlocal refusals
+            refusals -= 1
+            return -1 if refusals >= 0 else await allocate(other, *request)
+
+        host.pages.alloc_pages = refuses
+        task.killed = killed
+        assert await host.swap.do_swap_page(task, space, 0, write=False) is not killed
+        assert host.vmstat.pgmajfault == nr_faults + (1 if killed else 3)
+
+    host.run(body)
+
+
 def test_stale_content_is_noticed(make_host) -> None:
     """A device that gives back an older version is caught."""
     host = make_host(swap_pages=1024, marks=(1, 2, 3))
