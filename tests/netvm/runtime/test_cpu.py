@@ -435,6 +435,40 @@ def test_a_task_is_undisturbed_up_to_the_step_in_which_the_next_event_falls(
     run(world, worker, cpus=cpus)
 
 
+@given(charge_ns=st.integers(0, 50_000), cost_ns=st.integers(1, 30_000), gives_way=st.booleans())
+def test_the_first_payment_is_where_one_by_one_would_pay(*, charge_ns: int, cost_ns: int, gives_way: bool) -> None:
+    """As many steps as it takes until a look at the charge would pay."""
+    cpus = Cpus(World(), 1)
+    cpus.need_resched = gives_way
+    task = Task(world=cpus.world, number=1, comm="hog", pid=None, cpus=cpus, flags=0, nice=0)
+    task.charge_ns = charge_ns
+    found = cpus.nr_until_paid(task, cost_ns)
+    nr = 0
+    while not nr or not cpus.should_pay(task):
+        nr += 1
+        task.charge_ns += cost_ns
+    assert found == nr
+
+
+def test_what_is_due_is_looked_at_when_the_task_pays(run: Run) -> None:
+    """An interrupt behind the task's own clock does not come between its steps; one that is not due yet does."""
+    world = World()
+    cpus = Cpus(world, 1)
+    seen: list[tuple[int, int]] = []
+
+    async def worker(task: Task) -> None:
+        world.call_after(5 * US, lambda: None)
+        task.charge_ns = 4 * US
+        seen.append((cpus.nr_undisturbed(task, 2 * US), cpus.nr_unlooked(task, 2 * US)))
+        task.charge_ns = 6 * US
+        seen.append((cpus.nr_undisturbed(task, 2 * US), cpus.nr_unlooked(task, 2 * US)))
+        cpus.need_resched = True
+        assert cpus.nr_unlooked(task, 2 * US) == 1
+
+    run(world, worker, cpus=cpus)
+    assert seen == [(1, 1), (1, (PAY_QUANTUM_NS - 6 * US) // (2 * US))]
+
+
 def test_a_task_is_undisturbed_up_to_the_next_tick_while_another_waits(run: Run) -> None:
     """The tick looks at slices; with nobody to give way to it does not matter."""
     world = World()
