@@ -50,6 +50,8 @@ class OomKill:
     free_swap_pages: int
     pages_under_writeback: int
     free_pages: int
+    swap_write_errors: int = 0
+    """Writes of pages to swap that had failed by then."""
     memcg: str = ""
     """Memory group whose limit was met; empty if the machine was short."""
     memcg_pages: int = 0
@@ -163,6 +165,7 @@ class OomKiller:
                 free_swap_pages=vmscan.swap.nr_free_slots() if memcg is None else vmscan.nr_swap_pages(memcg.lruvec),
                 pages_under_writeback=vmscan.vmstat.nr_writeback if memcg is None else memcg.nr_writeback(frames),
                 free_pages=vmscan.node.nr_free,
+                swap_write_errors=vmscan.swap.write_errors,
                 memcg="" if memcg is None else memcg.name,
                 memcg_pages=0 if memcg is None else memcg.usage_pages,
             )

@@ -100,6 +100,8 @@ class SwapPort(Protocol):
     """Writing a page out may enter a file system (swap over a file): the mask needs ``__GFP_FS``."""
     writes_synchronously: bool
     """Whoever writes a page out waits until it is written: it can be freed at once."""
+    write_errors: int
+    """Pages whose write has failed, each as often as it was tried."""
 
     @property
     def quick(self) -> QuickPort:

@@ -209,8 +209,8 @@ def _mismatch(value: object, kind: shape.Type, path: Path) -> Blame:
     right = _expected(kind)
     if isinstance(value, _Absent):
         return Blame(path=path, value=value, problem=f"missing; must be {right}")
-    if isinstance(kind, shape.ListType) and isinstance(value, dict):
-        return Blame(path=path, value=value, problem=f"must be {right}; write [[{dotted(path)}]], not [{dotted(path)}]")
+    if isinstance(kind, shape.ListType):
+        return Blame(path=path, value=value, problem=f"must be {right}{_as_a_list(value, kind.item_type, path)}")
     if isinstance(kind, shape.LiteralType):
         meant = nearest(str(value), [str(word) for word in kind.values])
         hint = f"; did you mean {shown(_literal(meant, kind))}?" if meant is not None else ""
@@ -221,6 +221,17 @@ def _mismatch(value: object, kind: shape.Type, path: Path) -> Blame:
     if leaf and isinstance(value, str) and value != "" and _fits(_unquoted(value), kind):
         return Blame(path=path, value=value, problem=f"must be {right}; write it without quotes")
     return Blame(path=path, value=value, problem=f"must be {right}{_not_a(value, kind)}")
+
+
+def _as_a_list(value: object, kind: shape.Type, path: Path) -> str:
+    """Return how a list is written, for what is none; ``kind`` is that of its items."""
+    if isinstance(kind, shape.StructType | shape.UnionType):
+        return f"; write [[{dotted(path)}]], not [{dotted(path)}]" if isinstance(value, dict) else ""
+    if not isinstance(value, dict):
+        return f"; write [{shown(value)}]" if _fits(value, kind) else _not_a(value, kind)
+    example = shown(kind.values[0]) if isinstance(kind, shape.LiteralType) else "..."
+    place = f"in [{dotted(path[:-1])}]" if path[:-1] else "above the first table"
+    return f"; write {path[-1]} = [{example}] {place}"
 
 
 def _literal(word: str, kind: shape.LiteralType) -> object:

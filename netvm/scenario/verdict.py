@@ -373,11 +373,16 @@ def _node_name(node: Task | Resource | Provider) -> str:
 
 
 def explain_oom(host: Host) -> list[str]:
-    """Say who was killed for whose request, and whether it was early: swap free or writeback under way."""
+    """Say who was killed for whose request, and whether it was early: swap free or writeback under way.
+
+    With a swap device that fails what it is given, it was not: what it has free is of no use.
+    """
     lines = []
     for kill in host.oom.kills:
         early = ""
-        if kill.free_swap_pages > 0 or kill.pages_under_writeback:
+        if kill.swap_write_errors:
+            early = f" Swap failed: {kill.swap_write_errors} times a page could not be written"
+        elif kill.free_swap_pages > 0 or kill.pages_under_writeback:
             early = (
                 f" EARLY: swap had {kill.free_swap_pages} pages free and {kill.pages_under_writeback} pages were under "
                 "writeback"

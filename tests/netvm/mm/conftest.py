@@ -57,6 +57,7 @@ class Swapless:
 
     needs_fs = False
     writes_synchronously = False
+    write_errors = 0
 
     def __init__(self, nr_free: int = 0, nr_total: int = 0) -> None:
         self.nr_free = nr_free

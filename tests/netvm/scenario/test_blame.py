@@ -59,6 +59,26 @@ def _told(text: str) -> list[str]:
         ),
         ("machine = 96", "machine = 96: must be a table"),
         ("[traffic]\nname = 'x'", "traffic: must be a list of tables; write [[traffic]], not [traffic]"),
+        (
+            'expect = "HANG"',
+            (
+                'expect = "HANG": must be a list of words out of "COMPLETED", "CORRUPT", "DROP_FOREVER", "HANG", '
+                '"IO_ERROR", "LIVELOCK", "LOST_WRITE", "OOM", "OVER_THROTTLE", "STALL"; write ["HANG"]'
+            ),
+        ),
+        (
+            '[expect]\nverdict = "HANG"',
+            (
+                'expect: must be a list of words out of "COMPLETED", "CORRUPT", "DROP_FOREVER", "HANG", "IO_ERROR", '
+                '"LIVELOCK", "LOST_WRITE", "OOM", "OVER_THROTTLE", "STALL"; write expect = ["COMPLETED"] above the '
+                "first table"
+            ),
+        ),
+        (
+            "[vm.tcp_mem]\nmin = 1",
+            "vm.tcp_mem: must be a list of integers above 0; write tcp_mem = [...] in [vm]",
+        ),
+        ("vm.tcp_mem = 96", "vm.tcp_mem = 96: must be a list of integers above 0; write [96]"),
         ("vm.tcp_mem = [1, 2, 3, 4]", "vm.tcp_mem: must have at most 3 entries, not 4"),
         ("vm.tcp_mem = [1, 0]", "vm.tcp_mem.1 = 0: must be an integer above 0"),
         ("expect = []", "expect: must have 1 or more entries"),

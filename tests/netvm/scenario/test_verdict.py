@@ -227,15 +227,17 @@ def test_who_is_held_back_for_dirt_is_told_the_figures(idle: Experiment, monkeyp
 
 
 def test_a_kill_is_explained(idle: Experiment) -> None:
-    """Who asked for what and who died; EARLY only if swap was left or pages were being written."""
+    """Who asked for what and who died; EARLY only if swap was left that works, or pages were being written."""
     idle.host.oom.kills += [kill(), kill(free_swap_pages=3), kill(pages_under_writeback=4)]
-    plain, swap_left, writing = explain_oom(idle.host)
+    idle.host.oom.kills.append(kill(free_swap_pages=3, swap_write_errors=8))
+    plain, swap_left, writing, failed = explain_oom(idle.host)
     assert plain == (
         "at 2.000 s hog-13 invoked oom-killer: order=0, gfp_mask=0xcc0(GFP_KERNEL), free 7 pages; "
         "killed hog (anon-rss 40 kB, swap 20 kB)."
     )
     assert swap_left.endswith("EARLY: swap had 3 pages free and 0 pages were under writeback")
     assert "EARLY: swap had 0 pages free and 4 pages" in writing
+    assert failed == f"{plain} Swap failed: 8 times a page could not be written"
 
 
 def test_a_hog_too_large_for_swap_is_killed() -> None:
