@@ -60,6 +60,8 @@ def call(arguments: argparse.Namespace) -> int:
         raise UsageError("size: --jobs 0: must be at least 1")
     if jobs > 1 and arguments.property_files:
         raise UsageError("size: --property is looked at in one process; leave out --jobs")
+    if arguments.high is not None and arguments.high < arguments.low:
+        raise UsageError(f"size: --high {arguments.high}: must be at least --low, which is {arguments.low}")
     base = subject_of(arguments)
     knob = knob_of(arguments.knob, base.scenario)
     abstract = base.scenario.abstract is not None

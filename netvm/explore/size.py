@@ -308,6 +308,8 @@ def text_of(result: SizeResult) -> str:
     for label, probe in (("at it", result.at), ("below it", result.below)):
         if probe is not None:
             lines.append(f"  {label} ({probe.value}): {probe.result} after {probe.schedules} schedules")
+    if result.smallest_safe and result.below is None:
+        lines.append("  below it: not tried, for --low or what the key may be ends there")
     lines += [
         f"  {probe.value:8}: {probe.failures} of {probe.schedules} random schedules fail "
         f"(at most {probe.failure_rate_at_most:.1%} at 95 %)"

@@ -22,6 +22,7 @@ def test_the_edge_of_a_small_machine(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["--knob", "abstract.priority"], 2, "must be a whole number, is True"),
         (["--knob", "vm.swapiness"], 2, "no such key"),
+        (["--knob", "reserve.pages", "--low", "9", "--high", "8"], 2, "--high 8: must be at least --low, which is 9"),
         (["--knob", "reserve.pages", "--set", "abstract.priority=false"], 1, "no safe value"),
     ],
 )
@@ -35,3 +36,12 @@ def test_what_cannot_be_found_is_told(
     )
     captured = capsys.readouterr()
     assert what in captured.out + captured.err
+
+
+def test_an_edge_that_is_where_the_search_began_is_called_that(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is said of the values below, and it is told."""
+    arguments = ["size", "abstract/reserve", "--knob", "reserve.pages", "--around", "0", "--schedules", "2"]
+    assert main([*arguments, "--low", "5", "--set", "abstract.frames=8"]) == 0
+    assert "below it: not tried" in capsys.readouterr().out
+    assert main([*arguments, "--set", "abstract.frames=8"]) == 0
+    assert "not tried" not in capsys.readouterr().out
