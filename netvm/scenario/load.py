@@ -53,7 +53,10 @@ class _Override:
 
 def load_scenario(path: Path, *, overrides: Sequence[str] = ()) -> Scenario:
     """Return the scenario of a TOML file with ``overrides`` (each ``KEY=VALUE``) applied. Raises UsageError."""
-    return scenario_from(read_toml(path), origin=str(path), overrides=overrides)
+    data = read_toml(path)
+    if "reproducer" in data:
+        raise UsageError(f"{path}: a reproducer of `netvm check`, not a scenario; run `netvm replay {path}`")
+    return scenario_from(data, origin=str(path), overrides=overrides)
 
 
 def scenario_from(data: Mapping[str, object], *, origin: str, overrides: Sequence[str] = ()) -> Scenario:

@@ -179,6 +179,12 @@ def test_what_is_no_text_is_told(file: Path, raw: bytes, line: str) -> None:
     assert _refusal(file) == line
 
 
+def test_a_reproducer_is_not_taken_for_a_scenario(file: Path) -> None:
+    """It has a tape, which only `netvm replay` follows."""
+    file.write_text(f"{_SCENARIO}\n[reproducer]\n")
+    assert _refusal(file) == "a.toml: a reproducer of `netvm check`, not a scenario; run `netvm replay a.toml`"
+
+
 def test_a_number_of_many_digits_is_refused(file: Path) -> None:
     """A number that Python refuses to read is an error of the file, not of netvm."""
     file.write_text(f"x = {'9' * 5000}\n")
