@@ -44,6 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
+def _refuse_what_contradicts(arguments: argparse.Namespace) -> None:
+    if not arguments.jobs:
+        raise UsageError("size: --jobs 0: must be at least 1")
+    if arguments.jobs > 1 and arguments.property_files:
+        raise UsageError("size: --property is looked at in one process; leave out --jobs")
+    if arguments.high is not None and arguments.high < arguments.low:
+        raise UsageError(f"size: --high {arguments.high}: must be at least --low, which is {arguments.low}")
+
+
 def call(arguments: argparse.Namespace) -> int:
     """Bisect, and print the edge."""
     import msgspec
@@ -55,13 +64,8 @@ def call(arguments: argparse.Namespace) -> int:
     from netvm.explore.subject import Subject
 
     arguments.verb = "size"
+    _refuse_what_contradicts(arguments)
     jobs = arguments.jobs
-    if not jobs:
-        raise UsageError("size: --jobs 0: must be at least 1")
-    if jobs > 1 and arguments.property_files:
-        raise UsageError("size: --property is looked at in one process; leave out --jobs")
-    if arguments.high is not None and arguments.high < arguments.low:
-        raise UsageError(f"size: --high {arguments.high}: must be at least --low, which is {arguments.low}")
     base = subject_of(arguments)
     knob = knob_of(arguments.knob, base.scenario)
     abstract = base.scenario.abstract is not None
