@@ -31,7 +31,10 @@ def check_suffix(path: Path) -> None:
 
 
 def export(source: Path, target: Path) -> None:
-    """Write the trace ``source`` as ``target``, in the format its suffix names. Raises UsageError."""
+    """Write the trace ``source`` as ``target``, in the format its suffix names.
+
+    Raises UsageError, or BrokenPipeError if the target is a pipe that nobody reads.
+    """
     check_suffix(target)
     write = _WRITERS[target.suffix][1]
     try:
@@ -46,6 +49,8 @@ def export(source: Path, target: Path) -> None:
             part.replace(whole)
         finally:
             part.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
 

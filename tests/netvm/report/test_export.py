@@ -1,5 +1,7 @@
 """Traces from one format to another."""
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,14 @@ def test_the_suffix_names_the_format(tmp_path: Path) -> None:
     for name in ("such.txt", "such.nvt"):
         with pytest.raises(UsageError, match=rf"no/{name}: cannot be written"):
             export(_TRACE, tmp_path / "no" / name)
+
+
+def test_a_pipe_whose_reader_goes_away_is_passed_on(tmp_path: Path) -> None:
+    """It is no failure to write, but the end that a closed standard output has."""
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["head", "-c", "1", pipe], stdout=subprocess.DEVNULL), pytest.raises(BrokenPipeError):
+        export(_TRACE, pipe)
 
 
 def test_an_interrupted_export_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
