@@ -8,6 +8,7 @@ the page compares the two.
 import argparse
 from pathlib import Path
 
+from netvm.cli.arguments import check_read_once
 from netvm.cli.output import emit, is_standard_output, save
 
 __all__ = ["add_arguments", "call"]
@@ -29,11 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     """Read the trace, write the page."""
-    from netvm.cli.profile import read_profile
     from netvm.report.difference import compare_profiles
     from netvm.report.page import PageData, page_html
+    from netvm.report.saved import read_profile
     from netvm.report.source import open_trace
 
+    check_read_once("report", arguments.trace, arguments.other)
     other = None if arguments.other is None else read_profile(arguments.other)
     with open_trace(arguments.trace) as (recorded, batches):
         data = PageData(recorded, batches)

@@ -22,7 +22,7 @@ from netvm.report.perf_script import PERF_PREFIX, read_perf_script
 from netvm.report.reorder import in_order
 from netvm.trace.records import RecordArray, Recorded
 
-__all__ = ["PIECE_BYTES", "open_trace"]
+__all__ = ["PIECE_BYTES", "open_file", "open_trace", "read_trace"]
 
 PIECE_BYTES: Final = 1 << 18
 _GZIP: Final = b"\x1f\x8b"
@@ -35,9 +35,10 @@ _TRACE_NAMES: Final = ("ftrace.txt", "ftrace.txt.gz", "ftrace.txt.zst")
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _FOREIGN: Final = {
     b"\x17\x08Dtracing": "a trace.dat; netvm reads what `trace-cmd report` prints of it",
+    b'{"source"': "a profile; what is asked for needs the trace that `netvm profile --json` has read",
     b"PERFILE2": "a perf.data; netvm reads what `perf script` prints of it",
 }
-"""First bytes of formats that another tool turns into text."""
+"""First bytes of what is no trace, or not in a form that can be read."""
 
 
 @contextmanager
@@ -48,9 +49,33 @@ def open_trace(path: Path, *, keep_payload: bool = False) -> Iterator[tuple[Reco
     is kept. Raises UsageError if the file cannot be read or is in no format that can.
     """
     recorded = Recorded()
+    with open_file(path) as (file, _):
+        yield recorded, read_trace(file, path, recorded, keep_payload=keep_payload)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[tuple[io.BufferedReader, bytes]]:
+    """Open a file, ``-`` being standard input; yield it and its first bytes, which are still to be read from it.
+
+    Raises UsageError if it cannot be read.
+    """
     with _opened(path) as file:
-        pieces = _pieces_of(file, path, recorded)
-        yield recorded, in_order(_read(pieces, path, recorded, keep_payload=keep_payload), recorded.losses)
+        try:
+            head = file.peek(len(_ZSTD))
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+        yield file, head
+
+
+def read_trace(
+    file: io.BufferedReader, path: Path, recorded: Recorded, *, keep_payload: bool = False
+) -> Iterator[RecordArray]:
+    """Generate the records of an open trace in order of time; ``path`` is its name in what is complained of.
+
+    Raises UsageError as :func:`open_trace`.
+    """
+    pieces = _pieces_of(file, path, recorded)
+    return in_order(_read(pieces, path, recorded, keep_payload=keep_payload), recorded.losses)
 
 
 def _read(pieces: Iterator[bytes], path: Path, recorded: Recorded, *, keep_payload: bool) -> Iterator[RecordArray]:
@@ -91,19 +116,15 @@ def _with_end(pieces: Iterator[bytes], recorded: Recorded) -> Iterator[bytes]:
         recorded.losses.truncated = True
 
 
-def _pieces_of(file: IO[bytes], path: Path, recorded: Recorded) -> Iterator[bytes]:
+def _pieces_of(file: io.BufferedReader, path: Path, recorded: Recorded) -> Iterator[bytes]:
     """Generate the content of an open file, unpacked. A file that ends too early is noted, not refused.
 
     Raises UsageError if it cannot be read, or if nothing of what is packed can be unpacked.
     """
-    assert isinstance(file, io.BufferedReader)
-    try:
-        head = file.peek(4)[:4]
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    head = file.peek(len(_ZSTD))
     if head.startswith(_GZIP):
         pieces = _unpack_gzip(file)
-    elif head == _ZSTD:
+    elif head.startswith(_ZSTD):
         pieces = _unpack_zstd(file)
     else:
         pieces = iter(lambda: file.read(PIECE_BYTES), b"")
@@ -182,11 +203,12 @@ class _DamagedError(Exception):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
     if str(path) == "-":
         # Python has no sys.stdin if the program was started with the descriptor closed
         if sys.stdin is None:
             raise UsageError("standard input is closed")
+        assert isinstance(sys.stdin.buffer, io.BufferedReader)
         yield sys.stdin.buffer
         return
     try:

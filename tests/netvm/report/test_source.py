@@ -123,6 +123,7 @@ def test_a_zstd_file_that_ends_too_early(tmp_path: Path, profile_of: Callable[[P
         (b"PERFILE2xxxx", "perf script"),
         (b"hello\nworld\n", "no event in its first lines"),
         (bytes(range(256)), "no event"),
+        (b'{"source": "ftrace"}', "a profile; what is asked for needs the trace"),
     ],
 )
 def test_what_is_no_trace_is_refused(
