@@ -185,12 +185,11 @@ def difference_text(difference: Difference) -> str:
     for ratio in difference.ratios:
         told = "-" if ratio.ratio is None else f"{ratio.ratio:.3f}"
         interval = "-" if ratio.low is None else f"{ratio.low:.3f} .. {ratio.high:.3f}"
-        lines.append(
-            f"  {ratio.kind.replace('_', ' '):20}{ratio.quantile:5}{ratio.a:12.1f}{ratio.b:12.1f}{told:>9}   {interval}"
-        )
+        kind = ratio.kind.replace("_", " ")
+        lines.append(f"  {kind:20}{ratio.quantile:5}{ratio.a:12.1f} {ratio.b:11.1f}{told:>9}   {interval}")
     lines.append(f"{'figures':27}{'a':>12}{'b':>12}")
     for name, (a, b) in difference.figures.items():
-        lines.append(f"  {name:25}{_plain(a):>12}{_plain(b):>12}")
+        lines.append(f"  {name:25}{_plain(a):>12} {_plain(b):>11}")
     return "\n".join(lines)
 
 
