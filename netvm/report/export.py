@@ -5,6 +5,8 @@ over the records in order of time. A file has its name when it is whole: until t
 one, which goes away when the export fails or is interrupted. A device or a pipe is written to as it is.
 """
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -15,10 +17,10 @@ from netvm.report.ftrace_text import ftrace_lines
 from netvm.report.native import NativeWriter
 from netvm.report.perfetto import write_perfetto
 from netvm.report.source import open_trace
-from netvm.report.table import write_table
+from netvm.report.table import check_pyarrow, write_table
 from netvm.report.tracedat import write_trace_dat
 
-__all__ = ["NATIVE_SUFFIXES", "check_suffix", "export"]
+__all__ = ["NATIVE_SUFFIXES", "check_suffix", "check_target", "export"]
 
 NATIVE_SUFFIXES: Final = (".nvt",)
 
@@ -28,6 +30,22 @@ def check_suffix(path: Path) -> None:
     if path.suffix not in _WRITERS:
         known = ", ".join(f"{suffix} ({told})" for suffix, (told, _) in _WRITERS.items())
         raise UsageError(f"{path}: the suffix names the format; must be one of {known}")
+
+
+def check_target(path: Path) -> None:
+    """Raise UsageError if ``path`` has no format's suffix, its format lacks a package, or no file can be made there."""
+    check_suffix(path)
+    if _WRITERS[path.suffix][1] is _table:
+        check_pyarrow()
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists() or path.is_file():
+            part = _part_of(path)
+            part.touch()
+            part.unlink()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def export(source: Path, target: Path) -> None:
@@ -42,7 +60,7 @@ def export(source: Path, target: Path) -> None:
             write(source, target)
             return
         whole = target.resolve()
-        part = whole.with_name(f".{whole.stem}.part{target.suffix}")
+        part = _part_of(target)
         part.touch()
         try:
             write(source, part)
@@ -53,6 +71,12 @@ def export(source: Path, target: Path) -> None:
         raise
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+def _part_of(target: Path) -> Path:
+    """Return what a file is called until it is whole."""
+    whole = target.resolve()
+    return whole.with_name(f".{whole.stem}.part{target.suffix}")
 
 
 def _native(source: Path, target: Path) -> None:
