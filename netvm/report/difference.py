@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from netvm.report.profile import Latency, Profile
 from netvm.trace.histogram import bucket_bounds
+from netvm.trace.records import Losses
 
 __all__ = ["Difference", "Ratio", "compare_profiles", "difference_text"]
 
@@ -71,7 +72,7 @@ def compare_profiles(a: Profile, b: Profile, *, names: tuple[str, str]) -> Diffe
         latency_us=latencies,
         ratios=ratios,
         figures=figures,
-        sentences=[*_sentences(latencies, ratios), *_figure_sentences(figures)],
+        sentences=[*_sentences(latencies, ratios), *_figure_sentences(figures), *_loss_sentences(a=a, b=b)],
     )
 
 
@@ -171,6 +172,14 @@ def _figure_sentences(figures: dict[str, list[float]]) -> Iterator[str]:
                 f"{who} scanned {a:.0f} pages before, {b:.0f} after, and reclaimed {s:.0f} and {t:.0f} "
                 f"({_share(s, a)}, {_share(t, b)})"
             )
+
+
+def _loss_sentences(**profiles: Profile) -> Iterator[str]:
+    """Say which of the two is not whole: its counts are too small."""
+    for side, profile in profiles.items():
+        losses = Losses(skipped=profile.skipped, lost=profile.lost, late=profile.late, truncated=profile.truncated)
+        if losses.told():
+            yield f"{side} is not whole: {losses.told()}"
 
 
 def _share(part: float, whole: float) -> str:

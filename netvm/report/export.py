@@ -19,6 +19,7 @@ from netvm.report.perfetto import write_perfetto
 from netvm.report.source import open_trace
 from netvm.report.table import check_pyarrow, write_table
 from netvm.report.tracedat import write_trace_dat
+from netvm.trace.records import Losses
 
 __all__ = ["NATIVE_SUFFIXES", "check_suffix", "check_target", "export"]
 
@@ -48,8 +49,8 @@ def check_target(path: Path) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def export(source: Path, target: Path) -> None:
-    """Write the trace ``source`` as ``target``, in the format its suffix names.
+def export(source: Path, target: Path) -> Losses:
+    """Write the trace ``source`` as ``target``, in the format its suffix names; return what is missing in it.
 
     Raises UsageError, or BrokenPipeError if the target is a pipe that nobody reads.
     """
@@ -57,13 +58,12 @@ def export(source: Path, target: Path) -> None:
     write = _WRITERS[target.suffix][1]
     try:
         if target.exists() and not target.is_file():
-            write(source, target)
-            return
+            return write(source, target)
         whole = target.resolve()
         part = _part_of(target)
         part.touch()
         try:
-            write(source, part)
+            losses = write(source, part)
             part.replace(whole)
         finally:
             part.unlink(missing_ok=True)
@@ -71,6 +71,7 @@ def export(source: Path, target: Path) -> None:
         raise
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return losses
 
 
 def _part_of(target: Path) -> Path:
@@ -79,39 +80,45 @@ def _part_of(target: Path) -> Path:
     return whole.with_name(f".{whole.stem}.part{target.suffix}")
 
 
-def _native(source: Path, target: Path) -> None:
+def _native(source: Path, target: Path) -> Losses:
     with open_trace(source, keep_payload=True) as (recorded, batches), NativeWriter(target, recorded) as writer:
         for batch in batches:
             writer.write(batch)
         writer.about(recorded.facts)
+    return recorded.losses
 
 
-def _ftrace(source: Path, target: Path) -> None:
+def _ftrace(source: Path, target: Path) -> Losses:
     with open_trace(source, keep_payload=True) as (recorded, batches), target.open("w", encoding="utf-8") as file:
         file.writelines(ftrace_lines(batches, recorded))
+    return recorded.losses
 
 
-def _perfetto(source: Path, target: Path) -> None:
+def _perfetto(source: Path, target: Path) -> Losses:
     with open_trace(source) as (recorded, batches):
         write_perfetto(batches, recorded, target)
+    return recorded.losses
 
 
-def _folded(source: Path, target: Path) -> None:
+def _folded(source: Path, target: Path) -> Losses:
     with open_trace(source) as (recorded, batches), target.open("w", encoding="utf-8") as file:
         file.writelines(folded_stacks(batches, recorded))
+    return recorded.losses
 
 
-def _trace_dat(source: Path, target: Path) -> None:
+def _trace_dat(source: Path, target: Path) -> Losses:
     with open_trace(source) as (recorded, batches):
         write_trace_dat(batches, recorded, target)
+    return recorded.losses
 
 
-def _table(source: Path, target: Path) -> None:
+def _table(source: Path, target: Path) -> Losses:
     with open_trace(source) as (recorded, batches):
         write_table(batches, recorded, target)
+    return recorded.losses
 
 
-_WRITERS: Final[dict[str, tuple[str, Callable[[Path, Path], None]]]] = {
+_WRITERS: Final[dict[str, tuple[str, Callable[[Path, Path], Losses]]]] = {
     ".nvt": ("netvm's own", _native),
     ".txt": ("ftrace text", _ftrace),
     ".pftrace": ("Perfetto", _perfetto),
