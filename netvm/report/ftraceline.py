@@ -53,8 +53,21 @@ _PLUGINS: Final = {
     BY_NAME["sched_wakeup"].number: re.compile(
         r"(?P<comm>.*):(?P<pid>\d+) \[(?P<prio>-?\d+)\](?: success=\d+)? CPU:(?P<target_cpu>\d+)"
     ),
+    BY_NAME["kfree_skb"].number: re.compile(
+        r"skbaddr=(?P<skbaddr>\S+)(?: rx_sk=\S+)? protocol=(?P<protocol>\d+) location=\S+ reason: (?P<reason>\S+)"
+    ),
+    BY_NAME["block_rq_issue"].number: re.compile(
+        r"(?P<dev>\d+,\d+) (?P<rwbs>\w+) (?P<bytes>\d+) \([^)]*\) (?P<sector>\d+) \+ (?P<nr_sector>\d+)"
+        r"(?: \w+,\d+,\d+)? \[(?P<comm>.*)\]"
+    ),
+    BY_NAME["block_rq_complete"].number: re.compile(
+        r"(?P<dev>\d+,\d+) (?P<rwbs>\w+) \([^)]*\) (?P<sector>\d+) \+ (?P<nr_sector>\d+)"
+        r"(?: \w+,\d+,\d+)? \[(?P<error>-?\d+)\]"
+    ),
 }
-"""What trace-cmd's plugins print instead of the kernel's format."""
+"""Other forms: what trace-cmd's plugins print instead of the kernel's format, drops of kernels that print a symbol for
+the place (it is left out), and the kernel's own form for requests (include/trace/events/block.h; newer ones have the
+priority before the last bracket)."""
 
 _RENAMED: Final = {"wb_setpoint": "bdi_setpoint", "wb_dirty": "bdi_dirty", "highest_zoneidx": "classzone"}
 _OPTIONAL: Final = frozenset(

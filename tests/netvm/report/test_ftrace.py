@@ -185,6 +185,37 @@ def test_fields_of_other_kernels() -> None:
     assert rows[1][5:] == (32,)
 
 
+def test_requests_as_the_kernel_prints_them() -> None:
+    """They have no keys: device, operation, bytes, sector and length have their places; newer kernels add one."""
+    prefix = b"             hog-155     [000] .....     4.605268: "
+    lines = [
+        b"block_rq_issue: 43,0 WS 86016 () 51200 + 168 [kworker/0:1H a]",
+        b"block_rq_issue: 43,0 WS 86016 () 51200 + 168 none,0,0 [kworker/0:1H a]",
+        b"block_rq_complete: 43,0 WS () 51200 + 168 [0]",
+        b"block_rq_complete: 43,0 WS () 51200 + 168 be,0,4 [-5]",
+    ]
+    for times in (1, 50):
+        rows, recorded = _read(b"".join((prefix + line + b"\n") * times for line in lines))
+        assert recorded.losses.skipped == 0, recorded.losses.examples
+        assert {row[5:] for row in rows} == {
+            ("43,0", "WS", 86016, 51200, 168, "kworker/0:1H a"),
+            ("43,0", "WS", 51200, 168, 0),
+            ("43,0", "WS", 51200, 168, -5),
+        }
+
+
+def test_drops_of_newer_kernels() -> None:
+    """Where the place of a drop is printed as a symbol, and the socket is, the reason is still read."""
+    prefix = b"          <idle>-0       [000] ..s2.     4.605268: "
+    new = (
+        b"kfree_skb: skbaddr=00000000e1b2c3d4 rx_sk=0000000000000000 protocol=2048 location=tcp_rcv+0x1a2/0x9 reason: "
+    )
+    for times in (1, 50):
+        rows, recorded = _read((prefix + new + b"PFMEMALLOC\n") * times)
+        assert recorded.losses.skipped == 0, recorded.losses.examples
+        assert {row[5:] for row in rows} == {(0xE1B2C3D4, 2048, 0, "PFMEMALLOC")}
+
+
 def test_pointers_and_page_frames() -> None:
     """Pages are read as pointers and frame numbers, hashed pointers too; a pointer that is not printed is -1."""
     prefix = b"             hog-155     [000] .....     4.605268: "
