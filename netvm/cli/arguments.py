@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from netvm.errors import UsageError
 
-__all__ = ["Parser", "add_overrides", "add_property_files", "did_you_mean", "natural", "one_of"]
+__all__ = ["Parser", "add_overrides", "add_property_files", "check_read_once", "did_you_mean", "natural", "one_of"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,6 +70,12 @@ def add_overrides(parser: argparse.ArgumentParser, *, example: str = "") -> None
         default=[],
         help=f"override one key of the scenario{such}; may be repeated",
     )
+
+
+def check_read_once(verb: str, *paths: Path | None) -> None:
+    """Raise UsageError if standard input is named more than once: it can be read once."""
+    if sum(str(path) == "-" for path in paths) > 1:
+        raise UsageError(f"{verb}: -: standard input can be named once; the others must be files")
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ quantiles and the interval the ratio can be trusted to, and a plain sentence for
 import argparse
 from pathlib import Path
 
+from netvm.cli.arguments import check_read_once
 from netvm.cli.output import emit
 
 __all__ = ["add_arguments", "call"]
@@ -22,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     """Profile both, print how they differ."""
-    from netvm.cli.profile import read_profile
     from netvm.report.difference import compare_profiles, difference_text
+    from netvm.report.saved import read_profile
 
+    check_read_once("diff", arguments.a, arguments.b)
     difference = compare_profiles(
         read_profile(arguments.a), read_profile(arguments.b), names=(str(arguments.a), str(arguments.b))
     )

@@ -2,10 +2,14 @@
 
 Write TRACE as FILE, in the format that the suffix of FILE names: .nvt netvm's own, .txt ftrace text, .pftrace Perfetto,
 .dat trace-cmd and KernelShark, .folded stacks for flame graphs, .arrow or .parquet for notebooks.
+
+What of TRACE could not be read is said on standard error; the rest is written, and the exit code is 0.
 """
 
 import argparse
 from pathlib import Path
+
+from netvm.cli.output import complain
 
 __all__ = ["add_arguments", "call"]
 
@@ -20,5 +24,7 @@ def call(arguments: argparse.Namespace) -> int:
     """Write the file."""
     from netvm.report.export import export
 
-    export(arguments.trace, arguments.output)
+    told = export(arguments.trace, arguments.output).told()
+    if told:
+        complain(f"{arguments.trace}: {told}")
     return 0

@@ -16,7 +16,7 @@ __all__ = ["add_arguments", "call"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("directory", metavar="DIR", type=Path, help="directory of the recorded run")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write there, not to standard output")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write there, not to standard output (-)")
 
 
 def call(arguments: argparse.Namespace) -> int:

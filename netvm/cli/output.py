@@ -14,7 +14,7 @@ from typing import Final, TextIO
 
 from netvm.errors import UsageError
 
-__all__ = ["EXIT_SIGPIPE", "complain", "emit", "finish", "is_coloured", "save", "silence"]
+__all__ = ["EXIT_SIGPIPE", "complain", "emit", "finish", "is_coloured", "is_standard_output", "save", "silence"]
 
 EXIT_SIGPIPE: Final = 141
 """128 + SIGPIPE, as a shell reports it."""
@@ -34,14 +34,24 @@ def emit(text: str) -> None:
 
 
 def save(text: str, path: Path | None) -> None:
-    """Write ``text`` to the user's file, or print it if there is none. Raises UsageError if it cannot be written."""
-    if path is None:
+    """Write ``text`` to the user's file, or print it if there is none or it is ``-``.
+
+    Raises UsageError if it cannot be written, BrokenPipeError if the file is a pipe that nobody reads.
+    """
+    if path is None or is_standard_output(path):
         emit(text.rstrip("\n"))
         return
     try:
         path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def is_standard_output(path: Path) -> bool:
+    """Say whether the user means standard output: ``-``, as for input."""
+    return str(path) == "-"
 
 
 def finish() -> None:

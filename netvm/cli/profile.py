@@ -15,10 +15,9 @@ from netvm.cli.output import emit
 from netvm.errors import UsageError
 
 if TYPE_CHECKING:
-    from netvm.report.profile import Profile
     from netvm.report.waits import Span
 
-__all__ = ["add_arguments", "call", "read_profile"]
+__all__ = ["add_arguments", "call"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(arguments: argparse.Namespace) -> int:
     """Read the trace, print its profile."""
     from netvm.report.profile_text import profile_csv, profile_text
+    from netvm.report.saved import read_profile
 
     if arguments.events:
         _events(arguments)
@@ -48,36 +48,6 @@ def call(arguments: argparse.Namespace) -> int:
     else:
         emit(profile_text(profile, name=str(arguments.trace)))
     return 0
-
-
-def read_profile(path: Path) -> "Profile":
-    """Return the profile of a trace, or one that `netvm profile --json` has written. Raises UsageError."""
-    from netvm.report.profile import Profiler
-    from netvm.report.source import open_trace
-
-    saved = _saved_profile(path)
-    if saved is not None:
-        return saved
-    with open_trace(path) as (recorded, batches):
-        profiler = Profiler(recorded)
-        for batch in batches:
-            profiler.add(batch)
-    return profiler.profile()
-
-
-def _saved_profile(path: Path) -> "Profile | None":
-    """Return the profile in a file of `netvm profile --json`; None if it is not one."""
-    import msgspec
-
-    from netvm.report.profile import Profile
-
-    try:
-        with path.open("rb") as file:
-            if file.read(1) != b"{":
-                return None
-        return msgspec.json.decode(path.read_bytes(), type=Profile)
-    except (msgspec.MsgspecError, OSError):
-        return None
 
 
 def _events(arguments: argparse.Namespace) -> None:

@@ -6,10 +6,13 @@ to be that file, it is turned into FILE's format when the run has ended.
 
 import argparse
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from netvm.errors import UsageError
 
 if TYPE_CHECKING:
     from netvm.report.native import NativeWriter
@@ -25,11 +28,10 @@ class Recording:
     """One run being recorded."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        from netvm.report.export import NATIVE_SUFFIXES, check_suffix
+        from netvm.report.export import NATIVE_SUFFIXES
 
         self.path: Path = arguments.trace
         self._full: bool = arguments.trace_groups == "full"
-        check_suffix(self.path)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._native = self.path
         if self.path.suffix not in NATIVE_SUFFIXES:
@@ -45,7 +47,8 @@ class Recording:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
         if self._folder is not None:
             with suppress(OSError):
                 self._folder.cleanup()
@@ -62,7 +65,18 @@ class Recording:
 
     def _write(self, records: "RecordArray") -> None:
         assert self._writer is not None
-        self._writer.write(records)
+        with self._writing():
+            self._writer.write(records)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise UsageError if the file cannot be written, as on a full disk, wherever in the run that shows."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"{self._native}: cannot be written: {error.strerror or error}") from error
 
     def finish(self, outcome: "Outcome") -> None:
         """Write the last records and what the recording is of, and turn it into the format asked for."""
@@ -72,18 +86,18 @@ class Recording:
             return
         self._recorder.sample()
         self._recorder.finish()
-        self._writer.about(
-            {
-                "scenario": outcome.scenario,
-                "kernel": outcome.kernel,
-                "seed": outcome.seed,
-                "version": outcome.version,
-                "verdict": outcome.verdict or outcome.partial or "",
-                "explanation": outcome.explanation,
-                "reserve_pages": outcome.reserve.pages,
-                "reserve_by_owner": outcome.reserve.by_owner,
-            }
-        )
-        self._writer.close()
+        facts = {
+            "scenario": outcome.scenario,
+            "kernel": outcome.kernel,
+            "seed": outcome.seed,
+            "version": outcome.version,
+            "verdict": outcome.verdict or outcome.partial or "",
+            "explanation": outcome.explanation,
+            "reserve_pages": outcome.reserve.pages,
+            "reserve_by_owner": outcome.reserve.by_owner,
+        }
+        with self._writing():
+            self._writer.about(facts)
+            self._writer.close()
         if self._native != self.path:
             export(self._native, self.path)

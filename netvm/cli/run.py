@@ -89,6 +89,10 @@ def call(arguments: argparse.Namespace) -> int:
         raise UsageError(f"run: --against compares one scenario; {len(jobs)} are named")
     if arguments.trace is not None and len(jobs) > 1:
         raise UsageError(f"run: --trace records one scenario; {len(jobs)} are named")
+    if arguments.trace is not None:
+        from netvm.report.export import check_target
+
+        check_target(arguments.trace)
     codes = []
     for name, scenario in jobs:
         outcome = execute(scenario, arguments, name=name, replay=_replay_command(name, scenario, arguments))

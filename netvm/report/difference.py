@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from netvm.report.profile import Latency, Profile
 from netvm.trace.histogram import bucket_bounds
+from netvm.trace.records import Losses
 
 __all__ = ["Difference", "Ratio", "compare_profiles", "difference_text"]
 
@@ -71,7 +72,7 @@ def compare_profiles(a: Profile, b: Profile, *, names: tuple[str, str]) -> Diffe
         latency_us=latencies,
         ratios=ratios,
         figures=figures,
-        sentences=[*_sentences(latencies, ratios), *_figure_sentences(figures)],
+        sentences=[*_sentences(latencies, ratios), *_figure_sentences(figures), *_loss_sentences(a=a, b=b)],
     )
 
 
@@ -173,6 +174,14 @@ def _figure_sentences(figures: dict[str, list[float]]) -> Iterator[str]:
             )
 
 
+def _loss_sentences(**profiles: Profile) -> Iterator[str]:
+    """Say which of the two is not whole: its counts are too small."""
+    for side, profile in profiles.items():
+        losses = Losses(skipped=profile.skipped, lost=profile.lost, late=profile.late, truncated=profile.truncated)
+        if losses.told():
+            yield f"{side} is not whole: {losses.told()}"
+
+
 def _share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "none"
 
@@ -185,12 +194,11 @@ def difference_text(difference: Difference) -> str:
     for ratio in difference.ratios:
         told = "-" if ratio.ratio is None else f"{ratio.ratio:.3f}"
         interval = "-" if ratio.low is None else f"{ratio.low:.3f} .. {ratio.high:.3f}"
-        lines.append(
-            f"  {ratio.kind.replace('_', ' '):20}{ratio.quantile:5}{ratio.a:12.1f}{ratio.b:12.1f}{told:>9}   {interval}"
-        )
+        kind = ratio.kind.replace("_", " ")
+        lines.append(f"  {kind:20}{ratio.quantile:5}{ratio.a:12.1f} {ratio.b:11.1f}{told:>9}   {interval}")
     lines.append(f"{'figures':27}{'a':>12}{'b':>12}")
     for name, (a, b) in difference.figures.items():
-        lines.append(f"  {name:25}{_plain(a):>12}{_plain(b):>12}")
+        lines.append(f"  {name:25}{_plain(a):>12} {_plain(b):>11}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,8 @@ over the records in order of time. A file has its name when it is whole: until t
 one, which goes away when the export fails or is interrupted. A device or a pipe is written to as it is.
 """
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -15,10 +17,11 @@ from netvm.report.ftrace_text import ftrace_lines
 from netvm.report.native import NativeWriter
 from netvm.report.perfetto import write_perfetto
 from netvm.report.source import open_trace
-from netvm.report.table import write_table
+from netvm.report.table import check_pyarrow, write_table
 from netvm.report.tracedat import write_trace_dat
+from netvm.trace.records import Losses
 
-__all__ = ["NATIVE_SUFFIXES", "check_suffix", "export"]
+__all__ = ["NATIVE_SUFFIXES", "check_suffix", "check_target", "export"]
 
 NATIVE_SUFFIXES: Final = (".nvt",)
 
@@ -30,59 +33,92 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"{path}: the suffix names the format; must be one of {known}")
 
 
-def export(source: Path, target: Path) -> None:
-    """Write the trace ``source`` as ``target``, in the format its suffix names. Raises UsageError."""
+def check_target(path: Path) -> None:
+    """Raise UsageError if ``path`` has no format's suffix, its format lacks a package, or no file can be made there."""
+    check_suffix(path)
+    if _WRITERS[path.suffix][1] is _table:
+        check_pyarrow()
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists() or path.is_file():
+            part = _part_of(path)
+            part.touch()
+            part.unlink()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def export(source: Path, target: Path) -> Losses:
+    """Write the trace ``source`` as ``target``, in the format its suffix names; return what is missing in it.
+
+    Raises UsageError, or BrokenPipeError if the target is a pipe that nobody reads.
+    """
     check_suffix(target)
     write = _WRITERS[target.suffix][1]
     try:
         if target.exists() and not target.is_file():
-            write(source, target)
-            return
+            return write(source, target)
         whole = target.resolve()
-        part = whole.with_name(f".{whole.stem}.part{target.suffix}")
+        part = _part_of(target)
         part.touch()
         try:
-            write(source, part)
+            losses = write(source, part)
             part.replace(whole)
         finally:
             part.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return losses
 
 
-def _native(source: Path, target: Path) -> None:
+def _part_of(target: Path) -> Path:
+    """Return what a file is called until it is whole."""
+    whole = target.resolve()
+    return whole.with_name(f".{whole.stem}.part{target.suffix}")
+
+
+def _native(source: Path, target: Path) -> Losses:
     with open_trace(source, keep_payload=True) as (recorded, batches), NativeWriter(target, recorded) as writer:
         for batch in batches:
             writer.write(batch)
         writer.about(recorded.facts)
+    return recorded.losses
 
 
-def _ftrace(source: Path, target: Path) -> None:
+def _ftrace(source: Path, target: Path) -> Losses:
     with open_trace(source, keep_payload=True) as (recorded, batches), target.open("w", encoding="utf-8") as file:
         file.writelines(ftrace_lines(batches, recorded))
+    return recorded.losses
 
 
-def _perfetto(source: Path, target: Path) -> None:
+def _perfetto(source: Path, target: Path) -> Losses:
     with open_trace(source) as (recorded, batches):
         write_perfetto(batches, recorded, target)
+    return recorded.losses
 
 
-def _folded(source: Path, target: Path) -> None:
+def _folded(source: Path, target: Path) -> Losses:
     with open_trace(source) as (recorded, batches), target.open("w", encoding="utf-8") as file:
         file.writelines(folded_stacks(batches, recorded))
+    return recorded.losses
 
 
-def _trace_dat(source: Path, target: Path) -> None:
+def _trace_dat(source: Path, target: Path) -> Losses:
     with open_trace(source) as (recorded, batches):
         write_trace_dat(batches, recorded, target)
+    return recorded.losses
 
 
-def _table(source: Path, target: Path) -> None:
+def _table(source: Path, target: Path) -> Losses:
     with open_trace(source) as (recorded, batches):
         write_table(batches, recorded, target)
+    return recorded.losses
 
 
-_WRITERS: Final[dict[str, tuple[str, Callable[[Path, Path], None]]]] = {
+_WRITERS: Final[dict[str, tuple[str, Callable[[Path, Path], Losses]]]] = {
     ".nvt": ("netvm's own", _native),
     ".txt": ("ftrace text", _ftrace),
     ".pftrace": ("Perfetto", _perfetto),

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.report.digits import PAD, Chunk, Mask, Offsets
-from netvm.report.ftraceline import FLAGS, Layout, LineReader, Variant
+from netvm.report.ftraceline import FLAGS, INT_MAX, SECONDS_MAX, Layout, LineReader, Variant
 from netvm.report.skeleton import SkeletonReader
 from netvm.trace.records import RECORD, RecordArray, Recorded
 from netvm.trace.tracepoints import OTHER
@@ -156,6 +156,7 @@ class FtraceReader:
         values, good = chunk.naturals(starts4, np.maximum(ends4, starts4))
         values = values.reshape(4, -1)
         fits &= good.reshape(4, -1).all(axis=0)
+        fits &= (values[:2].max(axis=0) <= INT_MAX) & (values[2] <= SECONDS_MAX)
         bracket = base + layout.cpu - 1
         gaps = [(np.minimum(pid_end, bracket), bracket), (base + layout.cpu_end + 1, base + layout.flags)]
         if layout.flags_end < layout.second:
@@ -170,7 +171,7 @@ class FtraceReader:
         whole = len(mine) == len(records)
         part = records if whole else np.zeros(len(mine), dtype=RECORD)
         part["time_ns"] = second * 1_000_000_000 + fraction * layout.fraction_ns
-        part["cpu"] = cpu
+        part["cpu"] = np.minimum(cpu, 65535)
         part["task"] = self._task_numbers(chunk, at, at + layout.dash, pid)
         flags = self._flag_numbers(chunk, at + layout.flags, at + layout.flags_end)
         part["flags"] = np.maximum(flags, 0)

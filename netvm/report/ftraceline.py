@@ -18,18 +18,25 @@ import numpy.typing as npt
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import BY_NAME, CONVERSION, OTHER, TRACEPOINTS, Tracepoint
 
-__all__ = ["FLAGS", "FTRACE_PREFIX", "Layout", "LineReader", "Variant"]
+__all__ = ["FLAGS", "FTRACE_PREFIX", "INT_MAX", "SECONDS_MAX", "Layout", "LineReader", "Variant"]
 
 FTRACE_PREFIX: Final = re.compile(
-    r"(?P<comm>.*?)-(?P<pid>\d+) +(?:\( *[\d-]+\) +)?\[(?P<cpu>\d+)\] +(?:(?P<flags>[.\w#]{4,6}) +)?"
-    r"(?P<second>\d+)\.(?P<fraction>\d{6,9}): +(?P<event>[A-Za-z_]\w*):(?P<rest>.*)"
+    r"(?P<comm>.*?)-(?P<pid>\d{1,10}) +(?:\( *[\d-]+\) +)?\[(?P<cpu>\d{1,10})\] +(?:(?P<flags>[.\w#]{4,6}) +)?"
+    r"(?P<second>\d{1,20})\.(?P<fraction>\d{6,9}): +(?P<event>[A-Za-z_]\w*):(?P<rest>.*)"
 )
+INT_MAX: Final = 2**31 - 1
+"""The largest ``int`` of C, which pids and CPUs are."""
+SECONDS_MAX: Final = (2**63 - 1) // 1_000_000_000 - 1
+"""The last whole second that nanoseconds of 64 bits reach. A clock that was set back below zero prints more."""
 FLAGS: Final = re.compile(r"[.\w#]{4,6}|", re.ASCII)
 _KEY: Final = re.compile(r"(?<![^\s])(\w+)=(\S*)")
-_LOST: Final = re.compile(r"\s*CPU:?\s*(\d+) \[(?:LOST (\d+) EVENTS|(\d+) EVENTS DROPPED)\]")
+_LOST: Final = re.compile(r"\s*CPU:?\s*(\d{1,10}) \[(?:LOST (?:(\d{1,20}) )?EVENTS|(?:(\d{1,20}) )?EVENTS DROPPED)\]")
+"""Ring buffers that do not know how many they lost print no number."""
 _PERF_LOST: Final = re.compile(r".*PERF_RECORD_LOST(?:_SAMPLES)?:? lost (\d+)")
 _WRITTEN: Final = re.compile(r"#\s*entries-in-buffer/entries-written: (\d+)/(\d+)")
-_NO_EVENT: Final = re.compile(r"\s*(?:=> |<stack trace>|cpus=\d+$|CPU \d+ is empty$|version = \d|trace\.dat|\s*$)")
+_NO_EVENT: Final = re.compile(r"\s*(?:=> |cpus=\d+$|CPU \d+ is empty$|version = \d|trace\.dat|\s*$)")
+_STACK_TITLES: Final = ("<stack trace>", "<user stack trace>")
+"""What stands where others have event and fields."""
 _VALUE: Final = {
     "d": r"(-?\d+)",
     "x": r"(0x[0-9a-fA-F]+|\d+)",
@@ -46,8 +53,21 @@ _PLUGINS: Final = {
     BY_NAME["sched_wakeup"].number: re.compile(
         r"(?P<comm>.*):(?P<pid>\d+) \[(?P<prio>-?\d+)\](?: success=\d+)? CPU:(?P<target_cpu>\d+)"
     ),
+    BY_NAME["kfree_skb"].number: re.compile(
+        r"skbaddr=(?P<skbaddr>\S+)(?: rx_sk=\S+)? protocol=(?P<protocol>\d+) location=\S+ reason: (?P<reason>\S+)"
+    ),
+    BY_NAME["block_rq_issue"].number: re.compile(
+        r"(?P<dev>\d+,\d+) (?P<rwbs>\w+) (?P<bytes>\d+) \([^)]*\) (?P<sector>\d+) \+ (?P<nr_sector>\d+)"
+        r"(?: \w+,\d+,\d+)? \[(?P<comm>.*)\]"
+    ),
+    BY_NAME["block_rq_complete"].number: re.compile(
+        r"(?P<dev>\d+,\d+) (?P<rwbs>\w+) \([^)]*\) (?P<sector>\d+) \+ (?P<nr_sector>\d+)"
+        r"(?: \w+,\d+,\d+)? \[(?P<error>-?\d+)\]"
+    ),
 }
-"""What trace-cmd's plugins print instead of the kernel's format."""
+"""Other forms: what trace-cmd's plugins print instead of the kernel's format, drops of kernels that print a symbol for
+the place (it is left out), and the kernel's own form for requests (include/trace/events/block.h; newer ones have the
+priority before the last bracket)."""
 
 _RENAMED: Final = {"wb_setpoint": "bdi_setpoint", "wb_dirty": "bdi_dirty", "highest_zoneidx": "classzone"}
 _OPTIONAL: Final = frozenset(
@@ -215,9 +235,13 @@ class LineReader:
             if not self._note(line):
                 losses.skip(line)
             return False
-        record["time_ns"] = int(found["second"]) * 1_000_000_000 + int(found["fraction"].ljust(9, "0"))
-        record["cpu"] = min(int(found["cpu"]), 65535)
-        record["task"] = self.recorded.tasks.intern(found["comm"].strip(), int(found["pid"]))
+        second, pid, cpu = int(found["second"]), int(found["pid"]), int(found["cpu"])
+        if second > SECONDS_MAX or max(pid, cpu) > INT_MAX:
+            losses.skip(line)
+            return False
+        record["time_ns"] = second * 1_000_000_000 + int(found["fraction"].ljust(9, "0"))
+        record["cpu"] = min(cpu, 65535)
+        record["task"] = self.recorded.tasks.intern(found["comm"].strip(), pid)
         record["flags"] = self.recorded.names.intern(found.groupdict().get("flags") or "")
         event, name = self.event(found["event"])
         record["event"] = event
@@ -303,7 +327,7 @@ class LineReader:
         """Whether a line is known to be no event; what it says about losses is counted."""
         lost = _LOST.match(line)
         if lost:
-            self.recorded.losses.lose(int(lost[1]), int(lost[2] or lost[3]))
+            self.recorded.losses.lose(int(lost[1]), int(lost[2] or lost[3] or 1))
             return True
         lost = _PERF_LOST.match(line)
         if lost:
@@ -312,7 +336,7 @@ class LineReader:
         if line.startswith("#"):
             self.comment(line)
             return True
-        return _NO_EVENT.match(line) is not None
+        return line.rstrip().endswith(_STACK_TITLES) or _NO_EVENT.match(line) is not None
 
 
 def _key_part(keys: tuple[bytes, ...], part: int) -> tuple[int, list[int] | slice, Words, Words]:

@@ -171,7 +171,7 @@ def _sentences(profile: Profile) -> Iterable[str]:
             f"half of them {direct.p50 / 1000:.2f} ms or less, the longest {direct.max / 1000:.2f} ms."
         )
     else:
-        yield "No task had to reclaim memory itself."
+        yield "No task had to reclaim memory itself." if profile.events else "There is no event in the trace."
     worst = next(iter(profile.worst), None)
     if worst is not None and worst.path:
         share = 100 * worst.path[0]["us"] / worst.duration_us if worst.duration_us else 0.0

@@ -16,8 +16,8 @@ from netvm.trace.records import RECORD, RecordArray, Recorded
 __all__ = ["PERF_PREFIX", "read_perf_script"]
 
 PERF_PREFIX: Final = re.compile(
-    r" *(?P<comm>\S.*?) +(?:\d+/)?(?P<pid>\d+) +\[(?P<cpu>\d+)\] +(?P<second>\d+)\.(?P<fraction>\d{6,9}): +"
-    r"(?:\d+ +)?(?:[A-Za-z_]\w*:)?(?P<event>[A-Za-z_]\w*):(?P<rest>.*)"
+    r" *(?P<comm>\S.*?) +(?:\d+/)?(?P<pid>\d{1,10}) +\[(?P<cpu>\d{1,10})\] +"
+    r"(?P<second>\d{1,20})\.(?P<fraction>\d{6,9}): +(?:\d+ +)?(?:[A-Za-z_]\w*:)?(?P<event>[A-Za-z_]\w*):(?P<rest>.*)"
 )
 _STACK: Final = re.compile(r"\s+[0-9a-f]+ .*|\s*")
 _BATCH: Final = 8192

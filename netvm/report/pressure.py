@@ -32,6 +32,8 @@ from netvm.trace.tracepoints import BY_NAME
 __all__ = ["Averages", "Pressure", "PressureMeter", "Stall", "averages", "minus", "union_ns"]
 
 PSI_PERIOD_NS: Final = 2_000_000_000
+PERIODS_MAX: Final = 1 << 15
+"""Eighteen hours: what came before has left the average of 300 s. One wrong time makes a recording centuries long."""
 _FIXED_1: Final = 2048
 _EXP: Final = {"avg10": 1677, "avg60": 1981, "avg300": 2034}
 
@@ -96,9 +98,10 @@ def _averages(stalled_ns: Floats, covered: Sections) -> Averages:
 
 
 def _by_period(covered: Sections, begin_ns: int, end_ns: int) -> Floats:
-    """Return how many nanoseconds of each whole period are covered."""
+    """Return how many nanoseconds of each whole period are covered, of the last :data:`PERIODS_MAX` at most."""
     nr_periods = max(0, end_ns - begin_ns) // PSI_PERIOD_NS
-    edges = begin_ns + PSI_PERIOD_NS * np.arange(nr_periods + 1, dtype=np.int64)
+    first = max(0, nr_periods - PERIODS_MAX)
+    edges = begin_ns + PSI_PERIOD_NS * np.arange(first, nr_periods + 1, dtype=np.int64)
     return np.diff(_covered_until(covered, edges)).astype(np.float64)
 
 

@@ -223,11 +223,11 @@ _SERIES: Final = {
 
 
 def sparkline(values: Sequence[int]) -> str:
-    """Return values as columns of eighths, added up to at most 80 of them; nothing is drawn only for nothing."""
+    """Return values as columns of eighths, added up to at most 80 of them; for nothing or less none is drawn."""
     step = max(1, -(-len(values) // _SPARK_CHARS))
     sums = [sum(values[start : start + step]) for start in range(0, len(values), step)]
     most = max(sums, default=0)
-    return "".join(_BARS[min(8, -(-value * 8 // most))] if value else " " for value in sums)
+    return "".join(_BARS[min(8, -(-value * 8 // most))] if value > 0 else " " for value in sums)
 
 
 def _worst(profile: Profile) -> Iterator[str]:

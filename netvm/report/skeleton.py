@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netvm.report.digits import PAD, Chunk, Mask, Offsets
-from netvm.report.ftraceline import FTRACE_PREFIX, LineReader
+from netvm.report.ftraceline import FTRACE_PREFIX, INT_MAX, SECONDS_MAX, LineReader
 from netvm.trace.records import RECORD, RecordArray, Recorded
 from netvm.trace.tracepoints import ARGS_MAX, BY_NAME, TRACEPOINTS
 
@@ -309,6 +309,8 @@ class SkeletonReader:
         pid, cpu, second, fraction = (
             runs.values[first + run] for run in (left.pid, left.cpu, left.second, left.fraction)
         )
+        good &= (second <= SECONDS_MAX) & (np.maximum(pid, cpu) <= INT_MAX)
+        pid = np.minimum(pid, INT_MAX)
         out["time_ns"][rows] = second * 1_000_000_000 + fraction * left.fraction_ns
         out["cpu"][rows] = np.minimum(cpu, 65535)
         dash = runs.start[first + left.pid] - 1
@@ -397,7 +399,9 @@ class _Runs:
         self.values = np.empty(len(self.start), dtype=np.int64)
         for at in range(0, len(self.start), _SLICE_RUNS):
             here = slice(at, at + _SLICE_RUNS)
-            self.values[here], _ = chunk.naturals(self.start[here], self.end[here])
+            values, good = chunk.naturals(self.start[here], self.end[here])
+            # nothing but digits, and too many of them
+            self.values[here] = np.where(good, values, 2**63 - 1)
         self.gaps = self.start[1:] - self.end[:-1]
 
     def are_same(self, first: Offsets, places: Iterable[int]) -> bool:

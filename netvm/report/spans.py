@@ -66,6 +66,8 @@ _ENDS: Final = {
 }
 _BEGIN_OF: Final = {BY_NAME[name].number: kind for name, kind in _BEGINS.items()}
 _END_OF: Final = {BY_NAME[name].number: kind for name, kind in _ENDS.items()}
+_DURATION_NS_MAX: Final = 2**62
+"""What a histogram holds: 146 years."""
 _STALLS: Final = frozenset({"alloc_stall", "direct_reclaim", "memcg_reclaim"})
 _WAKE = BY_NAME["mm_vmscan_kswapd_wake"].number
 _SLEEP = BY_NAME["mm_vmscan_kswapd_sleep"].number
@@ -156,7 +158,7 @@ class SpanBuilder:
         """Take a call that is over."""
         if self._calls.last_write is span:
             self._last_write = span
-        self._sink(span)
+        self._take(span)
 
     def unfinished_at(self, now_ns: int) -> list[Span]:
         """Return the waits of tasks that are still open, as if they ended now; inner ones first."""
@@ -209,7 +211,19 @@ class SpanBuilder:
         span.spend(own_link(span), span.end_ns)
         if stack:
             stack[-1].take(span)
-        self._sink(span)
+        self._take(span)
+
+    def _take(self, span: Span) -> None:
+        """Hand on a wait that is over."""
+        if self._is_possible(span):
+            self._sink(span)
+
+    def _is_possible(self, span: Span) -> bool:
+        """Whether a wait has a length. One that an event tells may be negative or endless: that counts as malformed."""
+        if 0 <= span.duration_ns <= _DURATION_NS_MAX and span.end_ns < 2**63:
+            return True
+        self.recorded.losses.skip(f"{span.kind} of {span.duration_ns} ns at {span.end_ns / 1e9:.6f} s")
+        return False
 
     def _reclaim_of(self, task: int) -> Span | None:
         """Return the wait a task is in, innermost, if it can have links."""
@@ -241,7 +255,7 @@ class SpanBuilder:
                 # the event comes before the pause: pause is what the task is about to sleep, in milliseconds
                 span = Span("dirty_throttle", task, time_ns, self.recorded.names[arg[0]], cpu=cpu, last_ns=time_ns)
                 span.end_ns = time_ns + arg[11] * 1_000_000
-                self._sink(span)
+                self._take(span)
         elif event == _CONGESTION:
             reclaims = self._reclaim_of(task) is not None or ("kswapd", task) in self._open
             kind = "throttle" if reclaims else "dirty_throttle"
@@ -278,13 +292,15 @@ class SpanBuilder:
             self._lanes.discard(request.lane)
             if "W" in request.cause:
                 self._last_write = request
-            self._sink(request)
+            self._take(request)
 
     def _slept(self, kind: str, cause: str, time_ns: int, task: int, cpu: int, slept_ns: int) -> None:
         """A sleep that is told when it is over."""
         span = Span(kind, task, time_ns - slept_ns, cause, cpu=cpu, last_ns=time_ns)
         span.depth = len(self._stacks.get(task, ()))
         span.end_ns = time_ns
+        if not self._is_possible(span):
+            return
         outer = self._reclaim_of(task)
         if outer is not None:
             woke_ns = max(outer.last_ns, time_ns - slept_ns)
@@ -326,4 +342,4 @@ class SpanBuilder:
             self.last_wake_to_sleep_ns += max(0, time_ns - woke_ns)
         # an event that comes too late to be put in order ends nothing before it began
         span.end_ns = max(time_ns, span.begin_ns)
-        self._sink(span)
+        self._take(span)

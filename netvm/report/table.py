@@ -6,6 +6,7 @@ pyarrow: ``pip install 'netvm[arrow]'``.
 """
 
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from netvm.errors import UsageError
 from netvm.trace.records import RecordArray, Recorded
 from netvm.trace.tracepoints import OTHER, TRACEPOINTS
 
-__all__ = ["write_table"]
+__all__ = ["check_pyarrow", "write_table"]
 
 _FIELDS: Final = tuple(
     {field.name: field.kind for point in reversed(TRACEPOINTS[1:]) for field in point.fields}.items()
@@ -23,13 +24,18 @@ _FIELDS: Final = tuple(
 """Every field of the table of tracepoints, and its kind."""
 
 
+def check_pyarrow() -> None:
+    """Raise UsageError if what writes tables is not installed."""
+    if find_spec("pyarrow") is None:
+        raise UsageError("Arrow and Parquet need the package pyarrow: pip install 'netvm[arrow]'")
+
+
 def write_table(batches: Iterable[RecordArray], recorded: Recorded, path: Path) -> None:
     """Write a trace as Parquet, or as an Arrow IPC file if the suffix is ``.arrow``. Raises UsageError."""
-    try:
-        import pyarrow as pa  # noqa: PLC0415  an extra
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise UsageError("Arrow and Parquet need the package pyarrow: pip install 'netvm[arrow]'") from error
+    check_pyarrow()
+    import pyarrow as pa  # noqa: PLC0415  an extra
+    from pyarrow import parquet  # noqa: PLC0415
+
     text = pa.dictionary(pa.int32(), pa.string())
     schema = pa.schema(
         [

@@ -27,6 +27,8 @@ _DATA_BYTES: Final = PAGE_BYTES - _PAGE_HEAD
 _TYPE_TIME_EXTEND: Final = 30
 _TYPE_LEN_MAX: Final = 28
 _DELTA_BITS: Final = 27
+_PAUSE_BITS: Final = _DELTA_BITS + 32
+"""A pause that is longer than that (18 years) is between pages, which have their own time."""
 _FIRST_ID: Final = 100
 """Numbers below are the kernel's own (function, stack, print ...)."""
 _CPUS_MAX: Final = 4096
@@ -172,7 +174,8 @@ class _Buffer:
     def add(self, time_ns: int, payload: bytes) -> None:
         """Add an event; one that is older than the last is put at the last one's time."""
         time_ns = max(time_ns, self._last_ns)
-        if len(self._page) + len(payload) + 16 > _DATA_BYTES:
+        is_full = len(self._page) + len(payload) + 16 > _DATA_BYTES
+        if is_full or time_ns - self._last_ns >= 1 << _PAUSE_BITS:
             self.flush()
         if not self._page:
             self._page_ns = self._last_ns = time_ns

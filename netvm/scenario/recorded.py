@@ -212,6 +212,9 @@ def read_recorded_run(directory: Path) -> RecordedRun:
             f"{directory}: {what}; must be the directory of a recorded run, with its config.json"
         ) from error
 
+    if "config.json" not in texts:
+        raise UsageError(f"{directory}: no config.json in it; must be the directory of a recorded run")
+
     def text(name: str) -> str:
         return read_text(texts[name]) if name in texts else ""
 

@@ -108,6 +108,19 @@ class Losses:
     truncated: bool = False
     """The input ended in the middle of something."""
 
+    def told(self) -> str:
+        """Say what is missing, in words that follow the name of the input; empty if nothing is."""
+        parts = [
+            f"{number} {what}"
+            for number, what in (
+                (self.skipped, "skipped as malformed"),
+                (self.lost, "lost before they were recorded"),
+                (self.late, "too late to sort"),
+            )
+            if number
+        ]
+        return ", ".join([*parts, *(["the file ends too early"] if self.truncated else [])])
+
     def skip(self, what: str) -> None:
         """Count one malformed piece and keep the first few as examples."""
         self.skipped += 1

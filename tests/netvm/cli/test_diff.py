@@ -24,6 +24,13 @@ def test_traces_and_saved_profiles_are_the_same(tmp_path: Path, capsys: pytest.C
     assert of_saved["sentences"] == of_trace["sentences"]
 
 
+def test_standard_input_is_read_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both sides cannot be read from it: the second would be empty."""
+    for verb in ("diff", "report"):
+        assert main([verb, "-", "-"]) == 2
+        assert "standard input can be named once" in capsys.readouterr().err
+
+
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     """The sentences come first."""
     assert main(["diff", _A, _B]) == 0

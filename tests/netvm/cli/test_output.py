@@ -2,6 +2,8 @@
 
 import errno
 import io
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,6 +72,24 @@ def test_save(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "file").read_text() == capsys.readouterr().out == "x\n"
     with pytest.raises(UsageError, match="cannot be written: Is a directory"):
         save("x", tmp_path)
+
+
+def test_save_to_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dash is standard output, not a file of that name."""
+    monkeypatch.chdir(tmp_path)
+    save("x", Path("-"))
+    assert capsys.readouterr().out == "x\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_whose_reader_goes_away_is_passed_on(tmp_path: Path) -> None:
+    """A named pipe that nobody reads to its end ends the program as standard output's reader does."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["head", "-c", "1", pipe], stdout=subprocess.DEVNULL), pytest.raises(BrokenPipeError):
+        save("x" * (1 << 20), pipe)
 
 
 def test_silence_forgives_streams_without_a_file() -> None:

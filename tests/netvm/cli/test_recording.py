@@ -38,10 +38,29 @@ def test_a_run_is_recorded_in_the_format_of_its_suffix(tmp_path: Path, capsys: p
 
 
 def test_mistakes_cost_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A suffix that no format has, or more than one scenario, is refused before anything runs."""
+    """A suffix that no format has, a file that cannot be made, or a second scenario is refused before anything runs."""
     scenario = tmp_path / "small.toml"
     scenario.write_text(_SCENARIO)
     assert main(["run", str(scenario), "--trace", str(tmp_path / "trace.doc")]) == 2
-    assert "the suffix names the format" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "the suffix names the format" in said.err
+    (tmp_path / "folder.txt").mkdir()
+    for name, why in (("no/trace.txt", "No such file or directory"), ("folder.txt", "Is a directory")):
+        assert main(["run", str(scenario), "--trace", str(tmp_path / name)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err == f"netvm: {tmp_path / name}: cannot be written: {why}\n"
     assert main(["run", str(scenario), str(scenario), "--trace", str(tmp_path / "trace.nvt")]) == 2
     assert "--trace records one scenario" in capsys.readouterr().err
+
+
+def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recording that cannot be written is told in one line, in whatever format it was to be."""
+    scenario = tmp_path / "small.toml"
+    scenario.write_text(_SCENARIO)
+    for suffix in ("nvt", "txt"):
+        path = tmp_path / f"trace.{suffix}"
+        path.symlink_to("/dev/full")
+        assert main(["run", str(scenario), "--quiet", "--trace", str(path)]) == 2
+        assert capsys.readouterr().err == f"netvm: {path}: cannot be written: No space left on device\n"

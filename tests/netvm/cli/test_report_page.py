@@ -19,3 +19,8 @@ def test_a_page_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["report", _A, _B, "-o", str(page)]) == 0
     assert '"difference":{' in page.read_text()
     assert main(["report", _A, "-o", str(tmp_path / "no" / "page.html")]) == 2
+    capsys.readouterr()
+    assert main(["report", _A, "-o", "-"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("<!doctype html>")
+    assert out.endswith("</html>\n")

@@ -21,6 +21,18 @@ def test_a_recording_against_itself(profile_of: Callable[[Path], Any]) -> None:
     assert any("no change that can be told" in text for text in same.sentences)
 
 
+def test_a_recording_that_is_not_whole(tmp_path: Path, profile_of: Callable[[Path], Any]) -> None:
+    """Its counts are too small for a comparison, so that is a sentence; of whole ones there is none."""
+    whole = profile_of(_A)
+    assert not any("whole" in text for text in compare_profiles(whole, whole, names=("a", "b")).sentences)
+    cut = tmp_path / "cut"
+    cut.write_bytes(_A.read_bytes()[:20_000])
+    sentences = compare_profiles(whole, profile_of(cut), names=("a", "b")).sentences
+    assert [text for text in sentences if "whole" in text] == [
+        "b is not whole: 1 skipped as malformed, the file ends too early"
+    ]
+
+
 def test_a_slower_disk(profile_of: Callable[[Path], Any]) -> None:
     """A link of 10 MB/s makes the tail of direct reclaim many times longer, and the interval says it is no chance."""
     a, b = profile_of(_A), profile_of(_B)

@@ -93,11 +93,48 @@ def test_what_is_no_event_is_not_malformed() -> None:
     text = (
         b"# entries-in-buffer/entries-written: 90/100   #P:1\ncpus=1\n\n"
         b"CPU:0 [LOST 12 EVENTS]\n" + _GOOD + b" => __alloc_pages\nCPU 3 is empty\nCPU:2 [LOST 3 EVENTS]\n"
+        b"             hog-155     [000] .....     4.605268: <stack trace>\n => kswapd\n"
+        b"             hog-155     [000] .....     4.605268: <user stack trace>\n =>  <00007f12>\n"
     )
     rows, recorded = _read(text)
     assert len(rows) == 1
     assert (recorded.losses.skipped, recorded.losses.lost) == (0, 25)
     assert recorded.losses.lost_by_cpu == {-1: 10, 0: 12, 2: 3}
+
+
+def test_losses_of_an_unknown_number() -> None:
+    """A buffer that only knows that it lost something has lost one event or more; one is counted."""
+    _, recorded = _read(_GOOD + b"CPU:1 [LOST EVENTS]\nCPU:2 [EVENTS DROPPED]\nCPU:3 [4 EVENTS DROPPED]\n")
+    assert recorded.losses.skipped == 0, recorded.losses.examples
+    assert recorded.losses.lost_by_cpu == {1: 1, 2: 1, 3: 4}
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b" 4.605268:", b" 18446744073.605268:"),
+        (b" 4.605268:", b" 9223372037.605268:"),
+        (b" 4.605268:", b" " + b"9" * 5000 + b".605268:"),
+        (b"-155 ", b"-4294967295 "),
+        (b"-155 ", b"-" + b"9" * 5000 + b" "),
+        (b"[000]", b"[" + b"9" * 5000 + b"]"),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 8, 40])
+def test_numbers_that_no_kernel_has_are_malformed(good: bytes, bad: bytes, times: int) -> None:
+    """A time that 64 bits of nanoseconds do not hold, as of a clock set back below zero, and a pid or CPU too large."""
+    odd = _GOOD.replace(good, bad)
+    hexadecimal = odd.replace(b"mm_vmscan_kswapd_wake: nid=0 order=3", b"mm_page_free: page=0x12 pfn=0x12 order=0")
+    rows, recorded = _read(_GOOD * 40 + (odd + hexadecimal) * times)
+    assert {row[0] for row in rows} == {4_605_268_000}
+    assert (len(rows), recorded.losses.skipped) == (40, 2 * times)
+
+
+def test_a_cpu_with_a_large_number() -> None:
+    """A CPU beyond 16 bits is the last one, however many lines there are of it."""
+    odd = _GOOD.replace(b"[000]", b"[70000]")
+    hexadecimal = odd.replace(b"mm_vmscan_kswapd_wake: nid=0 order=3", b"mm_page_free: page=0x12 pfn=0x12 order=0")
+    assert {row[2] for times in (1, 40) for row in _read((odd + hexadecimal) * times)[0]} == {65535}
 
 
 def test_malformed_lines_are_shown() -> None:
@@ -146,6 +183,37 @@ def test_fields_of_other_kernels() -> None:
     assert recorded.losses.skipped == 0, recorded.losses.examples
     assert rows[0][5:] == ("43:0", 3623, 2415, 1223, 2410, 1224, 102400, 201400, 16, 16, 0, -56, 0, 56, 1)
     assert rows[1][5:] == (32,)
+
+
+def test_requests_as_the_kernel_prints_them() -> None:
+    """They have no keys: device, operation, bytes, sector and length have their places; newer kernels add one."""
+    prefix = b"             hog-155     [000] .....     4.605268: "
+    lines = [
+        b"block_rq_issue: 43,0 WS 86016 () 51200 + 168 [kworker/0:1H a]",
+        b"block_rq_issue: 43,0 WS 86016 () 51200 + 168 none,0,0 [kworker/0:1H a]",
+        b"block_rq_complete: 43,0 WS () 51200 + 168 [0]",
+        b"block_rq_complete: 43,0 WS () 51200 + 168 be,0,4 [-5]",
+    ]
+    for times in (1, 50):
+        rows, recorded = _read(b"".join((prefix + line + b"\n") * times for line in lines))
+        assert recorded.losses.skipped == 0, recorded.losses.examples
+        assert {row[5:] for row in rows} == {
+            ("43,0", "WS", 86016, 51200, 168, "kworker/0:1H a"),
+            ("43,0", "WS", 51200, 168, 0),
+            ("43,0", "WS", 51200, 168, -5),
+        }
+
+
+def test_drops_of_newer_kernels() -> None:
+    """Where the place of a drop is printed as a symbol, and the socket is, the reason is still read."""
+    prefix = b"          <idle>-0       [000] ..s2.     4.605268: "
+    new = (
+        b"kfree_skb: skbaddr=00000000e1b2c3d4 rx_sk=0000000000000000 protocol=2048 location=tcp_rcv+0x1a2/0x9 reason: "
+    )
+    for times in (1, 50):
+        rows, recorded = _read((prefix + new + b"PFMEMALLOC\n") * times)
+        assert recorded.losses.skipped == 0, recorded.losses.examples
+        assert {row[5:] for row in rows} == {(0xE1B2C3D4, 2048, 0, "PFMEMALLOC")}
 
 
 def test_pointers_and_page_frames() -> None:

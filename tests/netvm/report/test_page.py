@@ -47,6 +47,14 @@ def test_the_page_holds_the_profile_and_needs_nothing_else(profile_of: Callable[
     assert abs(sum(us for _, us in data["stacks"]) - data["profile"]["direct_reclaim_latency_us"]["total"]) < 1
 
 
+def test_a_trace_without_events(tmp_path: Path) -> None:
+    """That nobody had to wait cannot be told from nothing."""
+    empty = tmp_path / "empty"
+    empty.touch()
+    _, data = _page(empty)
+    assert data["sentences"] == ["There is no event in the trace."]
+
+
 def test_an_explanation_becomes_a_chain() -> None:
     """The shortest chain of a knot is drawn, and where it comes back to; a script cannot be ended from inside."""
     with open_trace(_A) as (recorded, batches):

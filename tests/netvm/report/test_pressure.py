@@ -49,6 +49,16 @@ def test_averages_follow_the_kernels_loop(sections: list[list[int]]) -> None:
     assert got.avg10 == round(average / 2048, 2)
 
 
+def test_one_time_that_is_far_away_costs_no_memory() -> None:
+    """Of a recording that seems to last for centuries the averages are those of its last hours."""
+    year_ns = 365 * 86400 * 1_000_000_000
+    sections = np.array([[0, 60_000_000_000], [200 * year_ns - 40_000_000_000, 200 * year_ns]], dtype=np.int64)
+    late = sections[1:] - (200 * year_ns - 40_000_000_000)
+    far, near = averages(sections, 0, 200 * year_ns), averages(late, 0, 40_000_000_000)
+    assert (far.avg10, far.avg60, far.avg300) == (near.avg10, near.avg60, near.avg300)
+    assert far.total_us == 100_000_000
+
+
 def test_constant_pressure_becomes_the_average() -> None:
     """A stall that lasts is 100 % after a while, and decays by 1/e in the window after it ends."""
     second = 1_000_000_000

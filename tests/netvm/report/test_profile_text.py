@@ -22,6 +22,7 @@ def test_a_sparkline_fits_and_hides_nothing(values: list[int]) -> None:
     assert len(line) <= 80
     assert (set(line) <= {" "}) == (not any(values))
     assert "█" in line or not any(values)
+    assert sparkline([-1, -(2**63)]) == "  "
 
 
 @given(st.lists(st.integers(0, 10**10), min_size=1, max_size=50))

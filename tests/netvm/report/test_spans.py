@@ -133,3 +133,23 @@ def test_a_nap_before_5_16_is_reclaim_s_or_the_writer_s() -> None:
         ("direct_reclaim", 100_010),
         ("dirty_throttle", 100_000),
     ]
+
+
+def test_a_wait_of_no_possible_length_is_malformed() -> None:
+    """A length that an event tells is checked: what is negative or longer than a histogram holds is no wait."""
+    rec = _Recording()
+    rec.add(10, "mm_vmscan_direct_reclaim_begin", 0, "GFP_KERNEL")
+    for length in (-5, 2**62, 20):
+        rec.add(100, "mm_vmscan_throttled", 0, 20_000, length, "VMSCAN_THROTTLE_WRITEBACK")
+        rec.add(100, "writeback_congestion_wait", 100_000, length)
+        rec.add(100, "balance_dirty_pages", "8:0", 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, max(length, 0), 0, 0, 1)
+    rec.add(200, "mm_vmscan_direct_reclaim_end", 32)
+    found, _ = rec.spans()
+    assert [(span.kind, span.duration_ns) for span in found if span.kind != "direct_reclaim"] == [
+        ("throttle", 20_000),
+        ("throttle", 20_000),
+        ("dirty_throttle", 20_000_000),
+    ]
+    assert found[-1].duration_ns == sum(link.total_ns for link in found[-1].links.values()) == 190_000
+    assert rec.recorded.losses.skipped == 5
+    assert rec.recorded.losses.examples[0] == "throttle of -5000 ns at 0.000100 s"

@@ -46,6 +46,7 @@ def test_times_survive_pages_and_pauses(tmp_path: Path) -> None:
     recorded.tasks.intern("a", 5)
     records = np.zeros(2000, dtype=RECORD)
     records["time_ns"] = np.cumsum(random.choice([0, 1, 5000, 2**27 - 1, 2**27, 2**40], size=2000))
+    records["time_ns"][1000:] += 2**60
     records["event"] = BY_NAME["mm_vmscan_kswapd_wake"].number
     records["cpu"] = random.integers(0, 3, size=2000)
     records["event"][7] = OTHER

@@ -177,5 +177,5 @@ def test_a_directory_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert told == [
         "gone: no such file or directory; must be the directory of a recorded run, with its config.json",
         "file: not a directory; must be the directory of a recorded run, with its config.json",
-        "empty/config.json: no such file",
+        "empty: no config.json in it; must be the directory of a recorded run",
     ]
