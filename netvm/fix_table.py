@@ -368,8 +368,15 @@ TABLE: Final = (
         name="io_flusher_servers",
         year=2020,
         version=None,
-        source="8d19f1c8e193 prctl(PR_SET_IO_FLUSHER), 5.6; opted into by open-iscsi PR 270 (2021)",
-        summary="storage daemons on this host run with PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE",
+        source="8d19f1c8e193 prctl(PR_SET_IO_FLUSHER), 5.6",
+        summary="storage servers on this host, NBD's and FUSE's, run with PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE",
+    ),
+    Fix(
+        name="io_flusher_iscsid",
+        year=2021,
+        version="5.14",
+        source='open-iscsi 72949ef "iscsid: set PR_SET_IO_FLUSHER" (request 270, Jul 2021), on kernels of its time',
+        summary="iscsid runs with PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE: its reclaim does not wait for its session",
     ),
     Fix(
         name="loopback_target_noio",

@@ -72,6 +72,7 @@ class Fixes:
     wbt_swap_untracked: bool = False
     per_vma_lock: bool = True
     io_flusher_servers: bool = True
+    io_flusher_iscsid: bool = True
     loopback_target_noio: bool = True
     task_frag_off: bool = True
     unstable_is_writeback: bool = True

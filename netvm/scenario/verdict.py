@@ -10,6 +10,7 @@ after the kernel's), what that waits for, who could provide it, and the figures 
 """
 
 import re
+from typing import Final
 
 from netvm.host.machine import Host
 from netvm.mm.gfp import PF_KTHREAD, PF_MEMALLOC_NOIO, gfp_name
@@ -179,12 +180,17 @@ def _chain(knot: Knot, programs: list[Program]) -> str:
     return "" if start is None else " -> ".join(_node_name(node) for node in shortest_chain(knot, start))
 
 
+_IO_FLUSHER: Final = {"iscsid": "io_flusher_iscsid"}
+"""The switch of a daemon that is part of the storage, where it has one of its own."""
+
+
 def _server_lines(knot: Knot) -> list[str]:
     """Name the processes that requests need, and that reclaim into the very device."""
     needed = dict.fromkeys(need for node, needs in knot.edges.items() if isinstance(node, Provider) for need in needs)
     return [
         f"{task.comm}-{task.pid} is needed for what it waits for: it reclaims with __GFP_IO and __GFP_FS, as it has "
-        "not called prctl(PR_SET_IO_FLUSHER); kernel.fixes.io_flusher_servers is a daemon that has"
+        f"not called prctl(PR_SET_IO_FLUSHER); kernel.fixes.{_IO_FLUSHER.get(task.comm, 'io_flusher_servers')} is a "
+        "daemon that has"
         for task in needed
         if isinstance(task, Task)
         and not task.flags & (PF_KTHREAD | PF_MEMALLOC_NOIO)

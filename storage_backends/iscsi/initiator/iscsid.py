@@ -3,7 +3,7 @@
 Mirrors usr/initiator.c of open-iscsi. A connection begins as an ordinary socket: iscsid asks for it with GFP_KERNEL and
 may end up in direct reclaim, waiting for the very device whose connection it should bring back; and until the kernel
 binds the connected socket it is no priority one, so a SYN-ACK that arrives in reserve memory is dropped. Its own memory
-is locked. With the fix ``io_flusher_servers`` it runs with PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, so that its reclaim
+is locked. With the fix ``io_flusher_iscsid`` it runs with PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, so that its reclaim
 never waits for its own device.
 
 After a failure it waits DefaultTime2Wait, closes the old socket, connects, binds, logs in and starts the session. One
@@ -62,7 +62,7 @@ class Iscsid:
 
     def start(self) -> None:
         """Start the daemon."""
-        flags = PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE if self.context.stack.fixes.io_flusher_servers else 0
+        flags = PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE if self.context.stack.fixes.io_flusher_iscsid else 0
         self.task = self.world.spawn("iscsid", self.event_loop, cpus=self.context.cpus, flags=flags)
         self.session.daemon = self.task
 

@@ -150,8 +150,8 @@ def test_answer_to_an_unmarked_socket_is_lost_in_the_reserve(device):
 
 @pytest.mark.parametrize("flusher", [True, False])
 def test_daemon_opts_out_of_its_own_io(device, flusher):
-    """With io_flusher_servers iscsid runs in a NOIO scope and is throttled locally."""
-    d = device(ISCSI, [f"kernel.fixes.io_flusher_servers={str(flusher).lower()}"]).run(_nothing)
+    """With io_flusher_iscsid iscsid runs in a NOIO scope and is throttled locally."""
+    d = device(ISCSI, [f"kernel.fixes.io_flusher_iscsid={str(flusher).lower()}"]).run(_nothing)
     flags = d.host.backend.iscsid.task.flags & (PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE)
     assert flags == (PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE if flusher else 0)
 
