@@ -19,8 +19,11 @@ from netvm.runtime.timer import NEVER_NS, TimerKind
 
 __all__ = ["TURN", "Dispatcher"]
 
-TURN = 4096
-"""Atomic functions and switches between two turns of trio's loop (Ctrl-C, real sockets)."""
+TURN = 256
+"""Atomic functions and switches between two turns of trio's loop (Ctrl-C, real sockets).
+
+A turn costs some ten of them, and one of them that scans all of memory takes milliseconds.
+"""
 
 _TIME, _, _FUNCTION = range(3)
 _PROGRESS = int(TimerKind.PROGRESS)
