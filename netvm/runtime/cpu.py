@@ -157,9 +157,8 @@ class Cpus:
             return 1
         if cpu is None or not cost_ns:
             return NEVER_NS
-        world = self.world
-        begin_ns = max(cpu.free_at_ns, world.now_ns) + int(task.charge_ns * self.scale)
-        left_ns = world.horizon_ns() - begin_ns
+        begin_ns = self._own_time_ns(task, cpu)
+        left_ns = self.world.horizon_ns() - begin_ns
         if self._queue:
             left_ns = min(left_ns, JIFFY_NS - begin_ns % JIFFY_NS)
         return max(left_ns, 0) // cost_ns + 1
@@ -170,12 +169,13 @@ class Cpus:
         As :meth:`nr_undisturbed`, but for an interrupt that is due already: it waits until the task pays.
         """
         cpu = task.cpu
-        world = self.world
-        if cpu is not None:
-            used_ns = int(task.charge_ns * self.scale)
-            if max(cpu.free_at_ns, world.now_ns) + used_ns >= world.horizon_ns():
-                return self.nr_until_paid(task, cost_ns)
+        if cpu is not None and self._own_time_ns(task, cpu) >= self.world.horizon_ns():
+            return self.nr_until_paid(task, cost_ns)
         return self.nr_undisturbed(task, cost_ns)
+
+    def _own_time_ns(self, task: Task, cpu: Cpu) -> int:
+        """The running task's own clock: what it has used and not paid for is over there."""
+        return max(cpu.free_at_ns, self.world.now_ns) + int(task.charge_ns * self.scale)
 
     def nr_until_paid(self, task: Task, cost_ns: int) -> int:
         """Return after how many steps of a cost the first :meth:`cond_resched` pays; nobody else runs before."""
