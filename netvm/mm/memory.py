@@ -33,7 +33,6 @@ from netvm.runtime.task import Task
 from netvm.runtime.wait import RwSemaphore
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import JIFFY_NS
 
 __all__ = ["GFP_ANON", "Memory"]
 
@@ -249,10 +248,11 @@ class Memory:
         cpus = task.cpus
         if cpus is None:
             return _BLOCK_MAX
-        scaled_ns = int(cost_ns * cpus.scale) or 1
-        # nobody looks before the task pays
-        nr = max(cpus.nr_undisturbed(task, cost_ns), PAY_QUANTUM_NS // scaled_ns if entry > 0 else 1)
-        return min(_BLOCK_MAX, nr, max(1, JIFFY_NS // scaled_ns))
+        nr = cpus.nr_undisturbed(task, cost_ns)
+        if entry > 0:
+            # nobody looks before the task pays
+            nr = max(nr, PAY_QUANTUM_NS // (int(cost_ns * cpus.scale) or 1))
+        return min(_BLOCK_MAX, nr)
 
     def _touch_mapped(self, task: Task, space: AddressSpace, vpn: int, limit: int, *, write: bool) -> int:
         """Touch mapped pages up to the first that is not; return how many."""

@@ -46,7 +46,6 @@ from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import JIFFY_NS
 
 if TYPE_CHECKING:
     from netvm.mm.vmscan import Vmscan
@@ -200,10 +199,7 @@ class PageCache:
     def nr_undisturbed(self, task: Task, cost_ns: int) -> int:
         """Return how many pages of this cost, at least one, pass before something happens, up to a tick or a block."""
         cpus = task.cpus
-        if cpus is None:
-            return _BLOCK_MAX
-        scaled_ns = int(cost_ns * cpus.scale) or 1
-        return min(_BLOCK_MAX, cpus.nr_undisturbed(task, cost_ns), max(1, JIFFY_NS // scaled_ns))
+        return _BLOCK_MAX if cpus is None else min(_BLOCK_MAX, cpus.nr_undisturbed(task, cost_ns))
 
     def _write_block(
         self, task: Task, mapping: Mapping, index: int, limit: int, content: list[int] | None = None

@@ -149,7 +149,8 @@ class Cpus:
         """Return how many steps of a cost the running task makes before an interrupt or a preemption falls between two.
 
         The last of them is the one in which it falls; that is the next one if the task should give way already. While
-        another task is waiting that may be the next tick, which looks at slices.
+        another task is waiting that may be the next tick, which looks at slices. Never are they more than fit into the
+        time from tick to tick; steps that cost nothing have no end.
         """
         cpu = task.cpu
         cost_ns = int(cost_ns * self.scale)
@@ -158,7 +159,7 @@ class Cpus:
         if cpu is None or not cost_ns:
             return NEVER_NS
         begin_ns = self._own_time_ns(task, cpu)
-        left_ns = self.world.horizon_ns() - begin_ns
+        left_ns = min(self.world.horizon_ns() - begin_ns, JIFFY_NS - cost_ns)
         if self._queue:
             left_ns = min(left_ns, JIFFY_NS - begin_ns % JIFFY_NS)
         return max(left_ns, 0) // cost_ns + 1

@@ -489,6 +489,20 @@ def test_a_task_is_undisturbed_up_to_the_next_tick_while_another_waits(run: Run)
     assert found == [3]
 
 
+@pytest.mark.parametrize("scale", [0.3, 1.0, 7.5])
+def test_a_task_is_undisturbed_for_no_longer_than_a_tick(run: Run, scale: float) -> None:
+    """With nothing to come it makes as many steps as fit into one, and one that is longer."""
+    world = World()
+    cpus = Cpus(world, 1, scale=scale)
+    found: list[tuple[int, int]] = []
+
+    async def worker(task: Task) -> None:
+        found.append((cpus.nr_undisturbed(task, 700), cpus.nr_undisturbed(task, 40 * JIFFY_NS)))
+
+    run(world, worker, cpus=cpus)
+    assert found == [(JIFFY_NS // int(700 * scale), 1)]
+
+
 def test_slices_are_looked_at_by_the_tick(run: Run) -> None:
     """One that is used up between two ticks lasts to the second, though the other task is behind by more."""
     world = World()
