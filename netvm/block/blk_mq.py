@@ -191,7 +191,6 @@ class RequestQueue:
         self.driver = driver
         self.costs = costs
         self.max_pages = max_pages
-        self.nr_requests = nr_requests
         self.queue_depth = queue_depth
         self.kblockd = kblockd
         self.run_work = WorkItem(f"blk_mq_run_work_fn {name}", self.blk_mq_run_work_fn)

@@ -316,8 +316,8 @@ class _Boot:
             kblockd=lower.kblockd,
             costs=self.costs,
             max_pages=lower.max_pages,
-            nr_requests=lower.nr_requests,
-            queue_depth=lower.nr_requests,
+            nr_requests=lower.sched_tags.depth,
+            queue_depth=lower.sched_tags.depth,
             wake_singly=self.fixes.tags_woken_singly,
         )
         return device.queue
