@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from netvm.errors import UsageError
+from netvm.user_file import is_standard_stream
 
 __all__ = ["Parser", "add_overrides", "add_property_files", "check_read_once", "did_you_mean", "natural", "one_of"]
 
@@ -74,7 +75,7 @@ def add_overrides(parser: argparse.ArgumentParser, *, example: str = "") -> None
 
 def check_read_once(verb: str, *paths: Path | None) -> None:
     """Raise UsageError if standard input is named more than once: it can be read once."""
-    if sum(str(path) == "-" for path in paths) > 1:
+    if sum(path is not None and is_standard_stream(path) for path in paths) > 1:
         raise UsageError(f"{verb}: -: standard input can be named once; the others must be files")
 
 

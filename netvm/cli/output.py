@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from netvm.errors import UsageError
+from netvm.user_file import is_standard_stream, writing
 
-__all__ = ["EXIT_SIGPIPE", "complain", "emit", "finish", "is_coloured", "is_standard_output", "save", "silence"]
+__all__ = ["EXIT_SIGPIPE", "complain", "emit", "finish", "is_coloured", "save", "silence"]
 
 EXIT_SIGPIPE: Final = 141
 """128 + SIGPIPE, as a shell reports it."""
+_STANDARD_OUTPUT: Final = "standard output"
 
 
 def emit(text: str) -> None:
     """Print ``text`` and a newline on standard output. Raises UsageError if it cannot be written."""
     stream = _stdout()
-    try:
-        stream.write(text + "\n")
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _unwritable(error) from error
-    except UnicodeEncodeError:
-        stream.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+    with writing(_STANDARD_OUTPUT):
+        try:
+            stream.write(text + "\n")
+        except UnicodeEncodeError:
+            stream.write(text.encode("ascii", "backslashreplace").decode() + "\n")
 
 
 def save(text: str, path: Path | None) -> None:
@@ -38,30 +37,17 @@ def save(text: str, path: Path | None) -> None:
 
     Raises UsageError if it cannot be written, BrokenPipeError if the file is a pipe that nobody reads.
     """
-    if path is None or is_standard_output(path):
+    if path is None or is_standard_stream(path):
         emit(text.rstrip("\n"))
         return
-    try:
+    with writing(path):
         path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def is_standard_output(path: Path) -> bool:
-    """Say whether the user means standard output: ``-``, as for input."""
-    return str(path) == "-"
 
 
 def finish() -> None:
     """Flush standard output. Raises UsageError if the disk is full, BrokenPipeError if nobody reads."""
-    try:
+    with writing(_STANDARD_OUTPUT):
         _stdout().flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _unwritable(error) from error
 
 
 def complain(message: str) -> None:
@@ -91,12 +77,8 @@ def _stdout() -> TextIO:
     # Python has no sys.stdout if the program was started with the descriptor closed.
     stream: TextIO | None = sys.stdout
     if stream is None:
-        raise UsageError("standard output is closed")
+        raise UsageError(f"{_STANDARD_OUTPUT} is closed")
     return stream
-
-
-def _unwritable(error: OSError) -> UsageError:
-    return UsageError(f"standard output cannot be written: {error.strerror}")
 
 
 def _escaped(character: str) -> str:

@@ -6,13 +6,12 @@ to be that file, it is turned into FILE's format when the run has ended.
 
 import argparse
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from netvm.errors import UsageError
+from netvm.user_file import writing
 
 if TYPE_CHECKING:
     from netvm.report.native import NativeWriter
@@ -65,18 +64,8 @@ class Recording:
 
     def _write(self, records: "RecordArray") -> None:
         assert self._writer is not None
-        with self._writing():
+        with writing(self._native):
             self._writer.write(records)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Raise UsageError if the file cannot be written, as on a full disk, wherever in the run that shows."""
-        try:
-            yield
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UsageError(f"{self._native}: cannot be written: {error.strerror or error}") from error
 
     def finish(self, outcome: "Outcome") -> None:
         """Write the last records and what the recording is of, and turn it into the format asked for."""
@@ -96,7 +85,7 @@ class Recording:
             "reserve_pages": outcome.reserve.pages,
             "reserve_by_owner": outcome.reserve.by_owner,
         }
-        with self._writing():
+        with writing(self._native):
             self._writer.about(facts)
             self._writer.close()
         if self._native != self.path:

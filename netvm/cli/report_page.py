@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 
 from netvm.cli.arguments import check_read_once
-from netvm.cli.output import emit, is_standard_output, save
+from netvm.cli.output import emit, save
+from netvm.user_file import is_standard_stream
 
 __all__ = ["add_arguments", "call"]
 
@@ -44,6 +45,6 @@ def call(arguments: argparse.Namespace) -> int:
         difference = compare_profiles(data.profile, other, names=(str(arguments.trace), str(arguments.other)))
     page = page_html(data.as_dict(other=other, difference=difference), name=arguments.trace.name)
     save(page, arguments.output)
-    if not is_standard_output(arguments.output):
+    if not is_standard_stream(arguments.output):
         emit(f"{arguments.output}: {len(page.encode()) / 1000:.0f} kB")
     return 0

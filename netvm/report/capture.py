@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from netvm.errors import UsageError
+from netvm.user_file import writing
 
 __all__ = ["capture"]
 
@@ -100,7 +100,7 @@ def capture(
     ``sleep`` waits; KeyboardInterrupt in it ends the recording early, not in vain. ``root`` is where /proc and /sys
     are. Raises UsageError if the directory cannot be written.
     """
-    try:
+    with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         told: list[str] = []
         with _tracing(root, told) as instance:
@@ -114,8 +114,6 @@ def capture(
         (directory / "capture.json").write_text(
             json.dumps({"kernel": _kernel(root), "seconds": sampled_s, "recorded": told}, indent=2) + "\n"
         )
-    except OSError as error:
-        raise UsageError(f"{directory}: cannot be written: {error.strerror or error}") from error
     return told
 
 

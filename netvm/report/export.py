@@ -20,6 +20,7 @@ from netvm.report.source import open_trace
 from netvm.report.table import check_pyarrow, write_table
 from netvm.report.tracedat import write_trace_dat
 from netvm.trace.records import Losses
+from netvm.user_file import writing
 
 __all__ = ["NATIVE_SUFFIXES", "check_suffix", "check_target", "export"]
 
@@ -38,15 +39,13 @@ def check_target(path: Path) -> None:
     check_suffix(path)
     if _WRITERS[path.suffix][1] is _table:
         check_pyarrow()
-    try:
+    with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not path.exists() or path.is_file():
             part = _part_of(path)
             part.touch()
             part.unlink()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def export(source: Path, target: Path) -> Losses:
@@ -56,7 +55,7 @@ def export(source: Path, target: Path) -> Losses:
     """
     check_suffix(target)
     write = _WRITERS[target.suffix][1]
-    try:
+    with writing(target):
         if target.exists() and not target.is_file():
             return write(source, target)
         whole = target.resolve()
@@ -67,11 +66,7 @@ def export(source: Path, target: Path) -> Losses:
             part.replace(whole)
         finally:
             part.unlink(missing_ok=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
-    return losses
+        return losses
 
 
 def _part_of(target: Path) -> Path:

@@ -28,9 +28,9 @@ from typing import IO, Any, Final, Self
 
 import numpy as np
 
-from netvm.errors import UsageError
 from netvm.trace.records import RECORD, RecordArray, Recorded
 from netvm.trace.tracepoints import BY_NAME, OTHER, TRACEPOINTS
+from netvm.user_file import writing
 
 __all__ = ["MAGIC", "NativeWriter", "read_native"]
 
@@ -48,11 +48,9 @@ class NativeWriter:
         self.recorded = recorded
         self._nr_names = 0
         self._nr_tasks = 0
-        try:
+        with writing(path):
             self._file: IO[bytes] = path.open("wb")
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-        self._file.write(MAGIC)
+            self._file.write(MAGIC)
 
     def __enter__(self) -> Self:
         return self

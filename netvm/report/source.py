@@ -21,6 +21,7 @@ from netvm.report.native import MAGIC, read_native
 from netvm.report.perf_script import PERF_PREFIX, read_perf_script
 from netvm.report.reorder import in_order
 from netvm.trace.records import RecordArray, Recorded
+from netvm.user_file import is_standard_stream
 
 __all__ = ["PIECE_BYTES", "open_file", "open_trace", "read_trace"]
 
@@ -204,7 +205,7 @@ class _DamagedError(Exception):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
-    if str(path) == "-":
+    if is_standard_stream(path):
         # Python has no sys.stdin if the program was started with the descriptor closed
         if sys.stdin is None:
             raise UsageError("standard input is closed")

@@ -134,7 +134,7 @@ def test_a_full_disk_is_one_line_and_exit_2(argv: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         ended = _process(*argv, stdout=full)
     assert ended.returncode == 2
-    assert ended.stderr == "netvm: standard output cannot be written: No space left on device\n"
+    assert ended.stderr == "netvm: standard output: cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize("argv", [["list"], ["schema"]])

@@ -31,7 +31,7 @@ def test_a_full_disk_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both the write and the flush tell it."""
     monkeypatch.setattr(sys, "stdout", _Broken(OSError(errno.ENOSPC, "No space left on device")))
     for attempt in (lambda: emit("x"), finish):
-        with pytest.raises(UsageError, match="standard output cannot be written: No space left on device"):
+        with pytest.raises(UsageError, match="standard output: cannot be written: No space left on device"):
             attempt()
 
 

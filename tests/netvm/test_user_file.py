@@ -1,0 +1,36 @@
+"""Files of the user's: what a dash means, and how a failure to write is told."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from netvm.errors import UsageError
+from netvm.user_file import is_standard_stream, writing
+
+
+@pytest.mark.parametrize(("name", "is_standard"), [("-", True), ("--", False), ("a-", False), ("a/-", False)])
+def test_a_dash_is_a_standard_stream(name: str, *, is_standard: bool) -> None:
+    """Only the dash alone."""
+    assert is_standard_stream(Path(name)) == is_standard
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_what_cannot_be_written_is_told(error: OSError, why: str) -> None:
+    """The target, and the reason in the system's words or, without a number, the error's."""
+    with pytest.raises(UsageError, match=f"^a/b: cannot be written: {why}$"), writing(Path("a/b")):
+        raise error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), UsageError("x"), ValueError("x")])
+def test_other_errors_are_passed_on(error: Exception) -> None:
+    """A reader who left, and what is no failure to write."""
+    with pytest.raises(type(error)) as caught, writing("a"):
+        raise error
+    assert caught.value is error
