@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from netvm.report.profile import Latency, Profile
 from netvm.trace.histogram import bucket_bounds
-from netvm.trace.records import Losses
 
 __all__ = ["Difference", "Ratio", "compare_profiles", "difference_text"]
 
@@ -177,9 +176,9 @@ def _figure_sentences(figures: dict[str, list[float]]) -> Iterator[str]:
 def _loss_sentences(**profiles: Profile) -> Iterator[str]:
     """Say which of the two is not whole: its counts are too small."""
     for side, profile in profiles.items():
-        losses = Losses(skipped=profile.skipped, lost=profile.lost, late=profile.late, truncated=profile.truncated)
-        if losses.told():
-            yield f"{side} is not whole: {losses.told()}"
+        told = profile.losses.told()
+        if told:
+            yield f"{side} is not whole: {told}"
 
 
 def _share(part: float, whole: float) -> str:

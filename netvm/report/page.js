@@ -158,9 +158,6 @@
     ];
     const grid = document.getElementById("tiles");
     for (const [value, name] of tiles) grid.append(el("div", { class: "tile" }, el("b", {}, value), el("span", {}, name)));
-    const lost = `skipped ${profile.skipped}, lost ${profile.lost}, out of order ${profile.reordered}` +
-      (profile.truncated ? ", the file ends too early" : "");
-    document.getElementById("losses").textContent = `${document.getElementById("losses").dataset.before}${lost}. Quantiles are within ${(100 * profile.quantile_error).toFixed(1)}\u00a0%.`;
   };
 
   // -- free pages -------------------------------------------------------------------------------------------------

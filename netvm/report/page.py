@@ -117,6 +117,7 @@ class PageData:
         levels, owners, dirty = self._levels, self._owners, self._dirty
         return {
             "profile": msgspec.to_builtins(self.profile),
+            "losses": self.profile.losses.account(),
             "sentences": list(_sentences(self.profile)),
             "levels": {name: levels.points(name) for name in levels.names()} if levels is not None else {},
             "lows": {"free": levels.points("free", lowest=True)} if levels is not None else {},
@@ -215,6 +216,8 @@ def page_html(data: dict[str, Any], *, name: str) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     about = data["profile"]["about"]
     facts = ", ".join(f"{key} {about[key]}" for key in ("scenario", "kernel", "seed") if key in about)
+    head = f"{facts}; {data['losses']}" if facts else data["losses"]
+    within = f"{100 * data['profile']['quantile_error']:.1f}\u00a0%"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -228,7 +231,7 @@ def page_html(data: dict[str, Any], *, name: str) -> str:
 </head>
 <body>
 <h1>{html.escape(name)}</h1>
-<p class="dim" id="losses" data-before="{html.escape(facts + "; " if facts else "")}"></p>
+<p class="dim">{html.escape(head)}. Quantiles are within {within}.</p>
 <div id="verdict"></div>
 <div id="tiles" class="tiles"></div>
 <nav aria-label="sections"></nav>

@@ -24,7 +24,7 @@ from netvm.report.series import Series
 from netvm.report.spans import SpanBuilder
 from netvm.report.waits import Span
 from netvm.trace.histogram import RELATIVE_ERROR_MAX, SUB_BITS, Histogram
-from netvm.trace.records import RecordArray, Recorded
+from netvm.trace.records import Losses, RecordArray, Recorded
 from netvm.trace.tracepoints import BY_NAME, OTHER, TRACEPOINTS
 
 __all__ = ["Latency", "Profile", "Profiler", "Reclaimer", "latency_of"]
@@ -143,6 +143,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     quantile_error: float
     histograms: dict[str, dict[str, Any]]
     """By kind of wait, in nanoseconds: the buckets that are not empty, for ``netvm diff``."""
+
+    @property
+    def losses(self) -> Losses:
+        """What is missing in the recording."""
+        return Losses(
+            skipped=self.skipped,
+            lost=self.lost,
+            reordered=self.reordered,
+            late=self.late,
+            truncated=self.truncated,
+        )
 
 
 def latency_of(histogram: Histogram, unfinished: int = 0) -> Latency:

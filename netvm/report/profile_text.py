@@ -68,11 +68,7 @@ def profile_text(profile: Profile, *, name: str) -> str:
 def _head(profile: Profile, name: str) -> Iterator[str]:
     about = "".join(f", {key} {value}" for key, value in profile.about.items() if isinstance(value, str | int))
     yield f"{name}: {profile.events} events in {profile.span_s:.3f} s ({profile.source}{about})"
-    yield (
-        f"  skipped {profile.skipped}, lost {profile.lost}, out of order {profile.reordered}"
-        + (f", {profile.late} of them too late to sort" if profile.late else "")
-        + (", the file ends too early" if profile.truncated else "")
-    )
+    yield f"  {profile.losses.account()}"
     for line in profile.skipped_examples:
         yield f"    skipped: {line!r}"
     for kind, count in profile.orphans.items():

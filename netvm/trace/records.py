@@ -121,6 +121,11 @@ class Losses:
         ]
         return ", ".join([*parts, *(["the file ends too early"] if self.truncated else [])])
 
+    def account(self) -> str:
+        """Say whether the input is whole, and how many of its events had to be put in order; never empty."""
+        in_order = [f"{self.reordered} put in order"] if self.reordered else []
+        return ", ".join([self.told() or "nothing skipped or lost", *in_order])
+
     def skip(self, what: str) -> None:
         """Count one malformed piece and keep the first few as examples."""
         self.skipped += 1

@@ -55,6 +55,15 @@ def test_a_trace_without_events(tmp_path: Path) -> None:
     assert data["sentences"] == ["There is no event in the trace."]
 
 
+def test_the_head_says_what_is_missing(tmp_path: Path) -> None:
+    """A trace that is not whole is said to be so under the name of the page, in the words of the profile."""
+    cut = tmp_path / "cut.txt"
+    cut.write_text("a-1 [000] ..... 1.000000: mm_vmscan_direct_reclaim_begin: order=0 gfp_flags=GFP_NOFS\nrubbish")
+    page, data = _page(cut)
+    assert data["losses"] == "1 skipped as malformed, the file ends too early"
+    assert f'<p class="dim">{data["losses"]}. Quantiles are within 1.6\u00a0%.</p>' in page
+
+
 def test_an_explanation_becomes_a_chain() -> None:
     """The shortest chain of a knot is drawn, and where it comes back to; a script cannot be ended from inside."""
     with open_trace(_A) as (recorded, batches):

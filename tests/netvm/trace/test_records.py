@@ -1,5 +1,6 @@
 """Records, and the strings and tasks beside them."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,3 +41,20 @@ def test_a_record_has_room_for_every_tracepoint() -> None:
     """A record is of fixed size, a multiple of eight bytes."""
     assert RECORD["args"].shape == (ARGS_MAX,)
     assert RECORD.itemsize % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "account"),
+    [
+        (Losses(), "nothing skipped or lost"),
+        (Losses(reordered=7), "nothing skipped or lost, 7 put in order"),
+        (
+            Losses(skipped=1, lost=2, reordered=7, truncated=True),
+            "1 skipped as malformed, 2 lost before they were recorded, the file ends too early, 7 put in order",
+        ),
+    ],
+)
+def test_the_account_of_losses(losses: Losses, account: str) -> None:
+    """What is missing is named, or that nothing is; what was put in order is no loss."""
+    assert losses.account() == account
+    assert losses.told() == account.removesuffix(", 7 put in order").removeprefix("nothing skipped or lost")
