@@ -3,7 +3,8 @@
 A result may be long and its reader may leave: a closed pipe ends the program silently, with the status a shell gives to
 a program that SIGPIPE ended. A full disk is an error like any other, in one line, and it may show only when the last
 buffer is flushed; so :func:`finish` flushes before the exit code is chosen, and after a failure :func:`silence` points
-the stream at nowhere, or the interpreter would complain once more on its way out.
+the stream at nowhere, or the interpreter would complain once more on its way out. Whatever the text, nothing of it is
+an order to the terminal (:mod:`netvm.printable`).
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from netvm.errors import UsageError
+from netvm.printable import printable
 from netvm.user_file import is_standard_stream, writing
 
 __all__ = ["EXIT_SIGPIPE", "complain", "emit", "finish", "is_coloured", "save", "silence"]
@@ -20,10 +22,18 @@ __all__ = ["EXIT_SIGPIPE", "complain", "emit", "finish", "is_coloured", "save", 
 EXIT_SIGPIPE: Final = 141
 """128 + SIGPIPE, as a shell reports it."""
 _STANDARD_OUTPUT: Final = "standard output"
+_PLAIN: Final = "\x1b[0m"
 
 
-def emit(text: str) -> None:
-    """Print ``text`` and a newline on standard output. Raises UsageError if it cannot be written."""
+def emit(text: str, *, paint: str = "") -> None:
+    """Print ``text`` and a newline on standard output, the first line in a colour if ``paint`` is what turns it on.
+
+    Raises UsageError if it cannot be written.
+    """
+    text = printable(text, keep="\n\t")
+    if paint:
+        first, end, rest = text.partition("\n")
+        text = f"{paint}{first}{_PLAIN}{end}{rest}"
     stream = _stdout()
     with writing(_STANDARD_OUTPUT):
         try:
@@ -52,9 +62,8 @@ def finish() -> None:
 
 def complain(message: str) -> None:
     """Print one line on standard error: ``netvm: message``."""
-    line = "".join(character if character.isprintable() else _escaped(character) for character in message)
     with suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"netvm: {line}\n")
+        sys.stderr.write(f"netvm: {printable(message)}\n")
         sys.stderr.flush()
 
 
@@ -79,7 +88,3 @@ def _stdout() -> TextIO:
     if stream is None:
         raise UsageError(f"{_STANDARD_OUTPUT} is closed")
     return stream
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from netvm.cli.output import is_coloured
+from netvm.printable import printable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -58,7 +59,7 @@ class ProgressLine:
         if self._silent or now_s - self._told_s < interval_s:
             return
         self._told_s = now_s
-        text = progress_text(self._name, progress)
+        text = printable(progress_text(self._name, progress))
         try:
             if self._live is None:
                 sys.stderr.write(text + "\n")

@@ -14,12 +14,11 @@ from netvm.scenario.load import options_of
 from netvm.scenario.outcome import LatencyReport, Outcome, WorkloadReport
 from netvm.scenario.schema import Scenario
 
-__all__ = ["comparison_text", "options_text", "outcome_text"]
+__all__ = ["comparison_text", "options_text", "outcome_text", "paint_of"]
 
 _WIDTH: Final = 118
 _BAD: Final = "\x1b[1;31m"
 _GOOD: Final = "\x1b[1;32m"
-_PLAIN: Final = "\x1b[0m"
 
 
 def options_text(name: str, scenario: Scenario) -> str:
@@ -34,11 +33,16 @@ def options_text(name: str, scenario: Scenario) -> str:
     return "\n".join(lines)
 
 
-def outcome_text(outcome: Outcome, *, coloured: bool) -> str:
-    """Return what a run came to."""
+def paint_of(outcome: Outcome) -> str:
+    """Return what turns on the colour of a verdict."""
+    return _GOOD if outcome.as_expected else _BAD
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Return what a run came to, the verdict first."""
     return "\n".join(
         [
-            *_verdict(outcome, coloured=coloured),
+            *_verdict(outcome),
             *_bullets("why:", outcome.explanation),
             *_bullets("audit:", outcome.audit),
             *(line for workload in outcome.workload for line in _workload(workload)),
@@ -71,22 +75,16 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n".join([*lines, *_bullets("remarks:", comparison.remarks)])
 
 
-def _verdict(outcome: Outcome, *, coloured: bool) -> Iterator[str]:
+def _verdict(outcome: Outcome) -> Iterator[str]:
     span = f"{outcome.virtual_seconds:.3f} s virtual, {outcome.wall_seconds:.2f} s wall"
     if outcome.verdict is None:
         why = {"interrupted": "interrupted", "budget": "the budget ran out"}.get(outcome.partial or "", "cut off")
-        yield _painted(
-            f"{outcome.scenario}: {why} after {span}: a partial summary, no verdict", _BAD, coloured=coloured
-        )
+        yield f"{outcome.scenario}: {why} after {span}: a partial summary, no verdict"
         return
     judged = f"as expected ({', '.join(outcome.expected)})"
     if outcome.verdict not in outcome.expected:
         judged = f"NOT {judged}"
-    yield _painted(
-        f"{outcome.scenario}: {outcome.verdict}, {judged}, after {span}",
-        _GOOD if outcome.as_expected else _BAD,
-        coloured=coloured,
-    )
+    yield f"{outcome.scenario}: {outcome.verdict}, {judged}, after {span}"
     yield f"longest standstill: {outcome.longest_standstill_s:.3f} s"
 
 
@@ -183,7 +181,3 @@ def _pairs(value: object, path: str) -> Iterator[str]:
     else:
         text = "default" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         yield f"{path}={text}" if path else text
-
-
-def _painted(text: str, paint: str, *, coloured: bool) -> str:
-    return f"{paint}{text}{_PLAIN}" if coloured else text

@@ -138,7 +138,7 @@ def execute(
 
 def tell(outcome: "Outcome", arguments: argparse.Namespace, *, recorded: "RecordedRun | None" = None) -> None:
     """Print one outcome, and beside it the recorded run it is held against."""
-    from netvm.cli.report import comparison_text, outcome_text
+    from netvm.cli.report import comparison_text, outcome_text, paint_of
     from netvm.scenario.against import compare
     from netvm.scenario.outcome import outcome_json
 
@@ -146,7 +146,8 @@ def tell(outcome: "Outcome", arguments: argparse.Namespace, *, recorded: "Record
     if arguments.json:
         emit(outcome_json(outcome, **({} if comparison is None else {"against": comparison})))
     else:
-        emit(outcome_text(outcome, coloured=is_coloured(sys.stdout, no_color=arguments.no_color)))
+        coloured = is_coloured(sys.stdout, no_color=arguments.no_color)
+        emit(outcome_text(outcome), paint=paint_of(outcome) if coloured else "")
         if comparison is not None:
             emit(comparison_text(comparison))
     finish()

@@ -28,6 +28,7 @@ from typing import IO, Any, Final, Self
 
 import numpy as np
 
+from netvm.printable import printable_strings
 from netvm.trace.records import RECORD, RecordArray, Recorded
 from netvm.trace.tracepoints import BY_NAME, OTHER, TRACEPOINTS
 from netvm.user_file import writing
@@ -124,7 +125,7 @@ def read_native(pieces: Iterator[bytes], recorded: Recorded) -> Iterator[RecordA
             if tag == b"STRS":
                 _take_strings(json.loads(block), recorded)
             elif tag == b"INFO":
-                recorded.facts.update(json.loads(block))
+                recorded.facts.update(printable_strings(json.loads(block)))
             elif tag == b"RECS":
                 yield _records(block, recorded)
         except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from netvm import __version__
+from netvm.printable import printable
 from netvm.report.chain import chain_of
 from netvm.report.difference import Difference
 from netvm.report.folded import Folder
@@ -211,13 +212,14 @@ def _chain(explanation: list[str]) -> tuple[list[str], int]:
 def page_html(data: dict[str, Any], *, name: str) -> str:
     """Return the page."""
     room = files("netvm.report")
+    name = printable(name)
     style, script = ((room / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
-    # "</" would end the script element, wherever it stands
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    # with a "<" a tag or a comment could begin that ends the script element, or keeps it from ending
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     about = data["profile"]["about"]
     facts = ", ".join(f"{key} {about[key]}" for key in ("scenario", "kernel", "seed") if key in about)
     head = f"{facts}; {data['losses']}" if facts else data["losses"]
-    within = f"{100 * data['profile']['quantile_error']:.1f}\u00a0%"
+    within = f"{100 * data['profile']['quantile_error']:.1f}&nbsp;%"
     return f"""<!doctype html>
 <html lang="en">
 <head>

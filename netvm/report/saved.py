@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from netvm.errors import UsageError
+from netvm.printable import printable_strings
 from netvm.report.profile import Profile, Profiler
 from netvm.report.source import open_file, read_trace
 from netvm.trace.histogram import SUB_BITS, bucket_index
@@ -53,7 +54,7 @@ def read_profile(path: Path) -> Profile:
 
 def _saved(content: bytes) -> Profile:
     """Return a saved profile. Raises MsgspecError or ValueError, which say where it is wrong."""
-    profile = msgspec.json.decode(content, type=Profile)
+    profile = msgspec.convert(printable_strings(msgspec.json.decode(content)), Profile)
     for who in ("direct", "kswapd"):
         if who not in profile.lru:
             raise ValueError(f"missing `{who}` - at `$.lru`")

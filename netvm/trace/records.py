@@ -9,13 +9,13 @@ batches (arrays of records), so that a long trace never has to be in memory as a
 tracepoints does not know, the first argument is its name and the second what it said (-1 if that is not kept).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from netvm.printable import printable
 from netvm.trace.tracepoints import ARGS_MAX
 
 __all__ = ["RECORD", "Losses", "Names", "RecordArray", "Recorded", "Tasks"]
@@ -38,20 +38,20 @@ RecordArray = npt.NDArray[np.void]
 
 
 class Names:
-    """Strings, each under a small number; equal strings have the same."""
+    """Strings, each under a small number; equal strings have the same. They are kept as they can be shown."""
 
     __slots__ = ("_index", "strings")
 
-    def __init__(self, strings: Iterable[str] = ()) -> None:
-        self.strings: list[str] = list(strings)
-        self._index = {text: index for index, text in enumerate(self.strings)}
+    def __init__(self) -> None:
+        self.strings: list[str] = []
+        self._index: dict[str, int] = {}
 
     def intern(self, text: str) -> int:
         """Return the number of ``text``, a new one if it has none."""
         index = self._index.get(text)
         if index is None:
             index = self._index[text] = len(self.strings)
-            self.strings.append(text)
+            self.strings.append(printable(text))
         return index
 
     def __getitem__(self, index: int) -> str:
@@ -62,20 +62,20 @@ class Names:
 
 
 class Tasks:
-    """The tasks of a recording: command name and pid, each pair under a small number."""
+    """The tasks of a recording: command name, as it can be shown, and pid; each pair under a small number."""
 
     __slots__ = ("_index", "rows")
 
-    def __init__(self, rows: Iterable[tuple[str, int]] = ()) -> None:
-        self.rows: list[tuple[str, int]] = list(rows)
-        self._index = {row: index for index, row in enumerate(self.rows)}
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, int]] = []
+        self._index: dict[tuple[str, int], int] = {}
 
     def intern(self, comm: str, pid: int) -> int:
         """Return the number of a task, a new one if it has none."""
         index = self._index.get((comm, pid))
         if index is None:
             index = self._index[comm, pid] = len(self.rows)
-            self.rows.append((comm, pid))
+            self.rows.append((printable(comm), pid))
         return index
 
     def __getitem__(self, index: int) -> tuple[str, int]:

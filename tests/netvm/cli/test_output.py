@@ -51,6 +51,12 @@ def test_what_a_stream_cannot_encode_is_escaped(monkeypatch: pytest.MonkeyPatch)
     assert raw.getvalue() == b"20 \\xb5s\n"
 
 
+def test_nothing_that_is_printed_orders_the_terminal_about(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters are escaped, but for the ends of lines, and the paint, which is for the first line."""
+    emit("a\x1b[2J\tb\nc\rd", paint="\x1b[1;31m")
+    assert capsys.readouterr().out == "\x1b[1;31ma\\x1b[2J\tb\x1b[0m\nc\\x0dd\n"
+
+
 def test_complaints_never_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard error may be full or gone."""
     monkeypatch.setattr(sys, "stderr", _Broken(OSError(errno.ENOSPC, "No space left on device")))
@@ -62,7 +68,7 @@ def test_complaints_never_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_complaint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Control characters and lone surrogates are escaped."""
     complain("a\nb\x1b\udcff")
-    assert capsys.readouterr().err == "netvm: a\\nb\\x1b\\udcff\n"
+    assert capsys.readouterr().err == "netvm: a\\x0ab\\x1b\\udcff\n"
 
 
 def test_save(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

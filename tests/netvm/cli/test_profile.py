@@ -44,3 +44,55 @@ def test_text_and_csv(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", _TRACE, "--csv", "--json"]) == 2
     assert main(["profile", "no-such-trace"]) == 2
     assert "no-such-trace: cannot be read" in capsys.readouterr().err
+
+
+_EVIL = "\x1b[2J</script><!--<script>"
+_HOSTILE = "".join(
+    f" {_EVIL}-7     [000] .....   {time}: mm_vmscan_direct_reclaim_{what}\n"
+    for time, what in (("1.000000", "begin: order=0 gfp_flags=GFP_\x1b[5m"), ("1.500000", "end: nr_reclaimed=3"))
+)
+
+
+@pytest.mark.parametrize("words", [["profile"], ["profile", "--csv"], ["profile", "--events"], ["diff"], ["report"]])
+def test_what_a_task_calls_itself_is_no_order_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """Control characters of a trace's names are escaped as the kernel does it, and no script of a page can be ended."""
+    path = tmp_path / "trace\x1b[2J.txt"
+    path.write_text(_HOSTILE)
+    more = {"diff": [str(path)], "report": ["-o", "-"]}.get(words[0], [])
+    assert main([*words, str(path), *more]) == 0
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert "\\x1b[2J" in out
+    assert words != ["report"] or (out.count("<script"), out.count("</script"), out.count("<!--")) == (2, 2, 0)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "folded", "nvt"])
+def test_an_export_shows_names_as_the_profile_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    """A trace that was exported can be printed without harm."""
+    path, exported = tmp_path / "trace.txt", tmp_path / f"exported.{suffix}"
+    path.write_text(_HOSTILE)
+    assert main(["export", str(path), "-o", str(exported)]) == 0
+    if suffix == "nvt":
+        assert main(["profile", str(exported)]) == 0
+        told = capsys.readouterr().out
+    else:
+        told = exported.read_text()
+    assert "\x1b" not in told
+    assert "\\x1b[2J" in told
+
+
+def test_a_saved_profile_is_no_order_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does a newline in a name make a line of its own."""
+    path, saved = tmp_path / "trace.txt", tmp_path / "saved.json"
+    path.write_text(_HOSTILE)
+    assert main(["profile", "--json", str(path)]) == 0
+    saved.write_text(capsys.readouterr().out.replace("\\\\x1b[2J", "\\u001b[2J\\nsome line"))
+    assert main(["profile", str(saved)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\nsome line" not in out
+    assert "\\x1b[2J\\x0asome line" in out

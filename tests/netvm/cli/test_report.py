@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from netvm import __version__
-from netvm.cli.report import comparison_text, options_text, outcome_text
+from netvm.cli.report import comparison_text, options_text, outcome_text, paint_of
 from netvm.scenario.against import Comparison, Row
 from netvm.scenario.load import scenario_from
 from netvm.scenario.outcome import LatencyReport, Outcome, PassReport, ReserveReport, WorkloadReport
@@ -38,7 +38,7 @@ _OUTCOME = Outcome(
 
 def test_a_hang_is_told_whole() -> None:
     """Verdict, explanation, workload, counters, latency, reserve, drops, and the command that runs it again."""
-    assert outcome_text(_OUTCOME, coloured=False).splitlines() == [
+    assert outcome_text(_OUTCOME).splitlines() == [
         "R1/nbd-broken: HANG, as expected (HANG, LIVELOCK), after 12.500 s virtual, 0.25 s wall",
         "longest standstill: 10.000 s",
         "why:",
@@ -66,7 +66,7 @@ def test_a_run_without_events_is_told_short() -> None:
         virtual_seconds=1.0,
         replay="netvm run a",
     )
-    assert outcome_text(quiet, coloured=False).splitlines() == [
+    assert outcome_text(quiet).splitlines() == [
         "a: COMPLETED, as expected (COMPLETED), after 1.000 s virtual, 0.00 s wall",
         "longest standstill: 0.000 s",
         "direct reclaim latency (us): 0 times",
@@ -96,20 +96,18 @@ def test_a_run_without_events_is_told_short() -> None:
 def test_the_first_line_is_the_verdict(changes: dict[str, object], line: str) -> None:
     """As expected or not, or why there is none."""
     outcome = msgspec.structs.replace(_OUTCOME, **changes)
-    assert outcome_text(outcome, coloured=False).splitlines()[0] == line
+    assert outcome_text(outcome).splitlines()[0] == line
 
 
-def test_colour_is_only_paint() -> None:
-    """Green as expected, red otherwise; without the escapes the text is the same."""
-    painted = outcome_text(_OUTCOME, coloured=True)
-    assert painted.startswith("\x1b[1;32m")
-    assert outcome_text(msgspec.structs.replace(_OUTCOME, verdict="OOM"), coloured=True).startswith("\x1b[1;31m")
-    assert painted.replace("\x1b[1;32m", "").replace("\x1b[0m", "") == outcome_text(_OUTCOME, coloured=False)
+def test_the_paint_is_the_verdicts() -> None:
+    """Green as expected, red otherwise."""
+    assert paint_of(_OUTCOME) == "\x1b[1;32m"
+    assert paint_of(msgspec.structs.replace(_OUTCOME, verdict="OOM")) == "\x1b[1;31m"
 
 
 def test_an_audit_that_fails_is_told() -> None:
     """Books that do not balance stand right under the explanation."""
-    text = outcome_text(msgspec.structs.replace(_OUTCOME, audit=["3 pages have no owner"]), coloured=False)
+    text = outcome_text(msgspec.structs.replace(_OUTCOME, audit=["3 pages have no owner"]))
     assert "audit:\n  - 3 pages have no owner\n" in text
 
 
@@ -117,7 +115,7 @@ def test_a_killed_workload_is_told() -> None:
     """A workload was killed, finished, or left with pages that are wrong."""
     killed = WorkloadReport(name="hog", kind="anon-hog", finished=False, oom_killed=True)
     wrong = WorkloadReport(name="two", kind="anon-hog", finished=True, total_s=1.5, bad=2)
-    text = outcome_text(msgspec.structs.replace(_OUTCOME, workload=[killed, wrong]), coloured=False)
+    text = outcome_text(msgspec.structs.replace(_OUTCOME, workload=[killed, wrong]))
     assert "anon-hog hog: OOM-killed\nanon-hog two: done in 1.500 s, 2 pages BAD\n" in text
 
 

@@ -61,7 +61,7 @@ def test_the_head_says_what_is_missing(tmp_path: Path) -> None:
     cut.write_text("a-1 [000] ..... 1.000000: mm_vmscan_direct_reclaim_begin: order=0 gfp_flags=GFP_NOFS\nrubbish")
     page, data = _page(cut)
     assert data["losses"] == "1 skipped as malformed, the file ends too early"
-    assert f'<p class="dim">{data["losses"]}. Quantiles are within 1.6\u00a0%.</p>' in page
+    assert f'<p class="dim">{data["losses"]}. Quantiles are within 0.4&nbsp;%.</p>' in page
 
 
 def test_an_explanation_becomes_a_chain() -> None:
