@@ -1,7 +1,7 @@
 """A profile out of a trace, or as ``netvm profile --json`` wrote it.
 
-A trace never begins with a brace, so the first byte tells. What is saved is checked as far as it is used: a profile
-that was edited, cut off, or written by a version with other fields is refused.
+A trace never begins with a brace, so the first byte of what a file holds, packed or not, tells. What is saved is
+checked as far as it is used: a profile that was edited, cut off, or written by a version with other fields is refused.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from netvm.errors import UsageError
 from netvm.printable import printable_strings
 from netvm.report.profile import Profile, Profiler
-from netvm.report.source import open_file, read_trace
+from netvm.report.source import open_pieces, read_trace
 from netvm.trace.histogram import SUB_BITS, bucket_index
 from netvm.trace.records import Recorded
 
@@ -37,17 +37,17 @@ def read_profile(path: Path) -> Profile:
 
     The file is opened once and read once, so it may be a pipe. Raises UsageError if it cannot be read or is neither.
     """
-    with open_file(path) as (file, head):
+    recorded = Recorded()
+    with open_pieces(path, recorded) as (head, pieces):
         if head.startswith(b"{"):
             try:
-                return _saved(file.read())
+                return _saved(b"".join(pieces))
             except (msgspec.MsgspecError, ValueError) as error:
                 raise UsageError(
                     f"{path}: no trace, and no profile that `netvm profile --json` wrote: {error}"
                 ) from error
-        recorded = Recorded()
         profiler = Profiler(recorded)
-        for batch in read_trace(file, path, recorded):
+        for batch in read_trace(pieces, path, recorded):
             profiler.add(batch)
     return profiler.profile()
 

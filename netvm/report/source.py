@@ -23,7 +23,7 @@ from netvm.report.reorder import in_order
 from netvm.trace.records import RecordArray, Recorded
 from netvm.user_file import is_standard_stream
 
-__all__ = ["PIECE_BYTES", "open_file", "open_trace", "read_trace"]
+__all__ = ["PIECE_BYTES", "open_pieces", "open_trace", "read_trace"]
 
 PIECE_BYTES: Final = 1 << 18
 _GZIP: Final = b"\x1f\x8b"
@@ -50,32 +50,29 @@ def open_trace(path: Path, *, keep_payload: bool = False) -> Iterator[tuple[Reco
     is kept. Raises UsageError if the file cannot be read or is in no format that can.
     """
     recorded = Recorded()
-    with open_file(path) as (file, _):
-        yield recorded, read_trace(file, path, recorded, keep_payload=keep_payload)
+    with open_pieces(path, recorded) as (_, pieces):
+        yield recorded, read_trace(pieces, path, recorded, keep_payload=keep_payload)
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[tuple[io.BufferedReader, bytes]]:
-    """Open a file, ``-`` being standard input; yield it and its first bytes, which are still to be read from it.
+def open_pieces(path: Path, recorded: Recorded) -> Iterator[tuple[bytes, Iterator[bytes]]]:
+    """Open a file, ``-`` being standard input; yield the first piece of its content, unpacked, and all of them.
 
-    Raises UsageError if it cannot be read.
+    A file that ends too early is noted in ``recorded``. Raises UsageError if it cannot be read or unpacked.
     """
     with _opened(path) as file:
-        try:
-            head = file.peek(len(_ZSTD))
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
-        yield file, head
+        pieces = _pieces_of(file, path, recorded)
+        head = next(pieces, b"")
+        yield head, chain([head], pieces)
 
 
 def read_trace(
-    file: io.BufferedReader, path: Path, recorded: Recorded, *, keep_payload: bool = False
+    pieces: Iterator[bytes], path: Path, recorded: Recorded, *, keep_payload: bool = False
 ) -> Iterator[RecordArray]:
     """Generate the records of an open trace in order of time; ``path`` is its name in what is complained of.
 
     Raises UsageError as :func:`open_trace`.
     """
-    pieces = _pieces_of(file, path, recorded)
     return in_order(_read(pieces, path, recorded, keep_payload=keep_payload), recorded.losses)
 
 
@@ -122,7 +119,10 @@ def _pieces_of(file: io.BufferedReader, path: Path, recorded: Recorded) -> Itera
 
     Raises UsageError if it cannot be read, or if nothing of what is packed can be unpacked.
     """
-    head = file.peek(len(_ZSTD))
+    try:
+        head = file.peek(len(_ZSTD))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
     if head.startswith(_GZIP):
         pieces = _unpack_gzip(file)
     elif head.startswith(_ZSTD):

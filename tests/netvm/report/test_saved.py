@@ -1,5 +1,6 @@
 """Profiles of traces, and profiles that were saved."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -22,6 +23,17 @@ def test_a_saved_profile_stands_for_its_trace(tmp_path: Path) -> None:
     saved = tmp_path / "saved.json"
     saved.write_bytes(msgspec.json.encode(profile))
     assert msgspec.json.encode(read_profile(saved)) == saved.read_bytes()
+
+
+def test_a_saved_profile_may_be_packed(tmp_path: Path) -> None:
+    """As a trace may; one that is cut off is refused, for a profile has no part that stands for itself."""
+    content = msgspec.json.encode(read_profile(_TRACE))
+    saved = tmp_path / "saved"
+    saved.write_bytes(gzip.compress(content))
+    assert msgspec.json.encode(read_profile(saved)) == content
+    saved.write_bytes(gzip.compress(content)[:-2000])
+    with pytest.raises(UsageError, match=r"saved: no trace, and no profile .*: Input data was truncated"):
+        read_profile(saved)
 
 
 @pytest.mark.parametrize("is_saved", [False, True])
