@@ -66,7 +66,19 @@
   };
 
   // -- axes -------------------------------------------------------------------------------------------------------
-  const frame = (label, { width = 1100, height = 240, left = 64, right = 12, top = 10, bottom = 26, role = "img" } = {}) => {
+  // a picture is drawn as wide as it is shown, so that its letters have the size of the page's
+  const room = (parent) => Math.max(parent.clientWidth || 1100, 280);
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = '11px system-ui, "Liberation Sans", sans-serif';
+  const fits = (text, width) => pen.measureText(text).width <= width;
+  const cut = (text, width) => {
+    if (fits(text, width)) return text;
+    let letters = Math.min(text.length, Math.max(0, Math.ceil(width / 3)));
+    while (letters > 0 && !fits(`${text.slice(0, letters)}…`, width)) letters--;
+    return letters > 2 ? `${text.slice(0, letters)}…` : "";
+  };
+  const frame = (parent, label, { height = 240, left = 64, right = 12, top = 10, bottom = 26, role = "img" } = {}) => {
+    const width = room(parent);
     const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role, "aria-label": label });
     return { node, x0: left, x1: width - right, y0: height - bottom, y1: top, width, height };
   };
@@ -80,7 +92,8 @@
   };
   const timeAxis = (box, begin, end) => {
     const scale = (s) => box.x0 + ((s - begin) / (end - begin || 1)) * (box.x1 - box.x0);
-    for (const value of ticks(begin, end, 8)) {
+    const nr = Math.max(2, Math.min(8, Math.floor((box.x1 - box.x0) / 80)));
+    for (const value of ticks(begin, end, nr)) {
       const x = scale(value);
       box.node.append(svg("line", { class: "grid", x1: x, x2: x, y1: box.y0, y2: box.y1 }));
       const text = `${+value.toPrecision(9)} s`;
@@ -166,7 +179,7 @@
     if (!levels.free) return;
     const node = section("memory", "Free pages and watermarks",
       "Free memory of all zones against the marks that decide who reclaims. Below low kswapd is woken; below min only reserves are left.");
-    const box = frame("free pages and watermarks over time", { height: 280 });
+    const box = frame(node, "free pages and watermarks over time", { height: 280 });
     const top = Math.max(...levels.free.map((p) => p[1]), ...levels.high.map((p) => p[1]));
     const zoom = Math.min(top, 3 * Math.max(...levels.high.map((p) => p[1])));
     const x = timeAxis(box, begin, end), y = linearAxis(box, 0, zoom);
@@ -198,7 +211,7 @@
     const names = ["reclaimed_kswapd", "reclaimed_direct"].filter((n) => columns[n] && columns[n].some((v) => v));
     if (!names.length) return;
     const node = section("rates", "Who reclaimed when", "Pages reclaimed in each interval, by kswapd and by tasks for themselves.");
-    const box = frame("pages reclaimed over time", { height: 190 });
+    const box = frame(node, "pages reclaimed over time", { height: 190 });
     const top = Math.max(...names.flatMap((n) => columns[n]));
     const x = timeAxis(box, begin, end), y = linearAxis(box, 0, top);
     names.forEach((name) => {
@@ -236,7 +249,7 @@
     const kinds = Object.entries(profile.histograms).filter(([, h]) => h.index.length);
     if (!kinds.length) return;
     const node = section("latency", "How long, and when",
-      "Left: waits by length over time, darker where there were more. Right: the share of waits that were no longer than that, its tail stretched.");
+      "Waits by length over time, darker where there were more, and the share of waits that were no longer than that, its tail stretched.");
     const split = el("div", { class: "split" });
     node.append(split);
     const columns = profile.series.columns, width = profile.series.interval_s;
@@ -248,7 +261,7 @@
     const column = (kind, c) => columns[`latency_${kind}_${String(c).padStart(2, "0")}`];
     const lowest = (c) => (c ? 2 ** (c - 1) * 1.024 : 0);
     const drawHeat = (kind) => {
-      const heat = frame(`heat map of ${title(kind)} over time`, { width: 660, height: 300, left: 60 });
+      const heat = frame(holder, `heat map of ${title(kind)} over time`, { height: 300, left: 60 });
       const classes = classesOf(kind), low = classes[0], high = classes[classes.length - 1] + 1;
       const range = kind === data.stall_kind ? busy : [begin, end];
       const x = timeAxis(heat, ...range);
@@ -281,7 +294,9 @@
       figure(holder, heat.node, `Darkest: ${most} in one cell.${kind === data.stall_kind ? busyWords : ""}`);
     };
     if (mapped.length) drawHeat(mapped[0]); else figure(holder, el("p", {}, "Nothing of the kind was recorded."));
-    const box = frame("percentile curves", { width: 440, height: 300, left: 62 });
+    const curves = el("div");
+    split.append(curves);
+    const box = frame(curves, "percentile curves", { height: 300, left: 62 });
     const all = kinds.map(([kind, histogram]) => [kind, curve(histogram)]);
     for (const [kind, points] of data.other ? Object.entries(data.other.histograms).filter(([, h]) => h.index.length)
       .map(([kind, h]) => [`${kind} of b`, curve(h)]) : []) all.push([kind, points]);
@@ -302,7 +317,7 @@
       const path = points.map(([q, v], i) => `${i ? "L" : "M"}${x(q).toFixed(1)},${y(v).toFixed(1)}`).join("");
       box.node.append(svg("path", { d: path, fill: "none", stroke: colour(index), "stroke-width": 2, "stroke-dasharray": dashes[index] }));
     });
-    const right = figure(split, box.node);
+    const right = figure(curves, box.node);
     right.append(legend(shown.map(([kind], index) => [title(kind), colour(index), ["solid", "dashed", "dotted"][Math.min(index, 2)]])));
   };
 
@@ -311,8 +326,10 @@
     if (!data.stalls.length) return;
     const node = section("stalls", "Every stall, and its critical path",
       `Each point is ${data.stall_kind === "dirty_throttle" ? "a pause of a writer" : "an allocation that had to wait"}. Click one, or go from one to the next with the arrow keys (← → by time, ↑ ↓ by length), to see where its time went.`);
-    const split = el("div", { class: "split" }), panel = el("div", { class: "panel", "aria-live": "polite" });
-    const box = frame("stalls by time and length", { width: 660, height: 320, left: 60, role: "group" });
+    const split = el("div", { class: "split" }), picture = el("div"), panel = el("div", { class: "panel", "aria-live": "polite" });
+    split.append(picture, panel);
+    node.append(split);
+    const box = frame(picture, "stalls by time and length", { height: 320, left: 60, role: "group" });
     const list = data.stalls.slice().sort((a, b) => a.begin_s - b.begin_s);
     const lengths = list.map((stall) => stall.duration_us);
     const x = timeAxis(box, ...busy), y = logAxis(box, Math.max(Math.min(...lengths), 1), Math.max(...lengths));
@@ -367,7 +384,7 @@
       choose(move(at), true);
     });
     choose(lengths.indexOf(Math.max(...lengths)));
-    const left = figure(split, box.node, (data.stalls.length < data.nr_stalls ? `The ${data.stalls.length} longest of ${count(data.nr_stalls)} stalls.` : "") + busyWords);
+    const left = figure(picture, box.node, (data.stalls.length < data.nr_stalls ? `The ${data.stalls.length} longest of ${count(data.nr_stalls)} stalls.` : "") + busyWords);
     const mark = (index, attributes) => {
       const small = svg("svg", { viewBox: "-7 -7 14 14", "aria-hidden": "true" }), shape = shapes[Math.min(index, 3)](0, 0);
       for (const [key, value] of Object.entries(attributes)) shape.setAttribute(key, value);
@@ -377,8 +394,6 @@
     const entries = tasks.slice(0, 7).map((task, index) => [task, "", mark(index, { fill: colour(index) })]);
     if (list.some((stall) => stall.unfinished)) entries.push(["hollow: not over", "", mark(0, { fill: "none", stroke: "var(--bad)", "stroke-width": 2.5 })]);
     left.append(legend(entries));
-    split.append(panel);
-    node.append(split);
   };
 
   // -- flame graph --------------------------------------------------------------------------------------------------
@@ -396,7 +411,7 @@
       }
     }
     const depth = (n) => 1 + Math.max(0, ...[...n.children.values()].map(depth));
-    const rows = depth(root), box = svg("svg", { viewBox: `0 0 1100 ${rows * 24}`, class: "flame", role: "group", "aria-label": "flame graph of waiting" });
+    const rows = depth(root), width = room(node), box = svg("svg", { viewBox: `0 0 ${width} ${rows * 24}`, class: "flame", role: "group", "aria-label": "flame graph of waiting" });
     const around = new Map();
     const hues = ["#9ccbe8", "#f5b98a", "#93d9c1", "#e3b5d2", "#eed98c", "#c3c9cf"];
     const draw = (item, x, width, row, hue, above) => {
@@ -406,9 +421,8 @@
       around.set(group, { above, below: [] });
       if (above) around.get(above).below.push(group);
       group.append(svg("rect", { x, y: row * 24, width, height: 23, fill: hues[hue % 6] }));
-      const room = Math.floor((width - 8) / 6.1);
-      const name = data.titles[item.name] || item.name;
-      if (room > 3) group.append(svg("text", { x: x + 5, y: row * 24 + 16 }, name.length > room ? `${name.slice(0, room - 1)}…` : name));
+      const name = cut(data.titles[item.name] || item.name, width - 8);
+      if (name) group.append(svg("text", { x: x + 5, y: row * 24 + 16 }, name));
       hint(group, told);
       box.append(group);
       let at = x, next = hue;
@@ -418,7 +432,7 @@
         at += part;
       }
     };
-    draw(root, 0, 1100, 0, 5, null);
+    draw(root, 0, width, 0, 5, null);
     box.addEventListener("keydown", (event) => {
       const here = around.get(event.target);
       if (!here) return;
@@ -439,7 +453,7 @@
     if (!levels.limit) return;
     const node = section("writeback", "Dirty pages and their limits",
       "Above the background threshold the flusher writes; between there and the limit writers are slowed down, at the limit they stand.");
-    const box = frame("dirty pages, pages under writeback and the thresholds over time", { height: 240 });
+    const box = frame(node, "dirty pages, pages under writeback and the thresholds over time", { height: 240 });
     const words = { limit: "hard limit", thresh: "threshold of writers", bg_thresh: "background threshold", writeback: "under writeback", dirty: "dirty",
       setpoint: "setpoint", dirty_or_writeback: "dirty or under writeback" };
     const lines = [["limit", 3, "12 3"], ["thresh", 1, "6 4"], ["bg_thresh", 4, "1 4"], ["writeback", 2, ""], ["dirty", 0, ""], ["setpoint", 4, "1 4"], ["dirty_or_writeback", 0, ""]].filter(([name]) => levels[name]);
@@ -451,7 +465,7 @@
     node.append(legend(lines.map(([name, paint, dash]) => [words[name], colour(paint), dash ? (dash === "1 4" ? "dotted" : "dashed") : "solid"])));
     const pauses = profile.series.columns.dirty_throttle_ns;
     if (pauses && pauses.some((v) => v)) {
-      const strip = frame("share of time that writers were paused", { height: 110 });
+      const strip = frame(node, "share of time that writers were paused", { height: 110 });
       const sx = timeAxis(strip, begin, end), width = profile.series.interval_s;
       const sy = linearAxis(strip, 0, Math.max(...pauses) / width / 1e9, (v) => `${(100 * v).toFixed(0)} %`);
       pauses.forEach((value, index) => {
@@ -466,12 +480,12 @@
   };
 
   // -- levels -------------------------------------------------------------------------------------------------------
-  const small = (parent, name, series) => {
-    const box = frame(`${name} over time`, { width: 400, height: 130, left: 50, bottom: 24 });
+  const small = (cell, name, series) => {
+    const box = frame(cell, `${name} over time`, { height: 130, left: 50, bottom: 24 });
     const top = Math.max(1, ...series.flatMap((line) => line.points.map((p) => p[1])));
     const x = timeAxis(box, begin, end), y = linearAxis(box, 0, top);
     series.forEach((line, index) => box.node.append(svg("path", { d: step(line.points, x, y), fill: "none", stroke: colour(index), "stroke-width": 1.6 })));
-    const holder = figure(parent, box.node);
+    const holder = figure(cell, box.node);
     holder.prepend(el("div", {}, name));
   };
   const levels = () => {
@@ -481,13 +495,16 @@
     const grid = el("div", { class: "small" });
     const unit = (name) => data.units[name] || (name.endsWith("mempool") ? "elements" : "pages");
     node.append(grid);
-    for (const name of names) small(grid, `${title(name)} (${unit(name)})`, [{ points: data.levels[name] }]);
+    // how wide one is depends on how many there are
+    const cells = names.map(() => el("div"));
+    grid.append(...cells);
+    names.forEach((name, index) => small(cells[index], `${title(name)} (${unit(name)})`, [{ points: data.levels[name] }]));
   };
   const reserve = () => {
     const owners = Object.entries(data.owners).filter(([, points]) => points.some((p) => p[1]));
     if (!owners.length) return;
     const node = section("reserve", "Who held the reserve", "Pages below the min mark by owner, one on the other.");
-    const box = frame("reserve by owner over time", { height: 220 });
+    const box = frame(node, "reserve by owner over time", { height: 220 });
     const times = [...new Set(owners.flatMap(([, points]) => points.map((p) => p[0])))].sort((a, b) => a - b);
     const level = (points) => { let i = 0, v = 0; return times.map((t) => { while (i < points.length && points[i][0] <= t) v = points[i++][1]; return v; }); };
     const stacked = times.map(() => 0), layers = [];
@@ -513,24 +530,41 @@
   const knot = () => {
     if (!data.chain.length) return;
     const node = section("knot", "Who waits for whom", "The shortest chain of the knot: every arrow is a wait that only what it points to could end.");
-    const nr = data.chain.length, loop = data.chain_loops, height = nr * 62 - 8;
-    const box = svg("svg", { viewBox: `0 0 900 ${height}`, role: "img", "aria-label": `wait-for chain: ${data.chain.join(", which waits for ")}` });
+    const width = Math.min(room(node), 900), narrow = width < 880, loop = data.chain_loops;
+    const left = narrow ? 2 : 120, right = narrow ? width - 70 : 680, middle = (left + right) / 2;
+    const wrapped = (name) => {
+      const lines = [""];
+      for (const word of name.split(" ")) {
+        const longer = lines[lines.length - 1] ? `${lines[lines.length - 1]} ${word}` : word;
+        if (fits(longer, right - left - 24) || longer === word) lines[lines.length - 1] = longer; else lines.push(word);
+      }
+      return lines.map((line) => cut(line, right - left - 24));
+    };
+    let below = 10;
+    const boxes = data.chain.map((name) => {
+      const lines = wrapped(name), y = below, high = 22 + 16 * lines.length;
+      below += high + 24;
+      return { name, lines, y, high, centre: y + high / 2 };
+    });
+    const box = svg("svg", { viewBox: `0 0 ${width} ${below - 20}`, style: `max-width:${width}px`, role: "img", "aria-label": `wait-for chain: ${data.chain.join(", which waits for ")}` });
     const marker = svg("marker", { id: "arrow", viewBox: "0 0 10 10", refX: 9, refY: 5, markerWidth: 8, markerHeight: 8, orient: "auto" });
     marker.append(svg("path", { d: "M0,0L10,5L0,10z", fill: "var(--dim)" }));
     const defs = svg("defs");
     defs.append(marker);
     box.append(defs);
-    data.chain.forEach((name, index) => {
-      const y = 10 + index * 62, resource = name.startsWith("[");
-      box.append(svg("rect", { x: 120, y, width: 560, height: 38, rx: resource ? 4 : 19, fill: "var(--card)", stroke: resource ? colour(1) : colour(0),
+    boxes.forEach(({ name, lines, y, high }, index) => {
+      const resource = name.startsWith("[");
+      box.append(svg("rect", { x: left, y, width: right - left, height: high, rx: resource ? 4 : 19, fill: "var(--card)", stroke: resource ? colour(1) : colour(0),
         "stroke-width": 2, "stroke-dasharray": resource ? "6 3" : "" }));
-      box.append(svg("text", { x: 400, y: y + 24, "text-anchor": "middle", class: "fg" }, name.length > 84 ? `${name.slice(0, 83)}…` : name));
-      if (index + 1 < nr) box.append(svg("path", { d: `M400,${y + 38}V${y + 60}`, stroke: "var(--dim)", "stroke-width": 1.8, "marker-end": "url(#arrow)" }));
+      lines.forEach((line, nr) => box.append(svg("text", { x: middle, y: y + 23 + 16 * nr, "text-anchor": "middle", class: "fg" }, line)));
+      if (index + 1 < boxes.length) box.append(svg("path", { d: `M${middle},${y + high}v22`, stroke: "var(--dim)", "stroke-width": 1.8, "marker-end": "url(#arrow)" }));
     });
     if (loop >= 0) {
-      const from = 29 + (nr - 1) * 62, to = 29 + loop * 62;
-      box.append(svg("path", { d: `M680,${from}C800,${from} 800,${to} 682,${to}`, fill: "none", stroke: "var(--bad)", "stroke-width": 2, "marker-end": "url(#arrow)" }));
-      box.append(svg("text", { x: 786, y: (from + to) / 2, class: "fg" }, "and round again"));
+      const from = boxes[boxes.length - 1].centre, to = boxes[loop].centre, out = narrow ? width - 12 : 800;
+      box.append(svg("path", { d: `M${right},${from}C${out},${from} ${out},${to} ${right + 2},${to}`, fill: "none", stroke: "var(--bad)", "stroke-width": 2, "marker-end": "url(#arrow)" }));
+      const at = { x: narrow ? width - 10 : 786, y: (from + to) / 2, class: "fg" };
+      if (narrow) Object.assign(at, { "text-anchor": "middle", transform: `rotate(-90 ${at.x} ${at.y})` });
+      box.append(svg("text", at, "and round again"));
     }
     figure(node, box, "Round boxes are tasks, square dashed ones what they wait for.");
   };
@@ -572,12 +606,15 @@
     node.append(list);
     const ratios = data.difference.ratios.filter((r) => r.ratio && r.low && r.high);
     if (!ratios.length) return;
-    const box = frame("ratios of quantiles with their intervals", { height: 40 + ratios.length * 22, left: 190, right: 60 });
+    const box = frame(node, "ratios of quantiles with their intervals", { height: 40 + ratios.length * 22, left: 180, right: 24 });
     const low = Math.min(.5, ...ratios.map((r) => r.low)), high = Math.max(2, ...ratios.map((r) => r.high));
     const x = (v) => box.x0 + (Math.log(v / low) / Math.log(high / low)) * (box.x1 - box.x0);
+    let named = -Infinity;
     for (const value of [.01, .1, .25, .5, 1, 2, 4, 10, 100, 1000].filter((v) => v >= low && v <= high)) {
       box.node.append(svg("line", { class: value === 1 ? "axis" : "grid", "stroke-width": value === 1 ? 2 : 1, x1: x(value), x2: x(value), y1: box.y1, y2: box.y0 }));
-      box.node.append(svg("text", { x: x(value), y: box.y0 + 16, "text-anchor": "middle" }, `${value} ×`));
+      if (x(value) - named < 40) continue;
+      named = x(value);
+      box.node.append(svg("text", { x: named, y: box.y0 + 16, "text-anchor": "middle" }, `${value} ×`));
     }
     ratios.forEach((ratio, index) => {
       const y = box.y1 + 14 + index * 22, sure = ratio.low > 1 || ratio.high < 1, paint = sure ? colour(ratio.ratio > 1 ? 1 : 2) : "var(--dim)";
@@ -590,6 +627,20 @@
     figure(node, box.node, "b / a of each quantile; the bar is the 95 % interval. Grey: no change that the recordings can show.");
   };
 
-  head(); comparison(); memory(); rates(); latency(); stalls(); flame(); knot(); reserve(); writeback(); levels(); tables();
+  const draw = () => {
+    for (const place of [main, nav, ...["verdict", "tiles"].map((id) => document.getElementById(id))]) place.replaceChildren();
+    head(); comparison(); memory(); rates(); latency(); stalls(); flame(); knot(); reserve(); writeback(); levels(); tables();
+  };
+  let drawn = 0, waiting = 0;
+  addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      if (main.clientWidth === drawn || matchMedia("print").matches) return;
+      drawn = main.clientWidth;
+      draw();
+    }, 150);
+  });
+  draw();
+  drawn = main.clientWidth;
   document.documentElement.dataset.drawn = "yes";
 })();

@@ -180,6 +180,14 @@ class Browser:
         while not any(message.get("method") == "Page.loadEventFired" for message in self._told):
             self._told.append(self._next())
 
+    def resize(self, width: int) -> None:
+        """Give the window another width and wait until the page has drawn itself again."""
+        before = "window.drawnBefore = document.querySelector('main').firstElementChild"
+        self.ask(f"{before}; undefined")
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.ask("""new Promise((resolve) => { const look = () => window.drawnBefore.isConnected ? setTimeout(look, 20)
+            : resolve(); look(); })""")
+
     def show(self, *, media: str = "", scheme: str = "light") -> None:
         """Show the page as a printer would, or in a scheme of colours."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -1,5 +1,6 @@
 """The page: its data, its size, and what a browser makes of it."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -23,6 +24,23 @@ _FOCUS = "document.activeElement.getAttribute('aria-label')"
 _STICKS_OUT = """[...document.querySelectorAll("section *, #tiles *")]
   .filter((node) => node.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .filter((node) => !node.closest(".scroll > *, svg svg")).map((node) => node.outerHTML.slice(0, 80))"""
+
+_LETTERS = """[...document.querySelectorAll("figure svg")].flatMap((picture) => [...picture.querySelectorAll("text")]
+  .map((text) => { const scale = text.getScreenCTM(), { left, right, top, bottom } = text.getBoundingClientRect();
+    return { picture: picture.getAttribute("aria-label"), text: text.textContent, left, right, top, bottom,
+      size: parseFloat(getComputedStyle(text).fontSize) * Math.hypot(scale.a, scale.b),
+      inside: left > -1 && right < document.documentElement.clientWidth + 1 }; }))"""
+
+
+def _touching(letters: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return the labels of one picture of which one covers the other."""
+    return [
+        (a["picture"], a["text"], b["text"])
+        for a, b in itertools.combinations(letters, 2)
+        if a["picture"] == b["picture"]
+        and min(a["right"], b["right"]) - max(a["left"], b["left"]) > 1
+        and min(a["bottom"], b["bottom"]) - max(a["top"], b["top"]) > 3
+    ]
 
 
 def _page(path: Path, **more: Any) -> tuple[str, dict[str, Any]]:
@@ -168,6 +186,30 @@ def test_it_prints_and_fits(report: Path, browser: Any) -> None:
     paper = browser.printed()
     assert paper.startswith(b"%PDF-")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", paper)) <= 4
+    assert browser.console() == []
+
+
+@pytest.mark.slow
+def test_letters_have_their_size_in_a_window_of_any_width(tmp_path: Path, browser: Any, profile_of: Any) -> None:
+    """From a telephone to a wide screen labels are read and do not cover each other, also when the width changes."""
+    difference = compare_profiles(profile_of(_A), profile_of(_B), names=("a", "b"))
+    with open_trace(_A) as (recorded, batches):
+        recorded.facts["explanation"] = [f"the knot: hog-1 -> [{'a pool with a long name ' * 5}] -> kswapd0-2 -> hog-1"]
+        data = PageData(recorded, batches).as_dict(other=profile_of(_B), difference=difference)
+    (tmp_path / "report.html").write_text(page_html(data, name="x"))
+    seen = set()
+    for width, loaded in ((1600, True), (900, False), (801, True), (500, False), (360, False), (360, True)):
+        if loaded:
+            browser.open(tmp_path / "report.html", width=width)
+        else:
+            browser.resize(width)
+        letters = browser.ask(_LETTERS)
+        assert min(letter["size"] for letter in letters) >= 10
+        assert max(letter["size"] for letter in letters) <= 12
+        assert [letter for letter in letters if not letter["inside"]] == []
+        assert _touching(letters) == []
+        seen |= {letter["picture"].split(":")[0] for letter in letters}
+    assert seen >= {"wait-for chain", "flame graph of waiting", "ratios of quantiles with their intervals"}
     assert browser.console() == []
 
 
