@@ -94,7 +94,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 def natural(text: str) -> int:
     """Read an integer that is not negative and fits 64 bits."""
-    if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r}: must be an integer from 0 to 2**63 - 1")
     return int(text)
 

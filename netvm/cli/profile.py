@@ -4,7 +4,7 @@ Read a trace of a real machine or of an emulated run and print its latencies by 
 whom, pressure, and the worst waits with where their time went. Reads ftrace text (also what `trace-cmd report` prints)
 and perf script text, plain or packed with gzip or zstd, netvm's own recordings, and `-` for standard input.
 
-With --events every direct reclaim is a line with drsnoop's columns.
+With --events every direct reclaim is a line with drsnoop's columns, or of CSV.
 """
 
 import argparse
@@ -33,11 +33,11 @@ def call(arguments: argparse.Namespace) -> int:
     from netvm.report.profile_text import profile_csv, profile_text
     from netvm.report.saved import read_profile
 
+    if arguments.json and (arguments.csv or arguments.events):
+        raise UsageError(f"profile: --json and {'--csv' if arguments.csv else '--events'} exclude each other")
     if arguments.events:
         _events(arguments)
         return 0
-    if arguments.json and arguments.csv:
-        raise UsageError("profile: --json and --csv exclude each other")
     profile = read_profile(arguments.trace)
     if arguments.json:
         import msgspec

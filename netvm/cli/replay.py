@@ -165,7 +165,7 @@ def _recorded(line: str, origin: str) -> "Outcome":
 
     try:
         data: Any = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise UsageError(f"{origin}: not the output of `netvm run --json`: {error}") from error
     if isinstance(data, dict):
         data.pop("against", None)

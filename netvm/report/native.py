@@ -125,10 +125,10 @@ def read_native(pieces: Iterator[bytes], recorded: Recorded) -> Iterator[RecordA
             if tag == b"STRS":
                 _take_strings(json.loads(block), recorded)
             elif tag == b"INFO":
-                recorded.facts.update(printable_strings(json.loads(block)))
+                _take_facts(printable_strings(json.loads(block)), recorded)
             elif tag == b"RECS":
                 yield _records(block, recorded)
-        except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError, zlib.error) as error:
             recorded.losses.truncated = True
             recorded.losses.skip(f"a damaged block: {error}")
             return
@@ -168,6 +168,14 @@ def _take_strings(new: dict[str, Any], recorded: Recorded) -> None:
         recorded.names.intern(str(name))
     for comm, pid in new["tasks"]:
         recorded.tasks.intern(str(comm), int(pid))
+
+
+def _take_facts(facts: Any, recorded: Recorded) -> None:
+    """Take what a recording is of. Raises TypeError if its explanation is no list of lines."""
+    told = facts.get("explanation", []) if isinstance(facts, dict) else None
+    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
+        raise TypeError("what the recording is of")
+    recorded.facts.update(facts)
 
 
 def _records(block: bytes, recorded: Recorded) -> RecordArray:

@@ -42,7 +42,7 @@ def read_profile(path: Path) -> Profile:
         if head.startswith(b"{"):
             try:
                 return _saved(b"".join(pieces))
-            except (msgspec.MsgspecError, ValueError) as error:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 raise UsageError(
                     f"{path}: no trace, and no profile that `netvm profile --json` wrote: {error}"
                 ) from error

@@ -99,9 +99,10 @@ def _read(pieces: Iterator[bytes], path: Path, recorded: Recorded, *, keep_paylo
         recorded.source = "ftrace"
         yield from FtraceReader(recorded).batches(whole)
     else:
+        told = "binary" if b"\0" in head else f"no event in its first lines, it begins {lines[0][:60]!r}"
         raise UsageError(
-            f"{path}: no event in its first lines; must be ftrace text, what `trace-cmd report` or `perf script` "
-            f"prints, or a recording of netvm's; it begins {lines[0][:60]!r}"
+            f"{path}: {told}; must be ftrace text, what `trace-cmd report` or `perf script` prints, or a recording of "
+            f"netvm's"
         )
 
 

@@ -76,7 +76,8 @@ def find(argument: str, root: Path | None = None) -> list[Named]:
         return _folder(path)
     if argument and there:
         return [Named(name=argument, path=path)]
-    raise UsageError(f"{argument}: no such file, and no scenario of this name; {_hint(name, shipped)}")
+    named = argument or repr(argument)
+    raise UsageError(f"{named}: no such file, and no scenario of this name; {_hint(name, shipped)}")
 
 
 def _folder(path: Path) -> list[Named]:

@@ -32,6 +32,9 @@ __all__ = ["load_scenario", "options_of", "read_text", "read_toml", "scenario_fr
 _FILE_BYTES_MAX: Final = 1 << 22
 """No scenario is near this; a device file or a core dump is beyond it."""
 
+_DEPTH_MAX: Final = 32
+_INDEX_DIGITS_MAX: Final = 9
+
 _HOSTLESS: Final[dict[str, object]] = {
     "storage": {"kind": "disk"},
     "workload": [{"kind": "anon-hog", "mib": 1}],
@@ -96,13 +99,25 @@ def read_toml(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise UsageError(f"{path}: empty; a scenario has [storage] and [[workload]] at least")
     try:
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(_syntax(path, text, str(error))) from error
     except RecursionError as error:
         raise UsageError(f"{path}: nested too deep to be a scenario") from error
     except ValueError as error:  # a number of thousands of digits
         raise UsageError(f"{path}: not TOML: {error}") from error
+    # a dotted key nests without the reader's recursion
+    if _is_deeper(data, _DEPTH_MAX):
+        raise UsageError(f"{path}: nested too deep to be a scenario")
+    return data
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Say whether tables and lists are nested more than so deep."""
+    if not isinstance(value, dict | list):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return not depth or any(_is_deeper(item, depth - 1) for item in inside)
 
 
 def read_text(path: Path) -> str:
@@ -198,9 +213,11 @@ def _step(here: object, part: str, path: Sequence[str | int], text: str) -> str 
         return part
     if not isinstance(here, list):
         raise UsageError(f"--set {text}: {place} = {shown(here)} is no table; nothing can be set under it")
-    if not part.isdecimal():
+    if part[:1].isalpha():
         raise UsageError(f"--set {text}: {place} is a list; write an index, as in {place}.0.{part}")
-    if int(part) > len(here):
+    if not (part.isascii() and part.isdecimal()):
+        raise UsageError(f"--set {text}: {place} is a list; index must be from 0 to {len(here)}")
+    if len(part) > _INDEX_DIGITS_MAX or int(part) > len(here):
         raise UsageError(f"--set {text}: {place} ends before this; index must be from 0 to {len(here)}")
     return int(part)
 

@@ -370,7 +370,7 @@ class Run(_Table, frozen=True, kw_only=True):
     """Budget of virtual time."""
     max_steps: Positive = 50_000_000
     """Budget of task steps and events."""
-    stall_s: Annotated[float, Meta(gt=0)] = 10.0
+    stall_s: Annotated[float, Meta(gt=0, le=9_000_000)] = 10.0
     """A finished run whose longest standstill was this long is a STALL."""
 
 

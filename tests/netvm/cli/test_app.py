@@ -93,7 +93,7 @@ def test_an_unknown_scenario_is_one_line_and_exit_2(netvm: Callable[..., Any]) -
 def test_control_characters_do_not_reach_the_terminal(netvm: Callable[..., Any]) -> None:
     """What a user typed is shown on one line whatever is in it."""
     called = netvm("run", "a\n\x1b[31mb")
-    assert called.err.startswith("netvm: a\\n\\x1b[31mb: no such file")
+    assert called.err.startswith("netvm: a\\x0a\\x1b[31mb: no such file")
     assert called.err.count("\n") == 1
 
 

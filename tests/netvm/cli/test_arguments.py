@@ -8,7 +8,7 @@ from netvm.cli.arguments import Parser, did_you_mean, natural, one_of
 from netvm.errors import UsageError
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "", "x", "9223372036854775808", "9" * 5000, "²"])
+@pytest.mark.parametrize("text", ["-1", "1.5", "", "x", "9223372036854775808", "9" * 5000, "²", "١٢"])
 def test_natural_refuses(text: str) -> None:
     """Only digits that fit 64 bits are a natural number."""
     with pytest.raises(argparse.ArgumentTypeError, match="must be an integer from 0 to"):

@@ -96,3 +96,10 @@ def test_a_saved_profile_is_no_order_to_the_terminal(tmp_path: Path, capsys: pyt
     assert "\x1b" not in out
     assert "\nsome line" not in out
     assert "\\x1b[2J\\x0asome line" in out
+
+
+@pytest.mark.parametrize("other", ["--csv", "--events"])
+def test_json_is_one_way_to_tell(capsys: pytest.CaptureFixture[str], other: str) -> None:
+    """What cannot be had together is refused, not left out."""
+    assert main(["profile", _TRACE, "--json", other]) == 2
+    assert capsys.readouterr() == ("", f"netvm: profile: --json and {other} exclude each other\n")

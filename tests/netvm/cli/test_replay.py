@@ -98,6 +98,13 @@ def test_a_scenario_is_run_as_it_stands(netvm: Callable[..., Any], model: Any) -
     [
         ('{"scenario": ', "r.json:1: not the output of `netvm run --json`: Input data was truncated"),
         ('{"scenario": "x"}', "r.json:1: kernel: missing; must be a string"),
+        (
+            '{"a":' + "[" * 100_000,
+            (
+                "r.json:1: not the output of `netvm run --json`: "
+                "maximum recursion depth exceeded while deserializing an object"
+            ),
+        ),
         ("", "r.json: empty; a scenario has [storage] and [[workload]] at least"),
     ],
 )

@@ -1,12 +1,16 @@
 """netvm's own file."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from netvm.report.native import MAGIC, NativeWriter, read_native
+from netvm.report.page import PageData
 from netvm.report.source import open_trace
 from netvm.trace.records import RECORD, Recorded
 
@@ -57,6 +61,27 @@ def test_damage_is_no_crash(tmp_path: Path) -> None:
         nr = sum(len(batch) for batch in read_native(iter([bytes(damaged)]), recorded))
         assert nr <= 5208
         assert recorded.losses.truncated or nr == 5208
+
+
+@pytest.mark.parametrize(
+    ("tag", "content"),
+    [
+        (b"INFO", b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        (b"INFO", b"[1, 2]"),
+        (b"INFO", b'{"explanation": 5}'),
+        (b"INFO", b'{"explanation": ["the knot: a", null]}'),
+        (b"STRS", b'{"names": [], "tasks": [["a", 1e400]]}'),
+    ],
+)
+def test_a_block_that_is_not_what_it_should_be_is_damage(tmp_path: Path, tag: bytes, content: bytes) -> None:
+    """It is noted, nothing of it is taken, and a page can be made of what comes before."""
+    path = tmp_path / "t.nvt"
+    packed = zlib.compress(content)
+    path.write_bytes(MAGIC + struct.pack("<4sI", tag, len(packed)) + packed)
+    with open_trace(path) as (recorded, batches):
+        data = PageData(recorded, batches).as_dict()
+    assert data["losses"] == "1 skipped as malformed, the file ends too early"
+    assert recorded.facts == {}
 
 
 def test_wide_values(tmp_path: Path) -> None:

@@ -116,3 +116,12 @@ def test_a_profile_that_cannot_be_used_is_refused(
         read_profile(path)
     assert str(refused.value).startswith(f"{path}: no trace, and no profile that `netvm profile --json` wrote: ")
     assert where in str(refused.value)
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_what_is_nested_too_deep_is_no_profile(tmp_path: Path, depth: int) -> None:
+    """Whoever reads it first, the decoder or we."""
+    saved = tmp_path / "saved.json"
+    saved.write_text('{"a":' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(UsageError, match=r"saved\.json: no trace, and no profile .*: maximum recursion depth"):
+        read_profile(saved)

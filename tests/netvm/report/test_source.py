@@ -122,7 +122,7 @@ def test_a_zstd_file_that_ends_too_early(tmp_path: Path, profile_of: Callable[[P
         (b"\x17\x08Dtracing6\0", "trace-cmd report"),
         (b"PERFILE2xxxx", "perf script"),
         (b"hello\nworld\n", "no event in its first lines"),
-        (bytes(range(256)), "no event"),
+        (bytes(range(256)), "binary; must be ftrace text"),
         (b'{"source": "ftrace"}', "a profile; what is asked for needs the trace"),
     ],
 )

@@ -42,7 +42,7 @@ def _told(text: str) -> list[str]:
         ('kernel.fixes.oom_reaper = "no"', 'kernel.fixes.oom_reaper = "no": must be true or false'),
         ("link.loss = 1.5", "link.loss = 1.5: must be a number from 0.0 to 1.0"),
         ("link.loss = nan", "link.loss = nan: must be a number from 0.0 to 1.0"),
-        ("run.stall_s = inf", "run.stall_s = inf: must be a number above 0"),
+        ("run.stall_s = inf", "run.stall_s = inf: must be a number above 0, at most 9000000"),
         ("run.seed = 9223372036854775808", "run.seed = 9223372036854775808: must be an integer, 0 or more"),
         ("title = 7", "title = 7: must be a string"),
         (

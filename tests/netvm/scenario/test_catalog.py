@@ -73,10 +73,10 @@ def test_a_folder_of_the_user_is_all_its_files(root: Path) -> None:
     ("argument", "line"),
     [
         ("R1/nbd-brokn", "R1/nbd-brokn: no such file, and no scenario of this name; did you mean R1/nbd-broken?"),
+        ("", "'': no such file, and no scenario of this name; see `netvm list`"),
         ("r1", "r1: no such file, and no scenario of this name; did you mean R1?"),
         ("a9/Broken.toml", "a9/Broken.toml: no such file, and no scenario of this name; did you mean A9/broken?"),
         ("zzz", "zzz: no such file, and no scenario of this name; see `netvm list`"),
-        ("", ": no such file, and no scenario of this name; see `netvm list`"),
         (".", ".: a directory without any .toml file; must be a scenario file or a folder of them"),
     ],
 )

@@ -101,6 +101,13 @@ def test_overrides_are_toml_values_or_plain_strings(file: Path) -> None:
         ("workload.mib=1", "--set workload.mib=1: workload is a list; write an index, as in workload.0.mib"),
         ("workload.2.mib=1", "--set workload.2.mib=1: workload ends before this; index must be from 0 to 1"),
         (
+            f"workload.{'9' * 5000}.mib=1",
+            f"--set workload.{'9' * 5000}.mib=1: workload ends before this; index must be from 0 to 1",
+        ),
+        ("workload.-1.mib=1", "--set workload.-1.mib=1: workload is a list; index must be from 0 to 1"),
+        ("workload.².mib=1", "--set workload.².mib=1: workload is a list; index must be from 0 to 1"),
+        ("run.stall_s=1e300", "--set run.stall_s=1e300: must be a number above 0, at most 9000000"),
+        (
             "workload.1.mib=1",
             (
                 'a.toml --set workload.1.mib=1: workload.1.kind: missing; must be one of "anon-hog", "anon-pulse", '
@@ -170,6 +177,7 @@ def test_what_is_no_toml_is_told_with_its_place(file: Path, text: str, line: str
         (b"\x7fELF\0\1", "a.toml: binary (a NUL byte at offset 4), not a text"),
         (b"title = '\xff'", "a.toml: not UTF-8 text (byte 0xff at offset 9)"),
         (b"x = " + b"[" * 100_000, "a.toml: nested too deep to be a scenario"),
+        (b"a" + b".a" * 50_000 + b" = 1", "a.toml: nested too deep to be a scenario"),
         (b"#" * (5 << 20), "a.toml: larger than 4 MiB; no such file of netvm is"),
     ],
 )
