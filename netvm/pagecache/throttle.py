@@ -455,18 +455,23 @@ class DirtyThrottle:
 
     async def throttle_vm_writeout(self, task: Task, gfp: int) -> None:
         """Hold a reclaimer back while too many pages are on their way or unstable (throttle_vm_writeout, to 4.8)."""
-        while True:
-            thresh = self.limits().thresh
-            if self.fixes.io_less_throttle:
-                thresh = max(thresh, self.dirty_limit)
+        naps = False
+        while not naps:
+            thresh = max(self.limits().thresh, self.dirty_limit if self.fixes.io_less_throttle else 0)
             nr_unstable = 0 if self.fixes.vm_writeout_not_unstable else self.nr_unstable
             if self.vmstat.nr_writeback + nr_unstable <= thresh + thresh // 10:
                 return
+            naps = gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO and self.fixes.vm_writeout_nofs_naps
+            # as in congestion_wait: one of the twelve steps of a first round of reclaim is no retry
+            is_step = naps and not task.spins_at
+            if is_step:
+                task.spins_at = f"{task.comm}-{task.pid}: a first round of direct reclaim"
+                task.spins_on = self._writeback_over_limit
             self._held_back.append(task)
             await self.world.sleep_on(task, self._writeback_over_limit, timeout_ns=HZ // 10 * JIFFY_NS)
             self._held_back.remove(task)
-            if gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO and self.fixes.vm_writeout_nofs_naps:
-                return
+            if is_step:
+                task.spins_at = ""
 
     def _writes_under_way(self) -> list[Provider | Task]:
         """Say who could bring what reclaimers wait for down: the writes, and for unstable pages who writes next."""

@@ -199,6 +199,26 @@ def test_reclaim_waits_while_too_much_is_under_writeback(make_host: Any, kernel:
     assert host.run(body) == nr_waits
 
 
+@pytest.mark.parametrize(("gfp", "is_step"), [(GFP_NOIO, True), (GFP_KERNEL, False)])
+def test_a_nap_of_a_first_round_is_no_retry(make_host: Any, gfp: int, is_step: bool) -> None:
+    """Who naps once goes on to something else, so the nap's end does not count as a look that came to nothing."""
+    host = make_host(zones=_BIG, kernel="3.6")
+    limit = host.throttle.limits().thresh
+    host.throttle.dirty_limit = limit
+    seen: list[bool] = []
+
+    async def body(task: Task) -> None:
+        host.vmstat.nr_writeback = limit + limit // 5
+        host.world.call_after(JIFFY_NS, lambda: seen.append("a first round" in task.spins_at))
+        host.world.call_after(2 * JIFFY_NS, setattr, host.vmstat, "nr_writeback", limit)
+        await host.throttle.throttle_vm_writeout(task, gfp)
+        assert not task.spins_at
+        host.vmstat.nr_writeback = 0
+
+    host.run(body)
+    assert seen == [is_step]
+
+
 @pytest.mark.parametrize(("kernel", "held_back"), [("2.6.11", True), ("3.6", True), ("6.1", False)])
 def test_reclaim_is_held_back_until_4_9(make_host: Any, kernel: str, held_back: bool) -> None:
     """Direct reclaim comes by there after each pass over the lists, unless its kernel has done away with it."""
