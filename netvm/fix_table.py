@@ -329,11 +329,19 @@ TABLE: Final = (
         summary="a dm-crypt worker that cannot have all pages of a request at once takes them alone, under a mutex",
     ),
     Fix(
+        name="crypt_write_thread",
+        year=2015,
+        version="4.0",
+        source='dc2676210c42 "dm crypt: offload writes to thread" and b3c5fd305249 "dm crypt: sort writes", Mikulas '
+        "Patocka",
+        summary="a thread of its own sends what dm-crypt has encrypted, in the order of the device; before, the worker",
+    ),
+    Fix(
         name="swap_bios_limit",
         year=2021,
         version="5.12",
         source='a666e5c05e7c "dm: fix deadlock when swapping to encrypted device", Mikulas Patocka',
-        summary="no more than 2,048 pages are on their way through dm-crypt at once",
+        summary="no more than 2,048 bios of swap are on their way through dm-crypt at once",
     ),
     Fix(
         name="tags_woken_singly",

@@ -66,6 +66,7 @@ class Fixes:
     loop_noio: bool = True
     bio_rescuer: bool = True
     crypt_alloc_mutex: bool = True
+    crypt_write_thread: bool = True
     swap_bios_limit: bool = True
     tags_woken_singly: bool = True
     wbt_swap_requests: bool = True

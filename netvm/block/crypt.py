@@ -1,41 +1,42 @@
 """dm-crypt: a device above a device that needs a page for each page it writes.
 
-Mirrors drivers/md/dm-crypt.c and the part of drivers/md/dm.c that bounds it. A write is handed to the ``kcryptd``
-workqueue; its worker takes a page for each page of the request from a mempool of 256, without sleeping at first, and
-if that fails under a mutex with GFP_NOIO; encrypts into them; and sends those on. The pages come back when the device
-below has written them. So every page on its way out holds two, and reclaim that writes faster than the device can
-fills memory with copies. A read is decrypted in place.
+Mirrors drivers/md/dm-crypt.c, a target of :mod:`netvm.block.dm`. A bio that is mapped (``crypt_map``) is handed to the
+``kcryptd`` workqueue; its worker takes a page for each page written from a mempool of 256, without sleeping at first,
+and if that fails under a mutex with GFP_NOIO, and encrypts into them. The pages come back when the device below has
+written them. So every page on its way out holds two, and reclaim that writes faster than the device can fills memory
+with copies. A read is decrypted in place.
+
+What is encrypted goes down from a thread of its own, ``dmcrypt_write``, in the order of the device and under one plug
+(``crypt_write_thread``, 4.0): where the device below has no tag left it is that thread that waits, and the workers go
+on to take pages. Before, the worker sends what it has encrypted and waits itself.
 
 Two workers that each hold part of the pool and wait for the rest would wait for ever: hence the mutex
 (``crypt_alloc_mutex``, 4.0), under which one at a time takes pages with sleeping. The rule behind it: pages of the
 largest request times workers must not exceed the pool.
 
-The cure for too many copies (``swap_bios_limit``, 5.12) is a semaphore on the pages in flight, 2,048 of them (8 MiB):
-whoever submits more waits until some have been written.
-
-# MODEL: a device-mapper target has no request queue of its own; here requests are formed above it, and below they are
-# merged anew. One worker a CPU. The limit bounds what is handed down, in pages, whoever submitted it.
+# MODEL: one worker a CPU. The bio that carries the copies (200 bytes, 64 of them kept) is left out. A read is sent by
+the worker, as one that finds no memory at once is, and decrypted where it ends.
 """
 
 from collections import deque
 from typing import Any, Final
 
 from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue
+from netvm.block.dm import MappedDevice
 from netvm.block.stacked import Part, StackedDevice
-from netvm.mm.gfp import GFP_HIGHMEM, GFP_KSWAPD_RECLAIM, GFP_NOIO, GFP_NOWAIT
+from netvm.mm.gfp import GFP_HIGHMEM, GFP_KSWAPD_RECLAIM, GFP_NOIO, GFP_NOWAIT, PF_KTHREAD
 from netvm.mm.mempool import Mempool
 from netvm.mm.page_alloc import PageAllocator
 from netvm.runtime.costs import CpuCosts
+from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import Semaphore, WaitQueue
 from netvm.runtime.workqueue import WorkItem, Workqueue
 
-__all__ = ["CRYPT_PAGE_POOL", "SWAP_BIOS_LIMIT", "CryptDevice"]
+__all__ = ["CRYPT_PAGE_POOL", "CryptDevice"]
 
 CRYPT_PAGE_POOL: Final = 256
 """BIO_MAX_VECS pages in the pool."""
-SWAP_BIOS_LIMIT: Final = 2048
-"""dm_mod.swap_bios: DEFAULT_SWAP_BIOS is 8 MiB worth."""
 
 
 class _Pages:
@@ -60,9 +61,10 @@ class _Pages:
 
 
 class CryptDevice(StackedDevice):
-    """``/dev/dm-0``: an encrypting block driver over another queue."""
+    """The encrypting target over another queue."""
 
     blocking = False
+    queue: MappedDevice
 
     def __init__(
         self, pages: PageAllocator, lower: RequestQueue, *, workqueue: Workqueue, costs: CpuCosts, nr_workers: int = 1
@@ -71,11 +73,10 @@ class CryptDevice(StackedDevice):
         self.workqueue = workqueue
         self.costs = costs
         fixes = pages.fixes
-        self.limit = SWAP_BIOS_LIMIT if fixes.swap_bios_limit else None
-        """Most pages handed down at once; None: no bound."""
         self.takes_alone = fixes.crypt_alloc_mutex
+        self.has_write_thread = fixes.crypt_write_thread
         self.nr_in_flight = 0
-        self.nr_peak = 0
+        """Pages written that have copies."""
         self._pages = _Pages(pages, pages.ledger.owner("dm-crypt"))
         self.page_pool: Mempool[int] = Mempool(
             pages.world,
@@ -86,7 +87,11 @@ class CryptDevice(StackedDevice):
             providers=self._writes_below,
         )
         self._alloc_lock = Semaphore(pages.world, "bio_alloc_lock dm-crypt")
-        self._room = WaitQueue(pages.world, Resource("request", "swap_bios_semaphore dm-0", self._writes_below))
+        # invariant: writes that are encrypted and not yet sent, with their copies, by number
+        self._write_tree: dict[int, tuple[Request, list[int]]] = {}
+        idle = Resource("work", f"dmcrypt_write {self.name}: a write", external=True)
+        self._write_thread_wait = WaitQueue(pages.world, idle)
+        self._write_thread: Task | None = None
         self._commands: deque[Request] = deque()
         self._works = [WorkItem(f"kcryptd_crypt dm-0.{i}", self.kcryptd_crypt) for i in range(nr_workers)]
 
@@ -96,11 +101,19 @@ class CryptDevice(StackedDevice):
         pages = [self._pages.try_alloc(task, GFP_NOWAIT & ~GFP_KSWAPD_RECLAIM) for _ in range(CRYPT_PAGE_POOL)]
         self.page_pool.fill(page for page in pages if page is not None)
 
+    def start(self, cpus: Cpus | None) -> None:
+        """Start the thread that sends what is encrypted (crypt_ctr)."""
+        if self.has_write_thread:
+            world = self.lower.world
+            self._write_thread = world.spawn("dmcrypt_write", self.dmcrypt_write, cpus=cpus, flags=PF_KTHREAD)
+
     def _writes_below(self) -> list[Provider | Task]:
         """Say who could give a page back: writes below, and workers that hold pages."""
         found: list[Provider | Task] = [
             self.lower.driver.needs(rq) for rq in self.lower.outstanding.values() if rq.write
         ]
+        if not found and self._write_tree and self._write_thread is not None:
+            return [self._write_thread]
         return found or [
             work.running_on.task
             for work in self._works
@@ -108,11 +121,11 @@ class CryptDevice(StackedDevice):
         ]
 
     async def queue_rq(self, task: Task, rq: Request) -> int:  # noqa: ARG002  the driver's shape
-        """Hand a request to the worker."""
+        """Hand a bio to the worker."""
         return self.queue_rq_nowait(rq)
 
     def queue_rq_nowait(self, rq: Request) -> int:
-        """Hand a request to the worker (crypt_map)."""
+        """Hand a bio to the worker (crypt_map)."""
         self._commands.append(rq)
         for work in self._works:
             if work.running_on is None and not work.pending:
@@ -132,14 +145,28 @@ class CryptDevice(StackedDevice):
                 await task.cpus.cond_resched(task)
 
     async def kcryptd_crypt_write_convert(self, task: Task, rq: Request) -> None:
-        """Encrypt a request into pages of its own."""
-        while self.limit is not None and self.nr_in_flight + rq.nr_pages > max(self.limit, rq.nr_pages):
-            await self._room.wait(task)
-        self.nr_in_flight += rq.nr_pages
-        self.nr_peak = max(self.nr_peak, self.nr_in_flight)
+        """Encrypt a bio into pages of its own, and see that it is sent (kcryptd_crypt_write_io_submit)."""
         copies = await self.crypt_alloc_buffer(task, rq.nr_pages)
+        self.nr_in_flight += rq.nr_pages
         task.charge_ns += rq.nr_pages * self.costs.crypt_page
-        await self._submit(task, rq, copies, copies)
+        if self._write_thread is None:
+            await self._submit(task, rq, copies, copies)
+            return
+        self._write_tree[rq.number] = (rq, copies)
+        self._write_thread_wait.wake_all()
+
+    async def dmcrypt_write(self, task: Task) -> None:
+        """Send what is encrypted, as it lies on the device, under one plug (dmcrypt_write)."""
+        while True:
+            while not self._write_tree:
+                await self._write_thread_wait.wait(task)
+            plug = self.lower.start_plug(task)
+            for rq, copies in sorted(self._write_tree.values(), key=lambda write: write[0].slot):
+                await self.hand_down(task, plug, Part(rq, rq.slot, rq.nr_pages, copies), list(copies))
+                del self._write_tree[rq.number]
+            plug.finish()
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
 
     async def crypt_alloc_buffer(self, task: Task, nr_pages: int) -> list[int]:
         """Take the pages of one request: without sleeping, or else alone and for as long as it takes."""
@@ -180,21 +207,29 @@ class CryptDevice(StackedDevice):
             self.page_pool.free(page)
         if part.rq.write:
             self.nr_in_flight -= part.nr_pages
-            self._room.wake_all()
         else:
             task.charge_ns += part.nr_pages * self.costs.crypt_page
 
     def needs(self, rq: Request) -> Provider:
-        """A request waits for the worker, or for the device below."""
+        """A bio waits for who submits it, for a worker, for the thread that sends, or for the device below."""
+        submitter = self.queue.submitter(rq)
+        if submitter is not None:
+            return Provider(name=f"{self.name}: {rq}, being submitted", needs=(submitter,))
         runners = [work.running_on.task for work in self._works if work.running_on is not None]
         if rq in self._commands:
             queued = Provider(name=f"{self.name}: {rq}, queued", needs=(self.workqueue.pool.needs_worker,))
             busy = [task for task in runners if task is not None]
             return Provider(name=queued.name, needs=(busy[0],)) if len(busy) == len(self._works) else queued
-        return self.needs_below(rq) or Provider(
-            name=f"{self.name}: {rq}, being encrypted", needs=(self.page_pool.resource,)
-        )
+        if rq.number in self._write_tree and self._write_thread is not None:
+            return Provider(name=f"{self.name}: {rq}, encrypted", needs=(self._write_thread,))
+        below = self.needs_below(rq)
+        if below is not None:
+            return below
+        if self.is_below(rq):
+            return Provider(name=f"{self.name}: {rq}, in the queue of {self.lower.name}", needs=(self.lower.tag,))
+        return Provider(name=f"{self.name}: {rq}, being encrypted", needs=(self.page_pool.resource,))
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
-        return (len(self._commands), self.nr_in_flight, len(self.page_pool.elements), self.lower.digest())
+        mine = (len(self._commands), len(self._write_tree), self.nr_in_flight, len(self.page_pool.elements))
+        return (*mine, self.lower.digest())

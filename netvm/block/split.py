@@ -34,6 +34,7 @@ class SplitDevice(StackedDevice):
     """A device-mapper device that cuts its requests at multiples of ``chunk_pages``."""
 
     blocking = True
+    queue: RequestQueue
 
     def __init__(self, lower: RequestQueue, cache: SlabCache, *, chunk_pages: int, rescuer: Workqueue) -> None:
         super().__init__(lower)

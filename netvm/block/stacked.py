@@ -7,6 +7,7 @@ error of any of them is an error of all.
 """
 
 from abc import ABC, abstractmethod
+from typing import Protocol
 
 from netvm.block.blk_mq import BLK_STS_IOERR, BLK_STS_OK, Request, RequestQueue
 from netvm.block.plug import Plug
@@ -30,14 +31,23 @@ class Part:
         """Pages that are not back."""
 
 
+class _Above(Protocol):
+    """Who is told that a request of the device above has ended."""
+
+    def end_request(self, rq: Request, error: int, task: Task) -> None:
+        """A request is done."""
+        ...
+
+
 class StackedDevice(ABC):
     """A block driver over another queue."""
+
+    queue: _Above
+    """The queue above, or the mapped device; set where the host is wired."""
 
     def __init__(self, lower: RequestQueue) -> None:
         self.name = "dm-1" if lower.name == "dm-0" else "dm-0"
         self.lower = lower
-        self.queue: RequestQueue
-        """The queue above, set where the host is wired."""
         # invariant: parts that are not wholly back, by their first page; no two of them share a page
         self._parts: dict[int, Part] = {}
         # invariant: requests with such parts: pages not back, and whether one has failed
@@ -84,8 +94,13 @@ class StackedDevice(ABC):
                 del self._open[rq.number]
                 self.queue.end_request(rq, BLK_STS_IOERR if failed or error else BLK_STS_OK, task)
 
+    def is_below(self, rq: Request) -> bool:
+        """Whether a request's first part has been submitted to the device below and is not back."""
+        return rq.slot in self._parts
+
     def _part_of(self, slot: int) -> Part:
-        return next(part for part in self._parts.values() if part.slot <= slot < part.slot + part.nr_pages)
+        part = self._parts.get(slot)
+        return part or next(part for part in self._parts.values() if part.slot <= slot < part.slot + part.nr_pages)
 
     @abstractmethod
     def part_done(self, part: Part, task: Task) -> None:

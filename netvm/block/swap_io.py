@@ -9,8 +9,9 @@ is what the area asks of either.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from netvm.block.bdev import BlockDevice
 from netvm.block.bio import BioSet
-from netvm.block.blk_mq import Request, RequestQueue
+from netvm.block.blk_mq import Request
 from netvm.block.blk_wbt import REQ_SWAP
 from netvm.block.plug import Plug
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO
@@ -111,12 +112,12 @@ class SwapIo(Protocol):
 
 
 class BlockSwapIo:
-    """One bio a page, merged by the request queue."""
+    """One bio a page, merged by the request queue if the device has one."""
 
     needs_fs = False
     writes_synchronously = False
 
-    def __init__(self, queue: RequestQueue, bios: BioSet) -> None:
+    def __init__(self, queue: BlockDevice, bios: BioSet) -> None:
         self.queue = queue
         self.bios = bios
         self._area: SwapPages

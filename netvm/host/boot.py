@@ -9,10 +9,12 @@ rest.
 from dataclasses import dataclass
 from typing import Any, Final
 
+from netvm.block.bdev import BlockDevice
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import RequestQueue
 from netvm.block.blk_wbt import Wbt
-from netvm.block.crypt import CryptDevice
+from netvm.block.crypt import CRYPT_PAGE_POOL, CryptDevice
+from netvm.block.dm import CRYPT_CLONE_CACHE, MappedDevice
 from netvm.block.split import SplitDevice
 from netvm.block.swap import SwapArea
 from netvm.block.swap_file import FileSwapIo, SwapFileSystem
@@ -102,6 +104,7 @@ class _Boot:
         self.vmstat = VmStat()
         self.netstat = NetStat()
         self.kcryptd: Workqueue | None = None
+        self.crypt: CryptDevice | None = None
         self.rescuer: Workqueue | None = None
         self.memory_map = MemoryMap(options, fixes=self.fixes, ledger=self.ledger, vmstat=self.vmstat)
 
@@ -177,7 +180,7 @@ class _Boot:
 
     def _finish(self, host: Host) -> None:
         """See to what needs the whole host."""
-        host.kcryptd = self.kcryptd
+        host.kcryptd, host.crypt = self.kcryptd, self.crypt
         host.rescuer = self.rescuer
         _set_memory_providers(host)
         self._boot_anon(host)
@@ -270,11 +273,10 @@ class _Boot:
         backend.attach(queue)
         if storage.split_kib:
             queue = self._split(queue, bio_cache, unbound)
-        if storage.encrypted:
-            queue = self._encrypt(queue, slabs.pages, unbound)
-        bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=queue.providers)
+        device = self._encrypt(queue, slabs, unbound) if storage.encrypted else queue
+        bios = BioSet(self.world, bio_cache, nomemalloc=nomemalloc, providers=device.providers)
         bios.fill(softirq)
-        return BlockSwapIo(queue, bios), bios
+        return BlockSwapIo(device, bios), bios
 
     def _wbt(self, queue: RequestQueue) -> Wbt:
         """Make the writeback throttle of the storage's device; dm devices above it have none (they take bios)."""
@@ -296,19 +298,6 @@ class _Boot:
         chunk_pages = self.options.storage.split_kib * 1024 // PAGE_SIZE
         device = SplitDevice(lower, bio_cache, chunk_pages=chunk_pages, rescuer=self.rescuer)
         device.fill(bio_cache.pages.softirq)
-        return self._queue_above(device, lower)
-
-    def _encrypt(self, lower: RequestQueue, pages: PageAllocator, pool: WorkerPool) -> RequestQueue:
-        """Put dm-crypt on a queue; return the one above."""
-        self.kcryptd = Workqueue("kcryptd", pool, mem_reclaim=True)
-        device = CryptDevice(
-            pages, lower, workqueue=self.kcryptd, costs=self.costs, nr_workers=self.options.machine.cpus
-        )
-        device.fill(pages.softirq)
-        return self._queue_above(device, lower)
-
-    def _queue_above(self, device: CryptDevice | SplitDevice, lower: RequestQueue) -> RequestQueue:
-        """Make the queue of a device that stands on another."""
         device.queue = RequestQueue(
             self.world,
             device.name,
@@ -320,6 +309,19 @@ class _Boot:
             queue_depth=lower.sched_tags.depth,
             wake_singly=self.fixes.tags_woken_singly,
         )
+        return device.queue
+
+    def _encrypt(self, lower: RequestQueue, slabs: SlabCaches, pool: WorkerPool) -> BlockDevice:
+        """Put dm-crypt on a queue; return the mapped device."""
+        self.kcryptd = Workqueue("kcryptd", pool, mem_reclaim=True)
+        pages = slabs.pages
+        self.crypt = device = CryptDevice(
+            pages, lower, workqueue=self.kcryptd, costs=self.costs, nr_workers=self.options.machine.cpus
+        )
+        device.fill(pages.softirq)
+        cache = slabs.add(*CRYPT_CLONE_CACHE)
+        device.queue = MappedDevice(device, cache, max_pages=CRYPT_PAGE_POOL, limit_swap_bios=True)
+        device.queue.fill(pages.softirq)
         return device.queue
 
     def _swap(self, pages: PageAllocator, lruvec: Lruvec, slabs: SlabCaches, io: SwapIo) -> SwapArea:
@@ -463,6 +465,8 @@ def start_threads(host: Host) -> None:
     ):
         if queue is not None:
             queue.start()
+    if host.crypt is not None:
+        host.crypt.start(host.cpus)
     host.kswapd.start(host.cpus)
     if files.fuse_server is not None:
         host.world.spawn("fuse", files.fuse_server.serve, host.memory, cpus=host.cpus)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from netvm.block.bdev import BlockDevice
 from netvm.block.bio import BioSet
 from netvm.block.blk_mq import BlockDriver, RequestQueue
 from netvm.block.swap_io import BlockSwapIo, SwapIo
@@ -169,7 +170,7 @@ def _on_device(
     options: Any,
     files: Files,
     slabs: SlabCaches,
-    queue: RequestQueue,
+    queue: BlockDevice,
     bios: BioSet,
     stored: Callable[[], npt.NDArray[np.int64]],
     *,
@@ -297,7 +298,7 @@ def _queue(options: Any, cache: PageCache, driver: BlockDriver, kblockd: Workque
 def _block_fs(
     files: Files,
     slabs: SlabCaches,
-    queue: RequestQueue,
+    queue: BlockDevice,
     bios: BioSet,
     *,
     nr_blocks: int,

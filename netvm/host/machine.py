@@ -7,8 +7,9 @@ lives in the rooms. :func:`netvm.host.boot.boot` makes one from a scenario's tab
 from dataclasses import dataclass, field
 from typing import Any
 
+from netvm.block.bdev import BlockDevice
 from netvm.block.bio import BioSet
-from netvm.block.blk_mq import RequestQueue
+from netvm.block.crypt import CryptDevice
 from netvm.block.swap import SwapArea
 from netvm.fixes import Fixes
 from netvm.host.backend import Backend, LinkPair
@@ -67,7 +68,7 @@ class Host:
     nic: Nic | None
     link: LinkPair | None
     backend: Backend
-    queue: RequestQueue | None
+    queue: BlockDevice | None
     """The swap device's; None if swap is a file."""
     swap: SwapArea
     vmscan: Vmscan
@@ -78,6 +79,8 @@ class Host:
     softirq: Task
     kcryptd: Workqueue | None = None
     """dm-crypt's queue, if the storage is encrypted."""
+    crypt: CryptDevice | None = None
+    """dm-crypt itself."""
     rescuer: Workqueue | None = None
     """The rescuer of a stacking driver's bios, if there is such a driver."""
     boot_zones: list[dict[str, Any]] = field(default_factory=list)

@@ -25,8 +25,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from netvm.block.bdev import BlockDevice
 from netvm.block.bio import BioSet
-from netvm.block.blk_mq import Request, RequestQueue, blk_status_to_errno
+from netvm.block.blk_mq import Request, blk_status_to_errno
 from netvm.block.plug import Plug
 from netvm.errors import Errno, UsageError
 from netvm.mm.frames import PfnArray
@@ -85,7 +86,7 @@ class BlockFileSystem:
         reader: FileReader,
         *,
         name: str,
-        queue: RequestQueue,
+        queue: BlockDevice,
         bios: BioSet,
         biovecs: BioSet,
         buffer_heads: SlabCache,

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from netvm.block.blk_mq import RequestQueue
+from netvm.block.crypt import CRYPT_PAGE_POOL, CryptDevice
+from netvm.block.dm import CRYPT_CLONE_CACHE, MappedDevice
 from netvm.block.stacked import StackedDevice
+from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Task
 
 _spec = spec_from_file_location("mini_host", Path(__file__).parents[1] / "mm" / "conftest.py")
@@ -19,6 +22,22 @@ _spec.loader.exec_module(_module)
 
 make_host = _module.make_host
 host = _module.host
+
+
+def mapped(host: Any, device: CryptDevice) -> MappedDevice:
+    """Make the mapped device that the small host's dm-crypt is the target of."""
+    name, spec = CRYPT_CLONE_CACHE
+    device.queue = MappedDevice(
+        device, SlabCache(name, spec, host.pages), max_pages=CRYPT_PAGE_POOL, limit_swap_bios=True
+    )
+    device.queue.fill(host.softirq)
+    return device.queue
+
+
+@pytest.fixture(scope="session")
+def map_device() -> Callable[[Any, CryptDevice], MappedDevice]:
+    """Return what makes dm-crypt's mapped device."""
+    return mapped
 
 
 def queue_above(host: Any, device: StackedDevice) -> None:
@@ -42,19 +61,21 @@ def put_above() -> Callable[[Any, StackedDevice], None]:
     return queue_above
 
 
-async def submit_to(device: StackedDevice, task: Task, *, write: bool, slot: int, nr: int) -> list[Any]:
-    """Send pages down; return the list that the ended requests go to."""
+async def submit_to(device: StackedDevice, task: Task, *, write: bool, slot: int, nr: int, opf: int = 0) -> list[Any]:
+    """Send pages down, with ``opf`` in bios of one page; return the list that the ended requests go to."""
     ended: list[Any] = []
-    plug = device.queue.start_plug(task)
-    await device.queue.submit_pages(
+    queue: Any = device.queue
+    plug = queue.start_plug(task)
+    await queue.submit_pages(
         task,
         plug,
         write=write,
         slot=slot,
         pfns=list(range(slot, slot + nr)),
-        bios=[],
+        bios=[0] * nr if opf else [],
         versions=list(range(1000 + slot, 1000 + slot + nr)) if write else [0] * nr,
         end_io=lambda rq, error, task: ended.append((rq.slot, rq.nr_pages, rq.versions, error)),
+        opf=opf,
     )
     plug.finish()
     return ended

@@ -1,33 +1,33 @@
-"""dm-crypt: content passes, every page written holds a second one until it is stored, and the limit bounds how many."""
+"""dm-crypt: content passes, every page written holds a second one until it is stored, and who sends them waits."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
 
-from netvm.block.crypt import CRYPT_PAGE_POOL, SWAP_BIOS_LIMIT, CryptDevice
+from netvm.block.crypt import CRYPT_PAGE_POOL, CryptDevice
 from netvm.mm.gfp import PF_KTHREAD
 from netvm.runtime.task import Task
 from netvm.runtime.workqueue import WorkerPool, Workqueue
 
-PutAbove: TypeAlias = Callable[..., None]
+MapDevice: TypeAlias = Callable[..., None]
 Submit: TypeAlias = Callable[..., Any]
 
 
-def _stack(put_above: PutAbove, host: Any, *, nr_workers: int = 1, workqueue: Workqueue | None = None) -> CryptDevice:
+def _stack(map_device: MapDevice, host: Any, *, nr_workers: int = 1, workqueue: Workqueue | None = None) -> CryptDevice:
     """Put dm-crypt on the small host's device."""
     device = CryptDevice(
         host.pages, host.queue, workqueue=workqueue or host.kblockd, costs=host.costs, nr_workers=nr_workers
     )
     device.fill(host.softirq)
-    put_above(host, device)
+    map_device(host, device)
     return device
 
 
-def test_content_goes_down_and_comes_back(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
+def test_content_goes_down_and_comes_back(map_device: MapDevice, submit: Submit, make_host: Any) -> None:
     """What was written through it is read through it, and the device below has the same versions."""
     host = make_host(zones=(("DMA32", 4096),))
-    device = _stack(put_above, host)
+    device = _stack(map_device, host)
 
     async def body(task: Task) -> None:
         ended = await submit(device, task, write=True, slot=8, nr=50)
@@ -42,11 +42,11 @@ def test_content_goes_down_and_comes_back(put_above: PutAbove, submit: Submit, m
 
 
 def test_copies_come_back_when_the_device_below_has_written(
-    put_above: PutAbove, submit: Submit, make_host: Any
+    map_device: MapDevice, submit: Submit, make_host: Any
 ) -> None:
     """Every page under way holds one of dm-crypt's, and none afterwards but the pool's."""
     host = make_host(zones=(("DMA32", 4096),))
-    device = _stack(put_above, host)
+    device = _stack(map_device, host)
     owner = host.ledger.owner("dm-crypt")
     host.device.held = True
 
@@ -63,28 +63,53 @@ def test_copies_come_back_when_the_device_below_has_written(
     host.run(body)
 
 
-@pytest.mark.parametrize(("limited", "most"), [(True, SWAP_BIOS_LIMIT), (False, 3200)])
-def test_the_limit_bounds_what_is_in_flight(
-    put_above: PutAbove, submit: Submit, make_host: Any, limited: bool, most: int
-) -> None:
-    """With the semaphore no more than 2,048 pages have copies; without it all that are submitted."""
-    host = make_host(zones=(("DMA32", 8192),), switches={"swap_bios_limit": limited})
-    device = _stack(put_above, host)
+@pytest.mark.parametrize("of_its_own", [True, False])
+def test_who_waits_for_a_tag_below(map_device: MapDevice, submit: Submit, make_host: Any, of_its_own: bool) -> None:
+    """With a thread of its own that sends, the worker goes on to take pages where no tag is left; else it waits."""
+    host = make_host(zones=(("DMA32", 4096),), nr_requests=4, switches={"crypt_write_thread": of_its_own})
+    device = _stack(map_device, host)
+    host.device.held = True
 
     async def body(task: Task) -> None:
-        await submit(device, task, write=True, slot=0, nr=3200)
-        await host.pause(task, 3_000_000_000)
+        device.start(host.cpus)
+        for number in range(12):
+            await submit(device, task, write=True, slot=100 * number, nr=1)
+        await host.pause(task, 1_000_000)
+        assert len(host.device.in_flight) == 4
+        assert device.nr_in_flight == (12 if of_its_own else 5)
+        # the last waits for the worker or for the thread, in whose way is the tag
+        waits = device.needs(device.queue.outstanding[12])
+        assert (waits.needs[0].comm == "dmcrypt_write") is of_its_own
+        while device.nr_in_flight:
+            host.device.release()
+            host.device.held = True
+            await host.pause(task, 1_000_000)
+        assert device.queue.outstanding == {}
 
-    host.device.delay_ns = lambda rq: 500_000_000
     host.run(body)
-    assert device.nr_peak == most
-    assert device.nr_in_flight == 0
 
 
-def test_one_worker_at_a_time_sleeps_for_pages(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
+def test_the_thread_sends_as_it_lies_on_the_device(map_device: MapDevice, submit: Submit, make_host: Any) -> None:
+    """What was encrypted meanwhile goes down sorted, so that neighbours become one request."""
+    host = make_host(zones=(("DMA32", 4096),))
+    device = _stack(map_device, host)
+    host.device.held = True
+
+    async def body(task: Task) -> None:
+        device.start(host.cpus)
+        for slot in (7, 5, 6, 4):
+            await submit(device, task, write=True, slot=slot, nr=1)
+        await host.pause(task, 1_000_000)
+        assert [(rq.slot, rq.nr_pages) for rq in host.device.in_flight] == [(4, 4)]
+        host.device.release()
+
+    host.run(body)
+
+
+def test_one_worker_at_a_time_sleeps_for_pages(map_device: MapDevice, submit: Submit, make_host: Any) -> None:
     """With the pool empty and no other memory two workers get their pages one after the other, so neither starves."""
     host = make_host(zones=(("DMA32", 4096),), max_pages=200)
-    device = _stack(put_above, host, nr_workers=2)
+    device = _stack(map_device, host, nr_workers=2)
     host.device.delay_ns = lambda rq: 100_000_000 * (1 + rq.slot // 1000)
     ended: list[Any] = []
 
@@ -103,10 +128,12 @@ def test_one_worker_at_a_time_sleeps_for_pages(put_above: PutAbove, submit: Subm
     assert sum(len(requests) for requests in ended) == 10
 
 
-def test_a_read_that_ends_while_it_is_handed_down_is_known(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
+def test_a_read_that_ends_while_it_is_handed_down_is_known(
+    map_device: MapDevice, submit: Submit, make_host: Any
+) -> None:
     """A device below that answers before its submitter goes on finds the request above."""
     host = make_host(zones=(("DMA32", 4096),))
-    device = _stack(put_above, host)
+    device = _stack(map_device, host)
     take = host.device.queue_rq_nowait
 
     def at_once(rq: Any) -> int:
@@ -129,7 +156,7 @@ def test_a_read_that_ends_while_it_is_handed_down_is_known(put_above: PutAbove, 
 @pytest.mark.parametrize("nr_workers", [1, 2, 3])
 @pytest.mark.parametrize("nr_pages", [64, 96, 160, 256])
 def test_without_the_mutex_it_hangs_where_workers_want_more_than_the_pool(
-    put_above: PutAbove, submit: Submit, make_host: Any, alone: bool, nr_workers: int, nr_pages: int
+    map_device: MapDevice, submit: Submit, make_host: Any, alone: bool, nr_workers: int, nr_pages: int
 ) -> None:
     """Requests come at once and no other page is free: pages times workers above the pool is a hang, else is none.
 
@@ -141,7 +168,7 @@ def test_without_the_mutex_it_hangs_where_workers_want_more_than_the_pool(
         host.world, "u2", host.creator, cpus=host.cpus, bound=False, nr_workers=nr_workers, nice=0, flags=PF_KTHREAD
     )
     kcryptd = Workqueue("kcryptd", pool, mem_reclaim=False)
-    device = _stack(put_above, host, nr_workers=nr_workers, workqueue=kcryptd)
+    device = _stack(map_device, host, nr_workers=nr_workers, workqueue=kcryptd)
     ended: list[list[Any]] = []
 
     async def body(task: Task) -> None:
@@ -158,10 +185,12 @@ def test_without_the_mutex_it_hangs_where_workers_want_more_than_the_pool(
     assert sum(map(len, ended)) == (0 if hangs else nr_workers)
 
 
-def test_the_queue_tells_the_state_of_what_is_under_it(put_above: PutAbove, submit: Submit, make_host: Any) -> None:
-    """Pages that come back below change the digest of the queue above, whose own request is still out."""
+def test_the_mapped_device_tells_the_state_of_what_is_under_it(
+    map_device: MapDevice, submit: Submit, make_host: Any
+) -> None:
+    """Pages that come back below change the digest of the mapped device, whose own bio is still out."""
     host = make_host(zones=(("DMA32", 4096),))
-    device = _stack(put_above, host)
+    device = _stack(map_device, host)
     host.device.held = True
 
     async def body(task: Task) -> None:
