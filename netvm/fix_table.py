@@ -228,6 +228,13 @@ TABLE: Final = (
         summary="each CPU keeps two stacks of ended threads for new ones; before, every new worker needs pages",
     ),
     Fix(
+        name="noncascading_timers",
+        year=2016,
+        version="4.8",
+        source='500462a9de65 "timers: Switch to a non-cascading wheel", Thomas Gleixner',
+        summary="a timer fires at the end of its bucket, late by a tick to an eighth of its time; before, at its tick",
+    ),
+    Fix(
         name="multipage_bvecs",
         year=2019,
         version="5.1",

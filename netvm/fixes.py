@@ -52,6 +52,7 @@ class Fixes:
     reclaim_throttle: bool = True
     bio_any_size: bool = True
     cached_stacks: bool = True
+    noncascading_timers: bool = True
     multipage_bvecs: bool = True
     ext4_dioread_nolock: bool = True
     mempool_nomemalloc: bool = True

@@ -410,7 +410,7 @@ class RequestQueue:
         if self._rerun is None or not self.world.is_pending(self._rerun):
             site = f"{self.name}: BLK_STS_RESOURCE"
             self._rerun = self.world.call_after(
-                BLK_MQ_RESOURCE_DELAY_NS, self._run_again, kind=TimerKind.RETRY, site=site
+                self.world.wheel_ns(BLK_MQ_RESOURCE_DELAY_NS), self._run_again, kind=TimerKind.RETRY, site=site
             )
 
     def _run_again(self) -> None:

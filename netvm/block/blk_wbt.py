@@ -30,7 +30,7 @@ from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.timer import TimerHandle, TimerKind
 from netvm.runtime.wait import WaitQueue
 from netvm.runtime.world import World
-from netvm.units import NS_PER_MS, NS_PER_S
+from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 
 if TYPE_CHECKING:
     from netvm.block.blk_mq import Request
@@ -235,7 +235,10 @@ class Wbt:
         step = self.scale_step
         self.cur_win_ns = (RWB_WINDOW_NS << 4) // isqrt((step + 1) << 8) if step > 0 else RWB_WINDOW_NS
         self._timer = self.world.call_after(
-            self.cur_win_ns, self._wb_timer_fn, kind=TimerKind.RETRY, site=f"{self.name}: blk-wbt window"
+            self.world.wheel_ns(self.cur_win_ns // JIFFY_NS * JIFFY_NS),
+            self._wb_timer_fn,
+            kind=TimerKind.RETRY,
+            site=f"{self.name}: blk-wbt window",
         )
 
     def _wb_timer_fn(self) -> None:

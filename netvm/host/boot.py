@@ -87,6 +87,7 @@ class _Boot:
         self.options = options
         self.log = log
         self.fixes = preset(options.kernel.preset).switched(options.kernel.fixes)
+        world.wheel_cascades = not self.fixes.noncascading_timers
         machine = options.machine
         self.costs = CpuCosts().with_faults(machine.costs.faults)
         self.cpus = (

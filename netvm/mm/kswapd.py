@@ -82,7 +82,7 @@ class Kswapd:
         if not self._prepare_kswapd_sleep(reclaim_order):
             vmscan.vmstat.kswapd_high_wmark_hit_quickly += 1
             return
-        woken = await vmscan.kswapd_wait.wait(task, timeout_ns=NAP_NS)
+        woken = await vmscan.kswapd_wait.wait(task, timeout_ns=vmscan.world.wheel_ns(NAP_NS))
         if woken:
             vmscan.kswapd_order = max(vmscan.kswapd_order, reclaim_order)
             vmscan.kswapd_highest = vmscan.kswapd_highest or self.highest

@@ -267,7 +267,7 @@ class MemControl:
         going_on = self.pages.oom.out_of_memory(task, gfp, 0, memcg=group)
         if going_on:
             # the victim gets its turn
-            await self.world.sleep_on(task, group.resource, timeout_ns=JIFFY_NS)
+            await self.world.sleep_on(task, group.resource, timeout_ns=self.world.wheel_ns(JIFFY_NS))
         return going_on
 
     def _providers(self, group: MemCgroup) -> list[Provider | Task]:

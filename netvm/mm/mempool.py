@@ -160,7 +160,7 @@ class Mempool(Generic[T]):
             tracer = self.tracer
             if tracer is not None:
                 tracer.emit(_MEMPOOL_WAIT_BEGIN, task, tracer.name(self.name), self.min_nr)
-            await self._queue.wait(task, timeout_ns=RETRY_NS)
+            await self._queue.wait(task, timeout_ns=self._queue.world.wheel_ns(RETRY_NS))
             if tracer is not None:
                 tracer.emit(_MEMPOOL_WAIT_END, task, tracer.name(self.name), 1)
 

@@ -190,7 +190,9 @@ class OomKiller:
         if self.fixes.oom_reaper:
             if self.tracer is not None:
                 self.tracer.emit(_WAKE_REAPER, task, victim.task.pid)
-            self.world.call_after(OOM_REAPER_DELAY_NS, self._oom_reap, victim, kind=TimerKind.PROGRESS)
+            self.world.call_after(
+                self.world.wheel_ns(OOM_REAPER_DELAY_NS), self._oom_reap, victim, kind=TimerKind.PROGRESS
+            )
 
     def _oom_reap(self, victim: AddressSpace) -> None:
         """Free the victim's memory without its help (oom_reaper).

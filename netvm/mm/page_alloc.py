@@ -345,7 +345,7 @@ class PageAllocator:
                     break
             if task.flags & PF_WQ_WORKER:
                 # a sleep of one jiffy, whatever was found, so that the pool sees that this worker does not run
-                await self.world.sleep_on(task, self.memory, timeout_ns=JIFFY_NS)
+                await self.world.sleep_on(task, self.memory, timeout_ns=self.world.wheel_ns(JIFFY_NS))
             else:
                 await self.cond_resched(task)
         return worth or self._unreserve_highatomic(gfp, force=True)
@@ -363,7 +363,7 @@ class PageAllocator:
     async def alloc_pages_may_oom(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, bool]:
         """Last attempt at the high mark, then the OOM killer; return frame and whether that was progress."""
         if not self.oom.trylock():
-            await self.world.sleep_on(task, self.memory, timeout_ns=JIFFY_NS)
+            await self.world.sleep_on(task, self.memory, timeout_ns=self.world.wheel_ns(JIFFY_NS))
             return -1, True
         try:
             pfn = self.get_page_from_freelist(task, order, gfp, ALLOC_WMARK_HIGH, owner)

@@ -74,7 +74,7 @@ class Throttles:
                 self._written_at_throttle = vmscan.vmstat.nr_throttled_written
             self.nr_writeback_throttled += 1
         begun_ns = vmscan.world.now_ns
-        await self.queues[reason].wait(task, timeout_ns=THROTTLE_TIMEOUT_NS[reason])
+        await self.queues[reason].wait(task, timeout_ns=vmscan.world.wheel_ns(THROTTLE_TIMEOUT_NS[reason]))
         slept_ns = vmscan.world.now_ns - begun_ns
         if vmscan.tracer is not None:
             timeout_us = THROTTLE_TIMEOUT_NS[reason] // 1000
@@ -101,7 +101,9 @@ class Throttles:
         if is_step:
             task.spins_at = f"{task.comm}-{task.pid}: a first round of direct reclaim"
             task.spins_on = vmscan.pages.memory
-        await vmscan.world.sleep_on(task, self.queues[reason].resource, timeout_ns=CONGESTION_WAIT_NS)
+        await vmscan.world.sleep_on(
+            task, self.queues[reason].resource, timeout_ns=vmscan.world.wheel_ns(CONGESTION_WAIT_NS)
+        )
         if is_step:
             task.spins_at = ""
         if vmscan.tracer is not None:

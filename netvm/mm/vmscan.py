@@ -276,7 +276,9 @@ class Vmscan:
         if not gfp & GFP_FS and self.fixes.throttle_noio_bounded:
             deadline_ns = self.world.now_ns + NS_PER_S
             while not self.allow_direct_reclaim() and self.world.now_ns < deadline_ns:
-                await self.pfmemalloc_wait.wait(task, timeout_ns=deadline_ns - self.world.now_ns, interruptible=True)
+                await self.pfmemalloc_wait.wait(
+                    task, timeout_ns=self.world.wheel_ns(deadline_ns - self.world.now_ns), interruptible=True
+                )
         else:
             while not self.allow_direct_reclaim():
                 await self.pfmemalloc_wait.wait(task, killable=True)

@@ -162,7 +162,8 @@ class FragmentCache:
             slab = self.memory.queues().try_alloc(self.memory.softirq, GFP_ATOMIC | GFP_NOWARN)
             if slab < 0:
                 return None
-        timer = self.world.call_after(self.time_ns, self._expire, key, kind=TimerKind.RETRY, site="ip_expire")
+        expires_ns = self.world.wheel_ns(self.time_ns)
+        timer = self.world.call_after(expires_ns, self._expire, key, kind=TimerKind.RETRY, site="ip_expire")
         queue = self._queues[key] = _Queue(slab, timer)
         self._charge(queue, IPQ_BYTES if self.memory is not None else 0)
         return queue

@@ -373,6 +373,8 @@ class Nic:
         delay_ns = E1000_WATCHDOG_NS
         if self.retry == "worker":
             delay_ns = VIRTIO_RETRY_NS if self._retrying else 0
+        if delay_ns:
+            delay_ns = self.world.wheel_ns(delay_ns)
         self.world.call_after(delay_ns, self._retry, kind=TimerKind.RETRY, site=f"{self.name}: RX refill")
 
     def _retry(self) -> None:
@@ -404,7 +406,8 @@ class Nic:
         if not self._buffers and not self._retry_armed:
             self._retry_armed = True
             site = f"{self.name}: RX refill"
-            self.world.call_after(VIRTIO_RETRY_NS, self._retry, kind=TimerKind.RETRY, site=site)
+            delay_ns = self.world.wheel_ns(VIRTIO_RETRY_NS)
+            self.world.call_after(delay_ns, self._retry, kind=TimerKind.RETRY, site=site)
 
     # -- sending --------------------------------------------------------------------------------------------------
 

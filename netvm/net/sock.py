@@ -376,6 +376,8 @@ class TcpSock:
         self.short_of = short_of
         self.push(task, more=more)
         limit_ns = self.stack.vm_wait_ns() if self.mem.stream_memory_free() else timeo_ns
+        if limit_ns is not None:
+            limit_ns = self.world.wheel_ns(limit_ns)
         # whose time is bounded gets on when it is over
         kind = TimerKind.RETRY if timeo_ns is None else TimerKind.PROGRESS
         self.release_sock(task)

@@ -52,11 +52,17 @@ class TcpTimer:
             return
         timer = self._timer
         # only what is armed here is kept, so it is pending
+        if timer is not None and timer[0] <= deadline_ns:
+            return
+        # the deadline is some whole jiffies from when it was set, so its tick is the one before it
+        since_tick_ns = self._world.now_ns % JIFFY_NS
+        left_ns = max(deadline_ns // JIFFY_NS * JIFFY_NS - (self._world.now_ns - since_tick_ns), 0)
+        at_ns = self._world.now_ns + self._world.wheel_ns(left_ns)
         if timer is not None:
-            if timer[0] <= deadline_ns:
+            if timer[0] <= at_ns:
                 return
             self._world.cancel(timer)
-        self._call_at(max(deadline_ns, self._world.now_ns))
+        self._call_at(at_ns)
 
     def cancel(self) -> None:
         """Forget the event."""
@@ -75,6 +81,6 @@ class TcpTimer:
         if deadline_ns > self._world.now_ns:
             self.arm()
         elif self._is_owned():
-            self._call_at(self._world.now_ns + OWNED_RETRY_NS)
+            self._call_at(self._world.now_ns + self._world.wheel_ns(OWNED_RETRY_NS))
         else:
             self._expire()

@@ -141,7 +141,7 @@ class Flusher:
         # files that are still too young will be written by and by; else the flusher only looks again
         kind = TimerKind.PROGRESS if self._has_young_files(state.wb) else TimerKind.RETRY
         site = f"wb_wakeup_delayed {state.wb.name}"
-        state.timer = self.world.call_after(interval_ns, self._wakeup, state, kind=kind, site=site)
+        state.timer = self.world.call_after(self.world.wheel_ns(interval_ns), self._wakeup, state, kind=kind, site=site)
 
     def _has_young_files(self, wb: BackingDevice) -> bool:
         """Whether a dirty file of a device is not old enough yet to be written for its age."""

@@ -54,7 +54,7 @@ from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import HZ, JIFFY_NS, PAGE_SHIFT, PAGE_SIZE
+from netvm.units import HZ, JIFFY_NS, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from netvm.pagecache.flusher import Flusher
@@ -468,7 +468,7 @@ class DirtyThrottle:
                 task.spins_at = f"{task.comm}-{task.pid}: a first round of direct reclaim"
                 task.spins_on = self._writeback_over_limit
             self._held_back.append(task)
-            await self.world.sleep_on(task, self._writeback_over_limit, timeout_ns=HZ // 10 * JIFFY_NS)
+            await self.world.sleep_on(task, self._writeback_over_limit, timeout_ns=self.world.wheel_ns(NS_PER_S // 10))
             self._held_back.remove(task)
             if is_step:
                 task.spins_at = ""
@@ -492,7 +492,7 @@ class DirtyThrottle:
         self.paused_ns += pause_ns
         self.max_pause_ns = max(self.max_pause_ns, pause_ns)
         wb.dirty_sleep_ns = self.world.now_ns
-        await self.world.sleep_on(task, resource, timeout_ns=pause_ns, killable=True)
+        await self.world.sleep_on(task, resource, timeout_ns=self.world.wheel_ns(pause_ns), killable=True)
 
 
 def _own_freerun(look: DirtyLimits) -> int:

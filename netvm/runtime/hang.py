@@ -7,8 +7,9 @@ last: the host is hung. If not even a retry is left, the detector stands in for 
 that could make a retry succeed (free pages, list lengths, pool levels, queue states, where each task is).
 
 *Reported.* Like khungtaskd: if the host's progress counter has not moved for ``hung_task_timeout_secs`` it is
-reported as hung although nothing is proved (something still moves, but nothing gets done). The detector is an observer
-of the world's time: how finely it looks is no difference to the run, only to the standstills it measures.
+reported as hung although nothing is proved (something still moves, but nothing gets done); while something is still to
+come, a bucket of the timer wheel later, as it may be an error whose timeout is as long. The detector is an observer of
+the world's time: how finely it looks is no difference to the run, only to the standstills it measures.
 
 *Explained.* The wait-for graph has tasks, which need what they wait for, and resources, which any one of their
 providers can supply: memory is a counted resource, so a wait for it is an OR-wait and a plain cycle proves nothing.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from netvm.runtime.task import Provider, Resource, Task, TaskState
+from netvm.runtime.timer_wheel import bucket_ns
 from netvm.runtime.world import World
 
 __all__ = ["HangDetector", "HungTasks", "Knot", "find_knot", "shortest_chain"]
@@ -67,6 +69,7 @@ class HangDetector:
         self._fired: set[str] = set()
         self._rounds = 0
         self._told = False
+        self._to_come = False
         self._last_progress = -1
         self._last_progress_ns = 0
         self.longest_standstill_ns = 0
@@ -136,7 +139,10 @@ class HangDetector:
             if standstill_ns >= self._stall_ns and self._stall_at_ns != self._last_progress_ns:
                 self._stall_at_ns = self._last_progress_ns
                 self._stalled()
-        if standstill_ns >= self._timeout_ns:
+        # what came since the last look may be an error that is still on its way to who waits for it
+        to_come, self._to_come = self._to_come, self.world.nr_pending_progress > 0
+        grace_ns = bucket_ns(self._timeout_ns) if to_come or self._to_come else 0
+        if standstill_ns >= self._timeout_ns + grace_ns:
             self._tell(proved=False)
         if not self._told:
             self.world.observe_after(self._look_every_ns, self._khungtaskd)

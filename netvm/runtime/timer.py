@@ -12,6 +12,8 @@ from enum import IntEnum
 from heapq import heappop, heappush
 from typing import Any, TypeAlias
 
+from netvm.runtime.timer_wheel import wheel_ns
+
 __all__ = ["NEVER_NS", "TimerHandle", "TimerKind", "Timers"]
 
 NEVER_NS = 1 << 62
@@ -42,6 +44,8 @@ class Timers:
 
     def __init__(self) -> None:
         self.now_ns = 0
+        self.wheel_cascades = False
+        """Whether the kernel's timer wheel is that of before 4.8."""
         self.nr_pending_progress = 0
         self.nr_pending_retry = 0
         self._heap: list[TimerHandle] = []
@@ -78,6 +82,10 @@ class Timers:
         elif kind == _RETRY:
             self.nr_pending_retry += 1
         return timer
+
+    def wheel_ns(self, timeout_ns: int) -> int:
+        """Return how long a timer of the wheel takes that is armed now for ``timeout_ns``."""
+        return wheel_ns(self.now_ns, timeout_ns, cascades=self.wheel_cascades)
 
     def cancel(self, timer: TimerHandle) -> bool:
         """Disarm a timer; return whether it was still pending."""

@@ -250,7 +250,9 @@ class WorkerPool:
 
     def _arm_mayday(self, delay_ns: int) -> None:
         site = f"{self.name}: mayday"
-        self._mayday = self.world.call_after(delay_ns, self.send_mayday, kind=TimerKind.RETRY, site=site)
+        self._mayday = self.world.call_after(
+            self.world.wheel_ns(delay_ns), self.send_mayday, kind=TimerKind.RETRY, site=site
+        )
 
     def send_mayday(self) -> None:
         """Call the rescuers of all queues with items on this pool (pool_mayday_timeout)."""

@@ -172,8 +172,8 @@ class NbdClient:
             return
         oldest_ns = min((rq.started_ns for rq in self.queue.outstanding.values()), default=None)
         if oldest_ns is not None:
-            self._timeout = self.world.call_at(
-                oldest_ns + self._timeout_ns,
+            self._timeout = self.world.call_after(
+                self.world.wheel_ns(oldest_ns + self._timeout_ns - self.world.now_ns),
                 self.nbd_xmit_timeout,
                 kind=TimerKind.RETRY,
                 site=f"{self.name}: request timeout",

@@ -300,7 +300,9 @@ class IscsiSession:
         was_logged_in = self.state is SessionState.LOGGED_IN
         if was_logged_in:
             self.state = SessionState.FAILED
-            self._recovery = self.world.call_after(self.recovery_tmo_ns, self._session_recovery_timedout)
+            self._recovery = self.world.call_after(
+                self.world.wheel_ns(self.recovery_tmo_ns), self._session_recovery_timedout
+            )
         skb = self._alloc_event()
         if skb is None:
             self.context.log("connection1:0: gracefully ignored conn error")
@@ -344,8 +346,8 @@ class IscsiSession:
     def _arm_ping(self, conn: IscsiTcpConn) -> None:
         due_ns = conn.core.timer_ns()
         if due_ns is not None:
-            self.world.call_at(
-                max(due_ns, self.world.now_ns),
+            self.world.call_after(
+                self.world.wheel_ns(due_ns - self.world.now_ns),
                 self._check_transport_timeouts,
                 conn,
                 kind=TimerKind.RETRY,

@@ -192,7 +192,9 @@ class IscsiTcpConn:
         sock.mem.proto.enter_pressure()
         sock.mem.moderate_sndbuf()
         sock.short_of = "a page"
-        await sock.send_space_wait.wait(task, timeout_ns=sock.stack.vm_wait_ns(), interruptible=True)
+        await sock.send_space_wait.wait(
+            task, timeout_ns=sock.world.wheel_ns(sock.stack.vm_wait_ns()), interruptible=True
+        )
 
     # -- receiving ------------------------------------------------------------------------------------------------
 

@@ -436,7 +436,7 @@ class NfsFileSystem:
         inode, _indices = self._of_pages(pfns)
         if how is not Release.LEAVE and self.has_private(pfns).any():
             await self._commit(task, inode)
-        timeout_ns = RELEASE_WAIT_NS if how is Release.WAIT_BRIEFLY else None
+        timeout_ns = task.world.wheel_ns(RELEASE_WAIT_NS) if how is Release.WAIT_BRIEFLY else None
         while how not in (Release.LEAVE, Release.COMMIT) and inode.commits.nr_out and self.has_private(pfns).any():
             if not await self._committed[inode.mapping.id].wait(task, timeout_ns=timeout_ns):
                 self.nr_release_timeouts += 1

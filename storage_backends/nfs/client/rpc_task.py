@@ -181,7 +181,7 @@ class RpcTask:
         """Sleep for a time (rpc_delay)."""
         self.sleep_on(why)
         self.timer = self.client.world.call_after(
-            delay_ns, self.wake_up, kind=TimerKind.RETRY, site=f"{self.client.name}: {why}"
+            self.client.world.wheel_ns(delay_ns), self.wake_up, kind=TimerKind.RETRY, site=f"{self.client.name}: {why}"
         )
 
     def _disarm(self) -> None:

@@ -201,7 +201,7 @@ class NfsSwapFile:
 
         world = self.client.world
         world.call_after(
-            JUKEBOX_DELAY_NS,
+            world.wheel_ns(JUKEBOX_DELAY_NS),
             lambda: world.spawn("nfs-jukebox", again, cpus=None),
             kind=TimerKind.RETRY,
             site="nfs: JUKEBOX",

@@ -283,7 +283,7 @@ class Xprt(SendLock):
         self._connect_start_ns = self.world.now_ns + delay_ns
         if delay_ns:
             self.world.call_after(
-                delay_ns,
+                self.world.wheel_ns(delay_ns),
                 self.client.xprtiod.queue_work,
                 self._connect_item,
                 kind=TimerKind.RETRY,

@@ -210,7 +210,7 @@ class LocalNfsServer:
             if pfn >= 0:
                 owned.append(pfn)
             else:
-                await self.world.sleep_ns(task, ALLOC_DELAY_NS, pages.memory)
+                await self.world.sleep_ns(task, self.world.wheel_ns(ALLOC_DELAY_NS), pages.memory)
 
     async def svc_recv(self, task: Task) -> tuple[TcpSock, NfsServerConnection, Request]:
         """Read one call, alone; sleep until there is one."""

@@ -61,7 +61,7 @@ def test_a_balanced_node_lets_it_nap_and_then_sleep(make_host) -> None:
     async def body(task):
         await _wake(host, task)
         host.put_range(P + 512, 64)
-        await host.pause(task, NAP_NS - 1)
+        await host.pause(task, host.world.wheel_ns(NAP_NS) - 1)
         assert host.kswapd.nr_sleeps == 1
         await host.pause(task, 10)
         assert host.kswapd.nr_sleeps == 2

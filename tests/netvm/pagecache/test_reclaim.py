@@ -86,9 +86,9 @@ def test_kswapd_may_write_a_single_page(host: Any) -> None:
 @pytest.mark.parametrize(
     ("gfp", "naps", "counted", "ms"),
     [
-        (GFP_KERNEL, True, True, 300),
-        (GFP_NOFS, True, True, 100),
-        (GFP_NOFS, False, True, 300),
+        (GFP_KERNEL, True, True, 312),
+        (GFP_NOFS, True, True, 104),
+        (GFP_NOFS, False, True, 312),
         (GFP_KERNEL, True, False, 0),
     ],
 )

@@ -80,7 +80,7 @@ def test_one_writer_settles_at_the_setpoint(make_host: Any) -> None:
 
 def test_two_devices_share_the_limit_by_their_bandwidth(make_host: Any) -> None:
     """A store four times as fast as the other gets four times the dirty pages, and writers go at their store's pace."""
-    host = make_host(zones=(("DMA32", 4096),))
+    host = make_host(zones=(("DMA32", 8192),))
     fast, slow = host.slow_store("fast", pages_per_s=2000), host.slow_store("slow", pages_per_s=500)
 
     async def body(task: Task) -> float:

@@ -334,7 +334,7 @@ def stuck_machine(*, bound: bool = True) -> Machine:
 
 @pytest.mark.parametrize("bound", [True, False])
 def test_a_rescuer_helps_when_no_worker_can_be_made(bound: bool) -> None:
-    """After ten milliseconds it runs its queue's items, and none of a queue that has no rescuer."""
+    """After ten milliseconds (by the wheel four ticks) it runs its queue's items, and none of one without a rescuer."""
     machine = stuck_machine(bound=bound)
 
     def prepare() -> None:
@@ -342,7 +342,7 @@ def test_a_rescuer_helps_when_no_worker_can_be_made(bound: bool) -> None:
         machine.at(1 * MS, machine.rescued, machine.item("rescued"))
 
     machine.run(prepare)
-    mayday_ns = 1 * MS + MAYDAY_INITIAL_TIMEOUT_NS
+    mayday_ns = 16 * MS
     assert MAYDAY_INITIAL_TIMEOUT_NS == 10 * MS
     assert machine.log == [(mayday_ns, "kblockd", "rescued begins"), (mayday_ns, "kblockd", "rescued ends")]
     assert machine.stacks_made == 0
@@ -354,12 +354,12 @@ def test_a_rescuer_is_one_thread() -> None:
     items = [machine.item(f"work{number}", sleeps_ns=20 * MS) for number in range(3)]
     machine.run(lambda: machine.at(1 * MS, machine.rescued, *items))
     assert [(time_ns // MS, what) for time_ns, _, what in machine.log] == [
-        (11, "work0 begins"),
-        (31, "work0 ends"),
-        (31, "work1 begins"),
-        (51, "work1 ends"),
-        (51, "work2 begins"),
-        (71, "work2 ends"),
+        (16, "work0 begins"),
+        (36, "work0 ends"),
+        (36, "work1 begins"),
+        (56, "work1 ends"),
+        (56, "work2 begins"),
+        (76, "work2 ends"),
     ]
     assert {comm for _, comm, _ in machine.log} == {"kblockd"}
 
@@ -377,7 +377,7 @@ def test_a_mayday_is_sent_again() -> None:
 
     machine.run(prepare)
     times = machine.times()
-    assert (times["early begins"], times["late begins"]) == (111, 211)
+    assert (times["early begins"], times["late begins"]) == (120, 224)
     assert (times["plain begins"], times["normal begins"]) == (500, 600)
     assert machine.ran_on("early") == machine.ran_on("late") == ["kblockd"]
     assert machine.ran_on("plain") == ["kworker/0:0"]
@@ -423,13 +423,13 @@ def test_an_item_the_rescuer_runs_comes_back_to_it() -> None:
 
     def prepare() -> None:
         machine.at(1 * MS, machine.rescued, item)
-        machine.at(15 * MS, machine.rescued, item)
-        machine.world.call_at(16 * MS, machine.free_memory)
+        machine.at(20 * MS, machine.rescued, item)
+        machine.world.call_at(21 * MS, machine.free_memory)
 
     machine.run(prepare)
     assert [(time_ns // MS, comm) for time_ns, comm, _ in machine.log] == [
-        (11, "kblockd"),
-        (31, "kblockd"),
-        (31, "kblockd"),
-        (51, "kblockd"),
+        (16, "kblockd"),
+        (36, "kblockd"),
+        (36, "kblockd"),
+        (56, "kblockd"),
     ]

@@ -58,7 +58,7 @@ def test_a_restarted_server_is_sent_exactly_what_it_lost() -> None:
     experiment = run(
         writer(
             16,
-            fault=({"at_ms": 0, "after_mib": 6, "kind": "server-restart", "for_ms": 500},),
+            fault=({"at_ms": 0, "after_mib": 8, "kind": "server-restart", "for_ms": 500},),
             proxy_bandwidth_bytes_per_s=10_000_000,
             wsize_bytes=262144,
         )
