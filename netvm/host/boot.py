@@ -138,9 +138,8 @@ class _Boot:
             cpus=self.cpus,
         )
         self._memory_groups(pages, lruvec)
-        oom = OomKiller(self.world, vmscan=vmscan, fixes=self.fixes, log=self.log)
         memory = self._memory(pages, lruvec, vmscan, swap)
-        oom.unmap = memory.unmap_all
+        oom = self._oom_killer(vmscan, memory)
         host = Host(
             world=self.world,
             fixes=self.fixes,
@@ -186,6 +185,18 @@ class _Boot:
         _set_memory_providers(host)
         self._boot_anon(host)
         host.boot_zones = [zone_report(zone, self.options) for zone in host.node.zones]
+
+    def _oom_killer(self, vmscan: Vmscan, memory: Memory) -> OomKiller:
+        killer = OomKiller(
+            self.world,
+            vmscan=vmscan,
+            fixes=self.fixes,
+            log=self.log,
+            panic_on_oom=self.options.vm.panic_on_oom,
+            oom_kill_allocating_task=self.options.vm.oom_kill_allocating_task,
+        )
+        killer.unmap = memory.unmap_all
+        return killer
 
     def _memory(self, pages: PageAllocator, lruvec: Lruvec, vmscan: Vmscan, swap: SwapArea) -> Memory:
         return Memory(

@@ -34,6 +34,7 @@ _START_REAPING: Final = number_of("start_task_reaping")
 _FINISH_REAPING: Final = number_of("finish_task_reaping")
 
 OOM_REAPER_DELAY_NS: Final = 2 * NS_PER_S
+_PANIC_COMPULSORY: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +68,19 @@ def oom_badness(space: AddressSpace, total_pages: int) -> int:
 class OomKiller:
     """The OOM killer of one host."""
 
-    def __init__(self, world: World, *, vmscan: Vmscan, fixes: Fixes, log: LogPort) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        vmscan: Vmscan,
+        fixes: Fixes,
+        log: LogPort,
+        panic_on_oom: int = 0,
+        oom_kill_allocating_task: int = 0,
+    ) -> None:
         self.world = world
+        self.panic_on_oom = panic_on_oom
+        self.oom_kill_allocating_task = oom_kill_allocating_task
         self.vmscan = vmscan
         self.fixes = fixes
         self.log = log
@@ -77,7 +89,8 @@ class OomKiller:
         self.unmap: Callable[[AddressSpace], None]
         """Frees a process's memory (``__oom_reap_task_mm``); set where the host is wired."""
         self.tracer: Recorder | None = None
-        self.panicked = False
+        self.panicked = ""
+        """What the machine panicked with; empty if it has not."""
         self._locked = False
         vmscan.pages.oom = self
 
@@ -95,15 +108,21 @@ class OomKiller:
     def out_of_memory(self, task: Task, gfp: int, order: int, *, memcg: "MemCgroup | None" = None) -> bool:
         """Kill somebody if that is right; return whether the allocator should go on trying (out_of_memory).
 
-        For a memory group at its limit only members are looked at, whatever the mask, and nobody panics.
+        For a memory group at its limit only members are looked at, whatever the mask, and nobody panics unless
+        ``panic_on_oom`` is 2.
         """
         if task.killed:
             task.flags |= PF_OOM_VICTIM
             return True
         if not gfp & GFP_FS and memcg is None:
             return True
+        if self.panic_on_oom == _PANIC_COMPULSORY or (self.panic_on_oom and memcg is None):
+            whose = "system-wide" if self.panic_on_oom != _PANIC_COMPULSORY else "compulsory"
+            return self._panic(task, f"Out of memory: {whose} panic_on_oom is enabled")
         spaces = [space for space in self.spaces.values() if memcg is None or space.memcg == memcg.id]
-        victim = self._select_bad_process(spaces, memcg)
+        victim = self._allocating_task(task, spaces) if memcg is None else None
+        if victim is None:
+            victim = self._select_bad_process(spaces, memcg)
         if victim is None:
             if any(space.killed and not space.oom_reaped for space in spaces):
                 # an earlier victim is still on its way out
@@ -111,13 +130,22 @@ class OomKiller:
             if memcg is not None:
                 self.log("Memory cgroup out of memory and no killable processes", memcg=memcg.name)
                 return False
-            self.panicked = True
-            self.log("Kernel panic - not syncing: System is deadlocked on memory")
-            self.world.stop()
-            # a panic does not return: whoever asked must not go round again in a world that stands still
-            return False
+            return self._panic(task, "System is deadlocked on memory")
         self._oom_kill_process(victim, task, gfp, order, memcg)
         return True
+
+    def _panic(self, task: Task, why: str) -> bool:
+        """Stop the machine; return False, as whoever asked must not go round again in a world that stands still."""
+        self.panicked = f"Kernel panic - not syncing: {why}"
+        self.log(self.panicked, invoked_by=f"{task.comm}-{task.pid}", free_pages=self.vmscan.node.nr_free)
+        self.world.stop()
+        return False
+
+    def _allocating_task(self, task: Task, spaces: list[AddressSpace]) -> AddressSpace | None:
+        """Return who asked, if the sysctl ``oom_kill_allocating_task`` says it goes and it may."""
+        if not self.oom_kill_allocating_task:
+            return None
+        return next((mm for mm in spaces if task in mm.tasks and mm.oom_score_adj != OOM_SCORE_ADJ_MIN), None)
 
     def victims_on_their_way(self) -> list[Provider | Task]:
         """Return who was killed and still has its memory: it must run to give it back."""

@@ -103,8 +103,6 @@ class Kernel(_Table, frozen=True, kw_only=True):
     """Every fix merged up to this version is on; ``6.1`` is the recorded kernel."""
     fixes: dict[str, bool] = {}
     """Single switches over the preset; names are those of ``netvm.fixes``."""
-    hz: Literal[100, 250, 300, 1000] = 250
-    """CONFIG_HZ: timer ticks per second."""
     pageblock_order: Annotated[int, Meta(ge=1, le=10)] = 9
     """9 with huge pages configured (x86-64 stock kernels), 10 without."""
     bio_object_bytes: Annotated[int, Meta(ge=64, le=4096)] = 192
@@ -191,8 +189,8 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
     """Share of higher zones kept free in DMA, DMA32, Normal, Movable (one in so many pages; 0: none)."""
     laptop_mode: Natural = 0
     """Non-zero: kswapd and direct reclaim first write nothing (may_writepage starts off)."""
-    panic_on_oom: Natural = 0
-    """Non-zero: an OOM ends the run instead of killing a task."""
+    panic_on_oom: Annotated[int, Meta(ge=0, le=2)] = 0
+    """1: an OOM ends the run instead of killing a task; 2: one of a memory group as well."""
     oom_kill_allocating_task: Natural = 0
     """Non-zero: the OOM killer takes the task that asked, not the one with the highest badness."""
     percpu_pagelist_high_fraction: Natural = 0
@@ -227,8 +225,6 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
     """Age at which dirty data is old."""
     vfs_cache_pressure: Natural = 100
     """Percent of dentries and inodes that reclaim is told of; 0: it never frees one."""
-    rmem_max: Positive = 212992
-    """net.core.rmem_max in bytes: the most a receive buffer can be set to without privilege."""
 
 
 class Nic(_Table, frozen=True, kw_only=True):

@@ -84,7 +84,6 @@ SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "reads per": ("rate", "read rate"),
     "bytes per": ("rate", "bandwidth", "speed", "throughput", "bw"),
     "preset": ("version", "release", "kernel"),
-    "hz": ("config hz", "tick", "ticks"),
     "fixes": ("fix", "patches", "switches"),
     "seed": ("random seed", "rng"),
     "oracle": ("scheduler", "order", "policy"),

@@ -64,7 +64,7 @@ def judge(
         return "CORRUPT"
     if hang is not None:
         return hang
-    if host.oom.kills:
+    if host.oom.kills or host.oom.panicked:
         return "OOM"
     if has_io_errors(host, programs):
         return "IO_ERROR"
@@ -399,6 +399,8 @@ def explain_oom(host: Host) -> list[str]:
             f"gfp_mask={kill.gfp:#x}({gfp_name(kill.gfp)}), free {kill.free_pages} pages; killed {kill.victim} "
             f"(anon-rss {kill.anon_rss_pages * 4} kB, swap {kill.swap_pages * 4} kB).{early}"
         )
+    if host.oom.panicked:
+        lines += [line for line in host.log_lines if host.oom.panicked in line]
     return lines
 
 

@@ -90,7 +90,7 @@ def draw_scenario(seed: int) -> dict[str, Any]:
         "kernel": {
             "preset": draw.of(*PRESETS),
             "fixes": {draw.of(*FIXES): draw.chance(50) for _ in range(draw.of(0, 0, 1, 2, 3))},
-            **draw.some(30, hz=draw.of(100, 250, 1000), pageblock_order=draw.of(9, 10)),
+            **draw.some(30, pageblock_order=draw.of(9, 10)),
             **draw.some(10, transmit_inherits_memalloc=False, bio_object_bytes=256),
         },
         "machine": {

@@ -1,5 +1,7 @@
 """The OOM killer: who goes, one at a time, and what becomes of its memory."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from netvm.mm.address_space import AddressSpace
@@ -176,6 +178,42 @@ def test_no_panic_while_the_last_victim_is_on_its_way(make_host) -> None:
     _kill(host)
     _kill(host)
     assert not host.oom.panicked
+
+
+def test_panic_on_oom_kills_nobody(make_host) -> None:
+    """Sysctl panic_on_oom: the machine stops; 1 leaves memory groups to their own killer, 2 does not."""
+    for setting, group, panics in ((0, False, False), (1, False, True), (1, True, False), (2, True, True)):
+        host = make_host()
+        _programs(host, host.task(), 50)
+        host.oom.panic_on_oom = setting
+        memcg = SimpleNamespace(
+            id=0,
+            name="group",
+            limit_pages=100,
+            may_swap=False,
+            usage_pages=100,
+            nr_oom_kill=0,
+            lruvec=host.lruvec,
+            nr_writeback=lambda _frames: 0,
+        )
+        went_on = host.oom.out_of_memory(host.task("allocator", 77), GFP_KERNEL, 0, memcg=memcg if group else None)
+        assert (went_on, bool(host.oom.panicked)) == (not panics, panics)
+        assert len(host.oom.kills) == (not panics)
+    assert host.oom.panicked == "Kernel panic - not syncing: Out of memory: compulsory panic_on_oom is enabled"
+
+
+def test_who_asked_may_be_who_goes(make_host) -> None:
+    """Sysctl oom_kill_allocating_task: not the largest, unless who asked is no program or may not be killed."""
+    host = make_host()
+    host.oom.oom_kill_allocating_task = 1
+    small, spared, large = _programs(host, host.task(), 10, 20, 30, adj={1: -1000})
+    assert small.task is not None
+    assert spared.task is not None
+    assert _kill(host, task=small.task) == [small.comm]
+    other = make_host()
+    other.oom.oom_kill_allocating_task = 1
+    _small, spared, large = _programs(other, other.task(), 10, 20, 30, adj={1: -1000})
+    assert _kill(other, task=spared.task) == [large.comm]
 
 
 @pytest.mark.parametrize(("fix", "freed"), [(True, 200), (False, 0)])

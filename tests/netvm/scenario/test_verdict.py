@@ -191,6 +191,21 @@ def test_a_daemon_that_does_not_reclaim_into_its_device_brings_it_back() -> None
     assert outcome.longest_standstill_s < 2.5
 
 
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"vm": {"panic_on_oom": 1}}, "Out of memory: system-wide panic_on_oom is enabled"),
+        ({"workload": [{"kind": "anon-hog", "mib": 64, "oom_score_adj": -1000}]}, "System is deadlocked on memory"),
+    ],
+)
+def test_a_panic_is_an_oom(tables: dict[str, Any], said: str) -> None:
+    """Without anybody killed: the machine has stopped, and says why."""
+    hog = {"workload": [{"kind": "anon-hog", "mib": 64}]}
+    outcome = run_scenario(small(storage={"kind": "disk", "size_mib": 8}, **(hog | tables)), name="small")
+    assert (outcome.verdict, outcome.vmstat["oom_kill"]) == ("OOM", 0)
+    assert any(f"Kernel panic - not syncing: {said}" in line for line in outcome.explanation)
+
+
 def test_an_error_ends_a_standstill() -> None:
     """Whoever waits for as long as it takes to be told of an error has not hung."""
     assert run_scenario(restarted(vm={"hung_task_timeout_secs": 6}), name="small").verdict == "IO_ERROR"
