@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from netvm.cli.output import complain
+from netvm.user_file import check_not_read
 
 __all__ = ["add_arguments", "call"]
 
@@ -24,6 +25,7 @@ def call(arguments: argparse.Namespace) -> int:
     """Write the file."""
     from netvm.report.export import export
 
+    check_not_read(arguments.output, arguments.trace)
     told = export(arguments.trace, arguments.output).told()
     if told:
         complain(f"{arguments.trace}: {told}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from netvm.cli.arguments import check_read_once
 from netvm.cli.output import emit, save
-from netvm.user_file import is_standard_stream
+from netvm.user_file import check_not_read, is_standard_stream
 
 __all__ = ["add_arguments", "call"]
 
@@ -37,6 +37,7 @@ def call(arguments: argparse.Namespace) -> int:
     from netvm.report.source import open_trace
 
     check_read_once("report", arguments.trace, arguments.other)
+    check_not_read(arguments.output, arguments.trace, arguments.other)
     other = None if arguments.other is None else read_profile(arguments.other)
     with open_trace(arguments.trace) as (recorded, batches):
         data = PageData(recorded, batches)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from netvm.errors import UsageError
-from netvm.user_file import is_standard_stream, writing
+from netvm.user_file import check_not_read, is_standard_stream, writing
 
 
 @pytest.mark.parametrize(("name", "is_standard"), [("-", True), ("--", False), ("a-", False), ("a/-", False)])
@@ -34,3 +34,15 @@ def test_other_errors_are_passed_on(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, writing("a"):
         raise error
     assert caught.value is error
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    """By another name neither; a file that is not there yet, or none at all, is nobody's."""
+    trace, link = tmp_path / "trace.txt", tmp_path / "link.txt"
+    trace.write_text("trace")
+    link.symlink_to(trace)
+    for target in (trace, link):
+        with pytest.raises(UsageError, match="is what is read, and would be lost"):
+            check_not_read(target, None, trace)
+    check_not_read(tmp_path / "page.html", trace, None)
+    check_not_read(Path("/dev/null"), Path("/dev/null"))
