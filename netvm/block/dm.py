@@ -12,7 +12,7 @@ that is ``struct dm_crypt_io``, the cipher's request and the initialisation vect
 bio.
 
 Since 5.12 (``swap_bios_limit``) a semaphore bounds the bios of swap (``REQ_SWAP``) that a target has which asks for
-that: 2,048, which is 8 MiB of pages. Who submits one more waits until one has ended.
+that, as dm-crypt does: 2,048, which is 8 MiB of pages. Who submits one more waits until one has ended.
 
 # MODEL: the clone's size is 4.6's. 3.6 had the same in four objects of 400 bytes together, and 6.1 has about a
 kilobyte, since a cipher's request knows four runs of memory there. ``struct dm_io`` (56 bytes, a pool of its own until
@@ -53,7 +53,7 @@ class Target(BlockDriver, Protocol):
 class MappedDevice:
     """``/dev/dm-0`` (``struct mapped_device``): a target behind a device that takes bios."""
 
-    def __init__(self, target: Target, cache: SlabCache, *, max_pages: int, limit_swap_bios: bool) -> None:
+    def __init__(self, target: Target, cache: SlabCache, *, max_pages: int) -> None:
         fixes = cache.pages.fixes
         self.world = target.lower.world
         self.name = target.name
@@ -61,7 +61,7 @@ class MappedDevice:
         self.max_pages = max_pages
         """Longest clone: a longer bio is split (dm_accept_partial_bio)."""
         self.wbt: Wbt | None = None
-        self.limit = SWAP_BIOS_LIMIT if limit_swap_bios and fixes.swap_bios_limit else None
+        self.limit = SWAP_BIOS_LIMIT if fixes.swap_bios_limit else None
         """Most bios of swap under way at once; None: no bound."""
         self.nr_swap_bios = self.nr_swap_bios_peak = 0
         self.completed = self.failed = 0

@@ -332,7 +332,7 @@ class _Boot:
         )
         device.fill(pages.softirq)
         cache = slabs.add(*CRYPT_CLONE_CACHE)
-        device.queue = MappedDevice(device, cache, max_pages=CRYPT_PAGE_POOL, limit_swap_bios=True)
+        device.queue = MappedDevice(device, cache, max_pages=CRYPT_PAGE_POOL)
         device.queue.fill(pages.softirq)
         return device.queue
 

@@ -10,7 +10,8 @@ meanwhile; for isolated pages everybody's, kernel threads' as well.
 # (wait_iff_congested). Programs and kswapd nap here as if one was, kernel threads as if none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from netvm.mm.gfp import PF_KSWAPD, PF_KTHREAD
@@ -23,7 +24,7 @@ from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 if TYPE_CHECKING:
     from netvm.mm.vmscan import Vmscan
 
-__all__ = ["MAX_KSWAPD_FAILURES", "Throttles"]
+__all__ = ["CONGESTION_WAIT_NS", "MAX_KSWAPD_FAILURES", "Throttles", "step_of_first_round"]
 
 MAX_KSWAPD_FAILURES: Final = 16
 
@@ -39,6 +40,21 @@ THROTTLE_TIMEOUT_NS: Final = {
 CONGESTION_WAIT_NS: Final = NS_PER_S // 10
 _IDLE_ROUND_NS: Final = NS_PER_MS
 """What a round of reclaim takes where work takes no time."""
+
+
+@contextmanager
+def step_of_first_round(task: Task, wanted: Resource) -> Iterator[None]:
+    """Take a nap for what it is in a first round of direct reclaim: one of its twelve steps, and no retry.
+
+    Who naps there goes on to something else; who has been round once can only look again.
+    """
+    is_step = not task.spins_at
+    if is_step:
+        task.spins_at = f"{task.comm}-{task.pid}: a first round of direct reclaim"
+        task.spins_on = wanted
+    yield
+    if is_step:
+        task.spins_at = ""
 
 
 class Throttles:
@@ -96,16 +112,11 @@ class Throttles:
         """Sleep a tenth of a second (congestion_wait)."""
         vmscan = self.vmscan
         begun_ns = vmscan.world.now_ns
-        # one of the twelve steps of a first round is no retry: who naps here goes on to something else
-        is_step = not (task.spins_at or task.flags & PF_KSWAPD or reason == "VMSCAN_THROTTLE_ISOLATED")
-        if is_step:
-            task.spins_at = f"{task.comm}-{task.pid}: a first round of direct reclaim"
-            task.spins_on = vmscan.pages.memory
-        await vmscan.world.sleep_on(
-            task, self.queues[reason].resource, timeout_ns=vmscan.world.wheel_ns(CONGESTION_WAIT_NS)
-        )
-        if is_step:
-            task.spins_at = ""
+        looks_again = task.flags & PF_KSWAPD or reason == "VMSCAN_THROTTLE_ISOLATED"
+        with nullcontext() if looks_again else step_of_first_round(task, vmscan.pages.memory):
+            await vmscan.world.sleep_on(
+                task, self.queues[reason].resource, timeout_ns=vmscan.world.wheel_ns(CONGESTION_WAIT_NS)
+            )
         if vmscan.tracer is not None:
             slept_us = (vmscan.world.now_ns - begun_ns) // 1000
             vmscan.tracer.emit(_CONGESTION_WAIT, task, CONGESTION_WAIT_NS // 1000, slept_us)

@@ -55,9 +55,9 @@ class TcpTimer:
         if timer is not None and timer[0] <= deadline_ns:
             return
         # the deadline is some whole jiffies from when it was set, so its tick is the one before it
-        since_tick_ns = self._world.now_ns % JIFFY_NS
-        left_ns = max(deadline_ns // JIFFY_NS * JIFFY_NS - (self._world.now_ns - since_tick_ns), 0)
-        at_ns = self._world.now_ns + self._world.wheel_ns(left_ns)
+        now_ns = self._world.now_ns
+        nr_jiffies = max(deadline_ns // JIFFY_NS - now_ns // JIFFY_NS, 0)
+        at_ns = now_ns + self._world.wheel_ns(nr_jiffies * JIFFY_NS)
         if timer is not None:
             if timer[0] <= at_ns:
                 return

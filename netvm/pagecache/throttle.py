@@ -26,12 +26,14 @@ congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
 from netvm.mm.gfp import GFP_FS, GFP_IO, PF_LOCAL_THROTTLE
 from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE, Lruvec
+from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS, step_of_first_round
 from netvm.mm.zone import Node
 from netvm.pagecache.bdi import (
     BANDWIDTH_INTERVAL,
@@ -54,7 +56,7 @@ from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
-from netvm.units import HZ, JIFFY_NS, NS_PER_S, PAGE_SHIFT, PAGE_SIZE
+from netvm.units import HZ, JIFFY_NS, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from netvm.pagecache.flusher import Flusher
@@ -462,16 +464,11 @@ class DirtyThrottle:
             if self.vmstat.nr_writeback + nr_unstable <= thresh + thresh // 10:
                 return
             naps = gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO and self.fixes.vm_writeout_nofs_naps
-            # as in congestion_wait: one of the twelve steps of a first round of reclaim is no retry
-            is_step = naps and not task.spins_at
-            if is_step:
-                task.spins_at = f"{task.comm}-{task.pid}: a first round of direct reclaim"
-                task.spins_on = self._writeback_over_limit
+            over_limit, nap_ns = self._writeback_over_limit, self.world.wheel_ns(CONGESTION_WAIT_NS)
             self._held_back.append(task)
-            await self.world.sleep_on(task, self._writeback_over_limit, timeout_ns=self.world.wheel_ns(NS_PER_S // 10))
+            with step_of_first_round(task, over_limit) if naps else nullcontext():
+                await self.world.sleep_on(task, over_limit, timeout_ns=nap_ns)
             self._held_back.remove(task)
-            if is_step:
-                task.spins_at = ""
 
     def _writes_under_way(self) -> list[Provider | Task]:
         """Say who could bring what reclaimers wait for down: the writes, and for unstable pages who writes next."""

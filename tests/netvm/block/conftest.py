@@ -27,9 +27,7 @@ host = _module.host
 def mapped(host: Any, device: CryptDevice) -> MappedDevice:
     """Make the mapped device that the small host's dm-crypt is the target of."""
     name, spec = CRYPT_CLONE_CACHE
-    device.queue = MappedDevice(
-        device, SlabCache(name, spec, host.pages), max_pages=CRYPT_PAGE_POOL, limit_swap_bios=True
-    )
+    device.queue = MappedDevice(device, SlabCache(name, spec, host.pages), max_pages=CRYPT_PAGE_POOL)
     device.queue.fill(host.softirq)
     return device.queue
 
