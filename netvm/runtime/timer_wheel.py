@@ -34,12 +34,12 @@ def wheel_ns(now_ns: int, timeout_ns: int, *, cascades: bool = False) -> int:
     The timeout is rounded up to whole jiffies and counts from the last tick; one of no time, or in the past, is over
     at the next tick. ``cascades`` is the wheel before 4.8.
     """
+    jiffies = now_ns // JIFFY_NS
     nr_jiffies = max(-(-timeout_ns // JIFFY_NS), 0)
-    expires = now_ns // JIFFY_NS + nr_jiffies
     if cascades:
-        return max(expires, now_ns // JIFFY_NS + 1) * JIFFY_NS - now_ns
+        return (jiffies + max(nr_jiffies, 1)) * JIFFY_NS - now_ns
     shift = _lvl_shift(nr_jiffies)
-    return (((expires >> shift) + 1) << shift) * JIFFY_NS - now_ns
+    return ((((jiffies + nr_jiffies) >> shift) + 1) << shift) * JIFFY_NS - now_ns
 
 
 def bucket_ns(timeout_ns: int) -> int:
