@@ -10,6 +10,7 @@ replay has shown it when it has come to the same state again, what follows being
 """
 
 import math
+from array import array
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -216,7 +217,7 @@ def _arrives(subject: Subject, tape: Sequence[int], state: Hashable) -> bool:
 def _delays(tally: _Tally, budget: Budget) -> CheckResult:
     """Run all schedules of 0 delays, then of 1, of 2, ..."""
     subject = tally.subject
-    levels: list[deque[tuple[int, ...]]] = [deque([()])]
+    levels: list[deque[Iterator[tuple[int, ...]]]] = [deque([iter([()])])]
     delays = 0
     done = -1
     while delays < len(levels) and not budget.is_spent(tally.nr_schedules):
@@ -224,7 +225,10 @@ def _delays(tally: _Tally, budget: Budget) -> CheckResult:
             done = delays
             delays += 1
             continue
-        prefix = levels[delays].popleft()
+        prefix = next(levels[delays][0], None)
+        if prefix is None:
+            levels[delays].popleft()
+            continue
         oracle = SteeredOracle(prefix, window_ns=subject.window_ns)
         schedule = subject.run(oracle)
         if tally.ended(schedule):
@@ -258,14 +262,25 @@ def _walk(tally: _Tally, number: int) -> float:
 
 
 def _keep_delayed(
-    levels: list[deque[tuple[int, ...]]], tape: list[int], widths: list[int], first: int, delays: int
+    levels: list[deque[Iterator[tuple[int, ...]]]], tape: list[int], widths: list[int], first: int, delays: int
 ) -> None:
-    """Keep, for each choice behind the prefix, the schedules that delay more there."""
+    """Keep the schedules that delay more at one of the choices behind the prefix, one row for each option.
+
+    A schedule of a whole host has tens of thousands of choices: rows share its tape, and a prefix is cut from it when
+    its turn comes.
+    """
+    kept, widest = array("H", tape), array("H", widths)
+    for option in range(1, max(widths[first:], default=1)):
+        while len(levels) <= delays + option:
+            levels.append(deque())
+        levels[delays + option].append(_delayed(kept, widest, first, option))
+
+
+def _delayed(tape: Sequence[int], widths: Sequence[int], first: int, option: int) -> Iterator[tuple[int, ...]]:
+    """Generate the prefixes that follow a tape up to a choice and take ``option`` there."""
     for position in range(first, len(widths)):
-        for option in range(1, widths[position]):
-            while len(levels) <= delays + option:
-                levels.append(deque())
-            levels[delays + option].append((*tape[:position], option))
+        if option < widths[position]:
+            yield (*tape[:position], option)
 
 
 class _StateSearch:

@@ -1,12 +1,16 @@
 """Each strategy finds what is there, says no more than it knows, and a failure comes with its proof."""
 
-from collections.abc import Callable
+import tracemalloc
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netvm.errors import UsageError
 from netvm.explore.properties import PROPERTIES, Explorable, always
-from netvm.explore.search import STRATEGIES, Budget, UnsteadyError, check
+from netvm.explore.search import STRATEGIES, Budget, UnsteadyError, _keep_delayed, check
 from netvm.explore.subject import Subject
 from netvm.scenario.catalog import find
 from netvm.scenario.load import load_scenario
@@ -129,3 +133,31 @@ def test_priority_sockets_are_proved_and_their_lack_refuted_on_a_host_that_swaps
     assert fixed.result == "proved"
     assert fixed.schedules == fixed.distinct
     assert fixed.vacuous == ["a packet was dropped at demux"]
+
+
+@given(
+    choices=st.lists(st.integers(1, 4).flatmap(lambda width: st.tuples(st.integers(0, width - 1), st.just(width)))),
+    first=st.integers(0, 8),
+    delays=st.integers(0, 3),
+)
+def test_every_choice_behind_a_prefix_is_delayed_once(choices: list[tuple[int, int]], first: int, delays: int) -> None:
+    """Each option of each of them, in the row of what it costs, in the order in which the choices were made."""
+    tape, widths = [option for option, _ in choices], [width for _, width in choices]
+    rows: list[deque[Iterator[tuple[int, ...]]]] = [deque()]
+    _keep_delayed(rows, tape, widths, first, delays)
+    naive: dict[int, list[tuple[int, ...]]] = {}
+    for position in range(first, len(widths)):
+        for option in range(1, widths[position]):
+            naive.setdefault(delays + option, []).append((*tape[:position], option))
+    kept = {cost: [prefix for line in row for prefix in line] for cost, row in enumerate(rows)}
+    assert {cost: prefixes for cost, prefixes in kept.items() if prefixes} == naive
+
+
+def test_what_is_to_be_tried_of_a_long_schedule_takes_little_memory() -> None:
+    """Some bytes a choice, not a copy of all choices before it."""
+    rows: list[deque[Iterator[tuple[int, ...]]]] = [deque()]
+    tracemalloc.start()
+    _keep_delayed(rows, [0] * 20_000, [3] * 20_000, 0, 0)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 20_000 * 8
