@@ -270,7 +270,9 @@ class SwapArea:
         nr = len(pfns)
         vmstat = self.vmstat
         vmstat.pswpout += nr
-        vmstat.pgpgout += 4 * nr
+        if not self.io.needs_fs:
+            # what submit_bio counts: a file system that a swap file is on may send no bio
+            vmstat.pgpgout += 4 * nr
         vmstat.nr_writeback += nr
         self._account_pending(pfns, 1)
 
@@ -462,7 +464,8 @@ class SwapArea:
     async def _swap_readpage(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
         """Submit the read of one page (swap_readpage)."""
         self.vmstat.pswpin += 1
-        self.vmstat.pgpgin += 4
+        if not self.io.needs_fs:
+            self.vmstat.pgpgin += 4
         await self.io.read(task, plug, slot, pfn)
 
     def end_swap_read(self, rq: Request, error: int, task: Task) -> None:

@@ -344,6 +344,7 @@ class BlockFileSystem:
             indices, pfns, blocks = indices[~holes], pfns[~holes], blocks[~holes]
         if not len(pfns):
             return
+        self.cache.vmstat.pgpgin += 4 * len(pfns)
         plug = self.queue.start_plug(task)
         cuts = [0, *(np.flatnonzero(np.diff(blocks) != 1) + 1).tolist(), len(blocks)]
         for start, stop in pairwise(cuts):

@@ -138,7 +138,6 @@ class FileReader:
         return 0
 
     async def _submit(self, task: Task, mapping: Mapping, indices: list[int], pfns: list[int]) -> None:
-        self.cache.vmstat.pgpgin += 4 * len(pfns)
         await mapping.fs.readpages(task, mapping, np.array(indices, dtype=np.intp), np.array(pfns, dtype=np.intp))
 
     def end_read(

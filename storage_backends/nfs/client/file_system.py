@@ -197,7 +197,6 @@ class NfsFileSystem:
     ) -> int:
         """Send one WRITE; without memory for it its pages are dirty again (nfs_generic_pg_pgios)."""
         task.charge_ns += len(group) * self.cache.costs.writepage
-        self.cache.vmstat.pgpgout += 4 * len(group)
         indices = np.arange(group.start, group.stop)
         header = await self._header_alloc(task, indices, write=True)
         if header is not None:

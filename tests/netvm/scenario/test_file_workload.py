@@ -69,6 +69,19 @@ def test_a_reader_gets_back_what_it_wrote(pattern: str) -> None:
     assert outcome.vmstat["pgpgin"] > 0
 
 
+@pytest.mark.parametrize(("kind", "counted"), [("disk", True), ("nfs", False)])
+def test_what_goes_to_a_block_device_is_counted_as_paged(kind: str, counted: bool) -> None:
+    """Kilobytes of bios, of files and of swap; over NFS there are none, as in the recorded runs."""
+    reader = {"kind": "file-reader", "mib": 2}
+    hog = {"kind": "anon-hog", "mib": 23, "passes": 2}
+    card = {"kind": "e1000" if kind == "nfs" else "loopback"}
+    vmstat = _run(reader, hog, storage={"kind": kind, "swap_mib": 48}, nic=card, vm={"min_free_kbytes": 4096}).vmstat
+    assert vmstat["nr_written"] > vmstat["pswpout"] > 0
+    assert vmstat["pswpin"] > 0
+    assert vmstat["pgpgout"] == (4 * (vmstat["nr_written"] + vmstat["nr_writeback"]) if counted else 0)
+    assert vmstat["pgpgin"] >= 4 * vmstat["pswpin"] if counted else vmstat["pgpgin"] == 0
+
+
 @pytest.mark.slow
 def test_a_writer_and_a_hog_share_a_device() -> None:
     """Files and swap on one device, both under pressure: both programs finish and nothing is lost."""
