@@ -6,9 +6,12 @@ five go to the first fifth; ``zipf``: page k as often as 1/k). ``anon-pulse`` ma
 unmaps, idles, again and again. Programs that use files are in :mod:`netvm.scenario.file_workload`.
 
 With ``image`` a hog has a stack and data of its own, eleven pages as the recorded program has: those that swap over
-NFS, whose trace names the slots, wrote beside the memory the program maps. One of them is used by every touch (it is
-the only page that reclaim finds referenced when it comes round), five more by the report of a pass, in the order of the
-reads between two passes.
+NFS, whose trace names the slots, wrote beside the memory the program maps. Three of them are used by every touch. One
+is written (in a pass its slot is written up to six times), so that reclaim has to write it before it can take it, and
+it is found in the swap cache. The two others are read alone: once reclaim has come round to them twice before the
+program has run, they are dropped as they are, and read again from behind all that is being written (their slots are
+read two to five times in a pass, and never written again). Five more are used by the report of a pass, in the order of
+the reads between two passes.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -29,8 +32,8 @@ __all__ = ["Program", "start_workloads"]
 
 PAGES_PER_MIB = MIB // PAGE_SIZE
 IMAGE_PAGES: Final = 11
-IMAGE_HOT: Final = ((1, True),)
-"""Pages of the image that each touch uses, and whether it writes them."""
+IMAGE_HOT: Final = ((0, False), (1, True), (3, False))
+"""Pages of the image that each touch uses, in its order, and whether it writes them."""
 IMAGE_REPORT: Final = (6, 9, 4, 2, 8)
 """Pages that the report of a pass is made with."""
 M_MMAP_THRESHOLD_PAGES = 128 * KIB // PAGE_SIZE

@@ -496,6 +496,15 @@ def test_a_touch_needs_the_hot_pages_of_the_programs_image(make_host) -> None:
         assert host.vmstat.pgmajfault > before
         assert [vpn for vpn in range(8) if image.pte_of[vpn] > 0] == [1, 2]
         assert [vpn for vpn in range(8) if image.version_of[vpn] != versions[vpn]] == [1]
+        # the one that is only read goes as it is, the other has to be written first
+        nr_written = host.vmstat.nr_vmscan_write
+        image.bits[:] &= 0xFF ^ PTE_YOUNG
+        space.bits[:] &= 0xFF ^ PTE_YOUNG
+        await _scan(host, task, 10)
+        await host.pause(task, NS_PER_S)
+        await _scan(host, task, 10)
+        assert image.nr_swap == 8
+        assert host.vmstat.nr_vmscan_write == nr_written + 1
         host.memory.exit_mmap(space)
 
     _run(host, body)
