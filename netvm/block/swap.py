@@ -266,13 +266,11 @@ class SwapArea:
         return slots, versions
 
     def count_written(self, pfns: list[int]) -> None:
-        """Count pages whose write begins."""
+        """Count pages whose write begins; kilobytes are counted by submit_bio, and a file is written without."""
         nr = len(pfns)
         vmstat = self.vmstat
         vmstat.pswpout += nr
-        if not self.io.needs_fs:
-            # what submit_bio counts: a file system that a swap file is on may send no bio
-            vmstat.pgpgout += 4 * nr
+        vmstat.pgpgout += 0 if self.io.needs_fs else 4 * nr
         vmstat.nr_writeback += nr
         self._account_pending(pfns, 1)
 
@@ -464,8 +462,7 @@ class SwapArea:
     async def _swap_readpage(self, task: Task, plug: PlugPort, slot: int, pfn: int) -> None:
         """Submit the read of one page (swap_readpage)."""
         self.vmstat.pswpin += 1
-        if not self.io.needs_fs:
-            self.vmstat.pgpgin += 4
+        self.vmstat.pgpgin += 0 if self.io.needs_fs else 4
         await self.io.read(task, plug, slot, pfn)
 
     def end_swap_read(self, rq: Request, error: int, task: Task) -> None:

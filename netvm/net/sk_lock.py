@@ -65,6 +65,14 @@ class SocketLock:
         self.owner = None
         self._wait.wake_one()
 
+    async def take_anew(self, task: Task) -> None:
+        """Let go and own it again, as between two calls; nobody sees it unless packets or another task wait."""
+        if self._backlog or (task.cpus is not None and task.cpus.need_resched):
+            self.release_sock(task)
+            if task.cpus is not None:
+                await task.cpus.cond_resched(task)
+            await self.lock_sock(task)
+
     def add_backlog(self, packet: Packet, skb: Skb | None) -> None:
         """Keep a packet for the owner, unless the backlog is full (tcp_add_backlog)."""
         size = skb.truesize if skb is not None else 0

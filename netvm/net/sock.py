@@ -106,9 +106,7 @@ class TcpSock:
         stack.sockets.append(self)
 
     def _reply_providers(self) -> list[Task | Provider]:
-        if self.peer_provider is not None:
-            return list(self.peer_provider())
-        return []
+        return [] if self.peer_provider is None else list(self.peer_provider())
 
     # -- marks ----------------------------------------------------------------------------------------------------
 
@@ -305,13 +303,16 @@ class TcpSock:
     async def sendmsg(self, task: Task, content: Sequence[Content], *, more: bool, nr_calls: int = 1) -> int:
         """Copy content into packets and send them; 0, or a negative errno (tcp_sendmsg_locked).
 
-        ``more`` is MSG_MORE. ``nr_calls`` is how many system calls the caller makes of it, for their cost.
+        ``more`` is MSG_MORE. ``nr_calls`` is how many calls the caller makes of it: each has its cost and takes the
+        lock anew, so that what has come is processed and another task may run between two.
         """
         task.charge_ns += self.stack.costs.sendmsg * nr_calls
         await self.lock_sock(task)
         error = 0
         for piece in content:
-            error = await self.tcp_sendmsg_locked(task, piece, more=more or piece is not content[-1])
+            error = await self.tcp_sendmsg_locked(
+                task, piece, more=more or piece is not content[-1], apart=nr_calls > 1
+            )
             if error:
                 break
         if not error:
@@ -321,8 +322,11 @@ class TcpSock:
             await task.cpus.cond_resched(task)
         return error
 
-    async def tcp_sendmsg_locked(self, task: Task, piece: Content, *, more: bool) -> int:
-        """Copy one piece of content, fragment by fragment; in all it waits for ``sndtimeo_ns`` at most."""
+    async def tcp_sendmsg_locked(self, task: Task, piece: Content, *, more: bool, apart: bool = False) -> int:
+        """Copy one piece of content, fragment by fragment; in all it waits for ``sndtimeo_ns`` at most.
+
+        ``apart``: the piece is made of several calls.
+        """
         left = content_size(piece)
         timeo_ns = self.sndtimeo_ns
         self.outgoing.write(piece)
@@ -337,6 +341,8 @@ class TcpSock:
                     timeo_ns -= slept_ns
                     if timeo_ns <= 0:
                         return -Errno.EAGAIN
+            elif apart and left:
+                await self.lock.take_anew(task)
         return 0
 
     async def _copy_fragment(self, task: Task, size_bytes: int, *, more: bool) -> tuple[int, str]:
@@ -446,18 +452,12 @@ class TcpSock:
             if result:
                 core.send_failed(segment, now_ns, congestion=result > 0)
                 break
-            self._charge_tx(context)
+            stack.charge(context, stack.costs.tx_skb)
             core.sent(segment, now_ns)
+            stack.local_bh_enable(context)
         if core.owes_ack:
             self._send_ack(context)
         self._timer.follow(core.timer_ns())
-
-    def _charge_tx(self, context: Task) -> None:
-        if context is self.stack.softirq:
-            if context.cpus is not None:
-                context.cpus.steal(self.stack.costs.tx_skb)
-        else:
-            context.charge_ns += self.stack.costs.tx_skb
 
     def _send_ack(self, context: Task) -> None:
         """Send a pure acknowledgement, which needs a packet of its own (__tcp_send_ack)."""
@@ -471,8 +471,9 @@ class TcpSock:
             return
         core.sent(segment, now_ns)
         self.stack.xmit(self.peer, segment, self.config.mss_bytes, skb, loopback=self.loopback)
-        self._charge_tx(context)
+        self.stack.charge(context, self.stack.costs.tx_skb)
         self.stack.skbs.kfree_skb(skb)
+        self.stack.local_bh_enable(context)
 
     def _new_space(self) -> None:
         """Acknowledged data made room: grow the buffer, wake the sender (tcp_new_space, sk_stream_write_space)."""

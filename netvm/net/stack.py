@@ -6,6 +6,7 @@ reserve too. Whose packet it is becomes known only here, after it has its memory
 was sent to the receiver, in softirq.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -93,6 +94,9 @@ class NetStack:
         self.ip_frags: FragmentCache | None = None
         """Where fragments from outside wait for each other."""
         self.sockets: list[Sock] = []
+        self._arrived: deque[tuple[Packet, Skb | None]] = deque()
+        """What was sent over loopback and has not been received (softnet_data.input_pkt_queue)."""
+        self._receiving = False
         self._task_frags: dict[int, TaskFrag] = {}
         self._receive_memory = Resource("memory", "eth0 RX: memory to receive with", self._memory_providers)
 
@@ -119,7 +123,9 @@ class NetStack:
             # the packet itself goes to the receiver, with its pages; only its pfmemalloc mark stays behind
             if skb is not None:
                 self.skbs.get(skb)
-            self.world.call_after(0, self._netif_rx, packet, skb)
+            if not self._arrived and not self._receiving:
+                self.world.call_after(0, self.net_rx_action)
+            self._arrived.append((packet, skb))
             return 0
         assert self.nic is not None
         return self.nic.transmit(packet)
@@ -131,11 +137,26 @@ class NetStack:
         nic.transmit(packet)
         return max(nic.link.free_at_ns, self.world.now_ns + 1)
 
-    def _netif_rx(self, packet: Packet, skb: Skb | None) -> None:
-        """Receive a packet over loopback (netif_rx, process_backlog)."""
-        if self.softirq.cpus is not None:
-            self.softirq.cpus.steal(self.costs.rx_loopback)
-        packet.to.take(packet, skb)
+    def net_rx_action(self) -> None:
+        """Receive what has come over loopback, and what that makes the sockets here send (process_backlog)."""
+        self._receiving = True
+        while self._arrived:
+            packet, skb = self._arrived.popleft()
+            self.charge(self.softirq, self.costs.rx_loopback)
+            packet.to.take(packet, skb)
+        self._receiving = False
+
+    def local_bh_enable(self, context: Task) -> None:
+        """Let softirqs run again after a packet was sent: over loopback it is received before a task goes on."""
+        if self._arrived and context is not self.softirq and not self._receiving:
+            self.net_rx_action()
+
+    def charge(self, context: Task, cost_ns: int) -> None:
+        """Charge what was done for a packet to the task that did it, or to the CPU that was interrupted."""
+        if context is not self.softirq:
+            context.charge_ns += cost_ns
+        elif context.cpus is not None:
+            context.cpus.steal(cost_ns)
 
     def close(self, sock: "TcpSock", site: str, is_kept: "Callable[[TcpSock], bool]") -> None:
         """Close a connection of a server here, and forget its socket unless it is to be kept.

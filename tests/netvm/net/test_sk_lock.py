@@ -81,6 +81,25 @@ def test_backlog_is_processed_by_who_lets_go(net_host: Callable[..., Host], mema
     assert lock.backlog_bytes == 0
 
 
+def test_a_lock_taken_anew_lets_the_backlog_in_between(net_host: Callable[..., Host]) -> None:
+    """What came is processed in the owner's context, and it owns the socket again; with nothing there it keeps it."""
+    host = net_host()
+    seen: list[tuple[Any, Any, int]] = []
+    lock = lock_of(host, seen)
+
+    async def body(task: Any) -> None:
+        await lock.lock_sock(task)
+        await lock.take_anew(task)
+        assert (seen, lock.owner) == ([], task)
+        lock.add_backlog("packet", None)
+        await lock.take_anew(task)
+        assert [(name, context) for name, context, _ in seen] == [("packet", task)]
+        assert (lock.owner, len(lock)) == (task, 0)
+        lock.release_sock(task)
+
+    host.run(body)
+
+
 def test_backlog_is_bounded_by_the_buffers(net_host: Callable[..., Host]) -> None:
     """Twice the receive buffer, half of the send buffer and 64 KiB; what is more is TCPBacklogDrop, memory and all."""
     host = net_host()

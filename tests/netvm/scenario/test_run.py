@@ -45,7 +45,7 @@ def small(**tables: Any) -> Scenario:
 
 
 def recorded(name: str, *, seed: int | None = None) -> tuple[Outcome, str]:
-    """Run a recorded machine as it is imported, or by another seed; return what it came to, and the recorded verdict."""
+    """Run a recorded machine, as imported or by another seed; return what it came to, and the recorded verdict."""
     directory = _BESIDE / name if (_BESIDE / name).is_dir() else _RUNS / name
     table = tomllib.loads(import_run(directory))
     if seed is not None:
