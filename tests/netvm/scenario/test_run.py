@@ -29,9 +29,12 @@ _HOGS = sorted(path.name for path in _RUNS.iterdir() if not any(part in path.nam
 _SHORT = (("H4-gt96-virtio-stock", 8), ("T2-knob0-flood-boost0", 1))
 """Hangs that are soon there, and a seed by which they are."""
 _OTHERWISE = {
-    "H4-gt96-virtio-stock": "chance: of two recordings of this machine one hung; of ten draws one does, by seed 8",
+    # of two recordings of this machine one hung
+    "H4-gt96-virtio-stock": 8,
+    # of 16 draws one hangs
+    "D3-guestnbd-0ms": 13,
 }
-"""Recorded runs that end another way here, and why; three at most."""
+"""Recorded runs that as imported end another way, by chance, and a seed by which they do not; three at most."""
 
 
 def small(**tables: Any) -> Scenario:
@@ -108,10 +111,10 @@ def test_the_stock_virtio_machine_goes_both_ways() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in _HOGS if name not in _OTHERWISE])
+@pytest.mark.parametrize("name", _HOGS)
 def test_a_recorded_machine_ends_as_it_did(name: str) -> None:
     """Hung or completed, it is the same here, and the books balance; hangs without the reserve have 21 bios out."""
-    outcome, verdict = recorded(name)
+    outcome, verdict = recorded(name, seed=_OTHERWISE.get(name))
     assert ends_alike(outcome, verdict), outcome.explanation
     assert outcome.audit == []
     if verdict == "hung" and not name.startswith(("L1", "D3")):
@@ -125,7 +128,8 @@ def test_a_program_whose_stack_is_swapped_waits_out_a_stall() -> None:
     assert ends_alike(outcome, verdict)
     assert outcome.audit == []
     first = outcome.workload[0].passes[0]
-    assert first.majflt >= 1
+    # recorded: 4, and 12.9 s
+    assert first.majflt >= 3
     assert first.max_ns >= 8 * NS_PER_S
 
 
