@@ -58,7 +58,8 @@ class Histogram:
         self.min = min(self.min, low) if self.count else low
         self.max = max(self.max, high)
         self.count += len(values)
-        self.total += int(values.sum())
+        # years of nanoseconds, added up, are more than 64 bits hold
+        self.total += int(values.sum()) if high * len(values) < 1 << 63 else sum(values.tolist())
         self._bucket(values)
 
     def merge(self, other: "Histogram") -> None:

@@ -81,6 +81,8 @@ class Recorder:
         self._at_bytes = 0
         """Where the next record of the array begins."""
         self._tasks: dict[Task, int] = {}
+        self._stamped_ns: dict[int, int] = {}
+        """The last time that a task's record has, by its number."""
         self._masks: dict[int, int] = {}
         self._due_ns = 0
         """When the counters are to be sampled again."""
@@ -117,6 +119,7 @@ class Recorder:
                 number = self._tasks[task]
             except KeyError:
                 number = self._meet(task)
+            time_ns = self._stamp_ns(number, time_ns)
         at_bytes = self._at_bytes
         if at_bytes == _CHUNK_BYTES:
             at_bytes = self._rotate()
@@ -141,6 +144,14 @@ class Recorder:
         _PACK[len(args)](self._buffer, at_bytes, time_ns, event, cpu, number, _NO_FLAGS, *args)
         self._at_bytes = at_bytes + _SIZE
 
+    def _stamp_ns(self, number: int, time_ns: int) -> int:
+        """Return a time not before the task's last record: what is paid may be less than was reckoned, by its noise."""
+        last_ns = self._stamped_ns.get(number, 0)
+        if time_ns < last_ns:
+            return last_ns
+        self._stamped_ns[number] = time_ns
+        return time_ns
+
     def _meet(self, task: Task) -> int:
         """Return the number of a task, met for the first time."""
         number = self._tasks[task] = self.recorded.tasks.intern(task.comm, task.pid)
@@ -151,14 +162,17 @@ class Recorder:
         if not self._enabled[event] or not len(args):
             return
         first = np.zeros(1, dtype=RECORD)
-        first["time_ns"] = self.world.now_ns
-        first["event"] = event
-        first["task"] = self._idle
-        first["flags"] = _NO_FLAGS
+        time_ns = self.world.now_ns
+        number = self._idle
         if task is not None:
             if task.cpus is not None:
-                first["time_ns"] += int(task.charge_ns * task.cpus.scale)
-            first["task"] = self.recorded.tasks.intern(task.comm, task.pid)
+                time_ns += int(task.charge_ns * task.cpus.scale)
+            number = self.recorded.tasks.intern(task.comm, task.pid)
+            time_ns = self._stamp_ns(number, time_ns)
+        first["time_ns"] = time_ns
+        first["event"] = event
+        first["task"] = number
+        first["flags"] = _NO_FLAGS
         done = 0
         while done < len(args):
             if self._at_bytes == _CHUNK_BYTES:

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netvm.trace.histogram import RELATIVE_ERROR_MAX, Histogram, bucket_bounds, bucket_index
@@ -12,6 +12,7 @@ _VALUES = st.lists(st.integers(0, 2**61) | st.integers(0, 1000), min_size=1, max
 
 
 @given(_VALUES, st.floats(0.001, 1.0))
+@example([1 << 61] * 4, 1.0)
 def test_quantiles_are_within_the_stated_error(values: list[int], q: float) -> None:
     """A quantile is off by at most 0.4 % of the nearest-rank value of the sorted list; the extremes are exact."""
     histogram = Histogram()

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Task
 from netvm.runtime.world import World
 from netvm.trace import recorder as module
@@ -32,6 +33,24 @@ def test_a_record_is_what_was_emitted() -> None:
     assert recorder.recorded.tasks[int(first["task"])] == ("hog", 7)
     assert recorder.recorded.tasks[int(second["task"])] == ("<idle>", 0)
     assert not second["args"].any()
+
+
+def test_a_tasks_records_are_in_the_order_of_their_times() -> None:
+    """What a task has used and not paid is reckoned ahead; if noise makes the payment less, time does not go back."""
+    world = World()
+    recorder = Recorder(world, groups=("vmscan", "kmem"))
+    hog = Task(world=world, number=3, comm="hog", pid=7, cpus=Cpus(world, 1), flags=0, nice=0)
+    hog.charge_ns = 1000
+    recorder.emit(_SLEEP, hog, 0)
+    recorder.emit_many(_FREE, hog, np.array([[-1, 5, 0], [-1, 6, 0]]))
+    world.now_ns, hog.charge_ns = 980, 0
+    recorder.emit(_SLEEP, hog, 0)
+    recorder.emit_many(_FREE, hog, np.array([[-1, 7, 0]]))
+    recorder.emit(_SLEEP, _task(world), 0)
+    world.now_ns = 1010
+    recorder.emit(_SLEEP, hog, 0)
+    times_ns = [int(record["time_ns"]) for batch in recorder.batches() for record in batch]
+    assert times_ns == [1000, 1000, 1000, 1000, 1000, 1000, 1010]
 
 
 def test_groups_that_are_off_cost_no_record() -> None:
