@@ -310,9 +310,8 @@ class TcpSock:
         await self.lock_sock(task)
         error = 0
         for piece in content:
-            error = await self.tcp_sendmsg_locked(
-                task, piece, more=more or piece is not content[-1], apart=nr_calls > 1
-            )
+            follows = more or piece is not content[-1]
+            error = await self.tcp_sendmsg_locked(task, piece, more=follows, apart=nr_calls > 1)
             if error:
                 break
         if not error:
@@ -381,15 +380,16 @@ class TcpSock:
             self.mem.moderate_sndbuf()
         self.short_of = short_of
         self.push(task, more=more)
-        limit_ns = self.stack.vm_wait_ns() if self.mem.stream_memory_free() else timeo_ns
-        if limit_ns is not None:
-            limit_ns = self.world.wheel_ns(limit_ns)
+        vm_wait = self.mem.stream_memory_free()
+        limit_ns = self.stack.vm_wait_ns() if vm_wait else timeo_ns
+        limit_ns = None if limit_ns is None else self.world.wheel_ns(limit_ns)
         # whose time is bounded gets on when it is over
         kind = TimerKind.RETRY if timeo_ns is None else TimerKind.PROGRESS
         self.release_sock(task)
         begun_ns = self.world.now_ns
-        wait = self.send_space_wait.wait(task, timeout_ns=limit_ns, kind=kind, interruptible=True)
-        await (wait if self.stack.tracer is None else self.stack.tracer.wait_memory(task, self, wait))
+        if vm_wait or not self.mem.stream_memory_free():  # what had come meanwhile may have made room
+            wait = self.send_space_wait.wait(task, timeout_ns=limit_ns, kind=kind, interruptible=True)
+            await (wait if self.stack.tracer is None else self.stack.tracer.wait_memory(task, self, wait))
         slept_ns = self.world.now_ns - begun_ns
         await self.lock_sock(task)
         return slept_ns

@@ -64,6 +64,32 @@ def test_a_packet_over_loopback_is_half_of_the_window(net_host: Callable[..., Ho
     host.run(body)
 
 
+@pytest.mark.parametrize("nr_calls", [1, 15])
+def test_acknowledgements_that_came_meanwhile_are_seen(net_host: Callable[..., Host], nr_calls: int) -> None:
+    """A sender that lets go to wait for room does not wait if they made it, and each call takes the lock anew."""
+    host = net_host()
+    waits: list[str] = []
+
+    async def body(task: Any) -> None:
+        one, other = host.loopback_pair()
+        one.connect()
+        await host.pause(task, 10 * NS_PER_MS)
+        began_ns = host.world.now_ns
+        plain = one.sk_stream_wait_memory
+
+        async def waited(task: Any, short_of: str, **how: Any) -> int:
+            waits.append(short_of)
+            return await plain(task, short_of, **how)
+
+        one.sk_stream_wait_memory = waited
+        await one.sendmsg(task, [bytes(60_000)], more=False, nr_calls=nr_calls)
+        assert other.readable_bytes == 60_000
+        assert host.world.now_ns - began_ns < NS_PER_MS
+
+    host.run(body)
+    assert bool(waits) == (nr_calls == 1)
+
+
 @pytest.mark.parametrize(
     ("fixed", "memalloc", "dropped"), [(True, False, 1), (True, True, 0), (False, False, 0), (False, True, 0)]
 )
