@@ -188,7 +188,7 @@ class Memory:
         end = vpn + nr_pages
         while vpn < end:
             first = vpn
-            begun_ns = self._task_time_ns(task)
+            begun_ns = task.time_ns
             entry = space.pte_of[vpn]
             limit = min(end - vpn, self._budget_pages(task, entry))
             if entry > 0:
@@ -213,7 +213,7 @@ class Memory:
                 else:
                     await task.cpus.cond_resched(task)
             if touches is not None:
-                touches.add(vpn - first, self._task_time_ns(task) - begun_ns)
+                touches.add(vpn - first, task.time_ns - begun_ns)
         return True
 
     async def _use_image(self, task: Task, image: AddressSpace) -> bool:
@@ -235,11 +235,6 @@ class Memory:
         if space.pte_of[vpn] < 0:
             return int(await self.swap.do_swap_page(task, space, vpn, write=write))
         return self._touch_new(task, space, vpn, limit) or await self.do_anonymous_page(task, space, vpn)
-
-    def _task_time_ns(self, task: Task) -> int:
-        """The task's own clock: now, and what it has used and not paid yet."""
-        unpaid_ns = int(task.charge_ns * task.cpus.scale) if task.cpus is not None else 0
-        return self.world.now_ns + unpaid_ns
 
     def _budget_pages(self, task: Task, entry: int) -> int:
         """How many pages are touched before something else happens, up to a tick or a block."""

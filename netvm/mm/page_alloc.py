@@ -225,7 +225,7 @@ class PageAllocator:
 
     def _first_slow_attempts(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, int]:
         """Steps 1 to 5 of the slow path: the min mark, then whatever reserve is open. Returns frame and flags."""
-        self._charge(task, self.costs.alloc_slow)
+        self.charge(task, self.costs.alloc_slow)
         alloc_flags = self.gfp_to_alloc_flags(gfp, order)
         if alloc_flags & ALLOC_KSWAPD:
             self.wake_all_kswapds(gfp, order)
@@ -408,7 +408,7 @@ class PageAllocator:
             # the slow path of each of them: kswapd is awake after the first
             self.wake_all_kswapds(gfp, 0)
             nr_pages = 1 if task.cpus is not None and task.cpus.need_resched else min(nr_pages, spare)
-            self._charge(task, self.costs.alloc_slow * nr_pages)
+            self.charge(task, self.costs.alloc_slow * nr_pages)
         migratetype = self.migratetype(gfp)
         pcp_list = pcp.lists[migratetype]
         from_pcp = min(nr_pages, len(pcp_list))
@@ -483,12 +483,12 @@ class PageAllocator:
                 free=self.node.nr_free,
             )
 
-    def _charge(self, task: Task, cost_ns: int) -> None:
-        if task is self.softirq:
-            if task.cpus is not None:
-                task.cpus.steal(cost_ns)
-        else:
+    def charge(self, task: Task, cost_ns: int) -> None:
+        """Charge a cost to the task that has it, or to the CPU that a softirq interrupts."""
+        if task is not self.softirq:
             task.charge_ns += cost_ns
+        elif task.cpus is not None:
+            task.cpus.steal(cost_ns)
 
     async def cond_resched(self, task: Task) -> None:
         """Pay and give way if need be, on a host whose CPU time counts."""

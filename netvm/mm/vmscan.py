@@ -198,7 +198,7 @@ class Vmscan:
             if await self.throttle_direct_reclaim(task, gfp):
                 return 1
             sc = ScanControl(gfp=gfp, order=order, may_writepage=not self.laptop_mode)
-            begun_ns = self.world.now_ns + self._unpaid_ns(task)
+            begun_ns = task.time_ns
             self.direct_reclaim_latency.begin()
             if self.tracer is not None:
                 self.tracer.emit(_DIRECT_RECLAIM_BEGIN, task, order, self.tracer.mask(gfp))
@@ -207,14 +207,11 @@ class Vmscan:
                 nr_reclaimed = await self.do_try_to_free_pages(task, sc)
             finally:
                 self.reclaimers.remove(task)
-            self.direct_reclaim_latency.end(max(0, self.world.now_ns + self._unpaid_ns(task) - begun_ns))
+            self.direct_reclaim_latency.end(max(0, task.time_ns - begun_ns))
             if self.tracer is not None:
                 self.tracer.emit(_DIRECT_RECLAIM_END, task, nr_reclaimed)
         await self.pages.cond_resched(task)
         return nr_reclaimed
-
-    def _unpaid_ns(self, task: Task) -> int:
-        return int(task.charge_ns * task.cpus.scale) if task.cpus is not None else 0
 
     async def do_try_to_free_pages(self, task: Task, sc: ScanControl) -> int:
         """Go over the priorities until enough is reclaimed (do_try_to_free_pages)."""

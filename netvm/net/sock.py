@@ -452,7 +452,7 @@ class TcpSock:
             if result:
                 core.send_failed(segment, now_ns, congestion=result > 0)
                 break
-            stack.charge(context, stack.costs.tx_skb)
+            stack.pages.charge(context, stack.costs.tx_skb)
             core.sent(segment, now_ns)
             stack.local_bh_enable(context)
         if core.owes_ack:
@@ -471,7 +471,7 @@ class TcpSock:
             return
         core.sent(segment, now_ns)
         self.stack.xmit(self.peer, segment, self.config.mss_bytes, skb, loopback=self.loopback)
-        self.stack.charge(context, self.stack.costs.tx_skb)
+        self.stack.pages.charge(context, self.stack.costs.tx_skb)
         self.stack.skbs.kfree_skb(skb)
         self.stack.local_bh_enable(context)
 

@@ -142,7 +142,7 @@ class NetStack:
         self._receiving = True
         while self._arrived:
             packet, skb = self._arrived.popleft()
-            self.charge(self.softirq, self.costs.rx_loopback)
+            self.pages.charge(self.softirq, self.costs.rx_loopback)
             packet.to.take(packet, skb)
         self._receiving = False
 
@@ -150,13 +150,6 @@ class NetStack:
         """Let softirqs run again after a packet was sent: over loopback it is received before a task goes on."""
         if self._arrived and context is not self.softirq and not self._receiving:
             self.net_rx_action()
-
-    def charge(self, context: Task, cost_ns: int) -> None:
-        """Charge what was done for a packet to the task that did it, or to the CPU that was interrupted."""
-        if context is not self.softirq:
-            context.charge_ns += cost_ns
-        elif context.cpus is not None:
-            context.cpus.steal(cost_ns)
 
     def close(self, sock: "TcpSock", site: str, is_kept: "Callable[[TcpSock], bool]") -> None:
         """Close a connection of a server here, and forget its socket unless it is to be kept.

@@ -144,6 +144,11 @@ class Task:
         self.host: Any = None
         self.mm: Any = None
 
+    @property
+    def time_ns(self) -> int:
+        """Its own clock: now, and what it has used and not paid yet."""
+        return self.world.now_ns + (int(self.charge_ns * self.cpus.scale) if self.cpus is not None else 0)
+
     def __repr__(self) -> str:
         return f"<{self.comm}-{self.pid} {self.state.value}>"
 

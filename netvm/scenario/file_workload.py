@@ -89,7 +89,7 @@ async def _write_pass(task: Task, host: Host, program: Program, mapping: Mapping
     shared = SharedMapping(cache, host.files.reader, mapping) if spec.mmap else None
     seen = mapping.wb_err
     for page, nr_pages in _chunks(spec, random):
-        begun_ns = _task_time_ns(task, host)
+        begun_ns = task.time_ns
         if shared is not None:
             error = await shared.touch(task, page, nr_pages, write=True)
         else:
@@ -99,7 +99,7 @@ async def _write_pass(task: Task, host: Host, program: Program, mapping: Mapping
         if error:
             program.io_errno = 0 if task.killed else error
             return False
-        result.touches.add(1, _task_time_ns(task, host) - begun_ns)
+        result.touches.add(1, task.time_ns - begun_ns)
         if spec.think_ns:
             await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
     if spec.fsync == "end":
@@ -107,12 +107,6 @@ async def _write_pass(task: Task, host: Host, program: Program, mapping: Mapping
         program.io_errno = 0 if task.killed else error
         return not error
     return not task.killed
-
-
-def _task_time_ns(task: Task, host: Host) -> int:
-    """The task's own clock: now, and what it has used and not paid yet."""
-    unpaid_ns = int(task.charge_ns * task.cpus.scale) if task.cpus is not None else 0
-    return host.world.now_ns + unpaid_ns
 
 
 async def file_reader(task: Task, host: Host, program: Program) -> None:
@@ -147,11 +141,11 @@ async def _read_pass(task: Task, host: Host, program: Program, mapping: Mapping,
     program.passes.append(result)
     ra = ReadAhead()
     for page, nr_pages in _chunks(spec, random):
-        begun_ns = _task_time_ns(task, host)
+        begun_ns = task.time_ns
         error = await host.files.reader.filemap_read(task, mapping, ra, page, nr_pages)
         if error:
             return error
-        result.touches.add(1, _task_time_ns(task, host) - begun_ns)
+        result.touches.add(1, task.time_ns - begun_ns)
         if spec.think_ns:
             await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
     return 0
@@ -171,7 +165,7 @@ async def metadata_storm(task: Task, host: Host, program: Program) -> None:
             result = PassResult(index, TouchRecorder())
             program.passes.append(result)
             for path in range(spec.files):
-                begun_ns = _task_time_ns(task, host)
+                begun_ns = task.time_ns
                 pin = bool(spec.pinned_one_in) and not index and not path % spec.pinned_one_in
                 if not await dcache.lookup(task, path, pin=pin) or task.killed:
                     return
@@ -179,7 +173,7 @@ async def metadata_storm(task: Task, host: Host, program: Program) -> None:
                     held.append(path)
                 if task.cpus is not None:
                     await task.cpus.cond_resched(task)
-                result.touches.add(1, _task_time_ns(task, host) - begun_ns)
+                result.touches.add(1, task.time_ns - begun_ns)
                 if spec.think_ns:
                     await host.world.sleep_ns(task, spec.think_ns, THINK, kind=TimerKind.PROGRESS)
         program.finished = True

@@ -111,15 +111,13 @@ class Recorder:
         cpu = 0
         number = self._idle
         if task is not None:
-            if task.charge_ns and task.cpus is not None:
-                time_ns += int(task.charge_ns * task.cpus.scale)
             if task.cpu is not None:
                 cpu = task.cpu.index
             try:
                 number = self._tasks[task]
             except KeyError:
                 number = self._meet(task)
-            time_ns = self._stamp_ns(number, time_ns)
+            time_ns = self._stamp_ns(number, task.time_ns)
         at_bytes = self._at_bytes
         if at_bytes == _CHUNK_BYTES:
             at_bytes = self._rotate()
@@ -165,10 +163,8 @@ class Recorder:
         time_ns = self.world.now_ns
         number = self._idle
         if task is not None:
-            if task.cpus is not None:
-                time_ns += int(task.charge_ns * task.cpus.scale)
             number = self.recorded.tasks.intern(task.comm, task.pid)
-            time_ns = self._stamp_ns(number, time_ns)
+            time_ns = self._stamp_ns(number, task.time_ns)
         first["time_ns"] = time_ns
         first["event"] = event
         first["task"] = number
