@@ -3,6 +3,9 @@
 Mirrors the part of ``struct block_device`` that ``submit_bio`` (block/blk-core.c) needs. Two devices take bios: one
 with a request queue, where they are merged and wait for tags (:mod:`netvm.block.blk_mq`), and one of device-mapper,
 which has no queue and maps each of them at once, in the context of who submits (:mod:`netvm.block.dm`).
+
+What makes a device useful begins with a read of its first page: swapon looks for the signature there, mount for the
+super block. That is the first data a connection carries, from which its receiver learns the round trip.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +14,13 @@ from typing import Any, Protocol
 from netvm.block.blk_mq import BlockDriver, Request
 from netvm.block.blk_wbt import Wbt
 from netvm.block.plug import Plug
-from netvm.runtime.task import Provider, Task
+from netvm.mm.gfp import GFP_KERNEL
+from netvm.mm.page_alloc import PageAllocator
+from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.wait import WaitQueue
 from netvm.trace.recorder import Recorder
 
-__all__ = ["BlockDevice"]
+__all__ = ["BlockDevice", "read_first_page"]
 
 
 class BlockDevice(Protocol):
@@ -85,3 +91,22 @@ class BlockDevice(Protocol):
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
         ...
+
+
+async def read_first_page(device: BlockDevice, task: Task, pages: PageAllocator) -> None:
+    """Read a device's first page and wait for it (read_swap_header of mm/swapfile.c, a file system's fill_super)."""
+    pfn = await pages.alloc_pages(task, 0, GFP_KERNEL, pages.ledger.owner("page_cache"))
+    assert pfn >= 0, "there is no memory yet at boot"
+    read: list[Request] = []
+    wait = WaitQueue(pages.world, Resource("page", f"{device.name}: its first page", device.providers))
+
+    def end_io(rq: Request, _error: int, _task: Task) -> None:
+        read.append(rq)
+        wait.wake_all()
+
+    plug = device.start_plug(task)
+    await device.submit_pages(task, plug, write=False, slot=0, pfns=[pfn], bios=[], versions=[0], end_io=end_io)
+    plug.finish()
+    while not read:
+        await wait.wait(task)
+    pages.free_pages(pfn, 0)

@@ -262,6 +262,9 @@ class RequestQueue:
                 taken = rq.nr_pages
                 self._add_rq_to_plug(plug, rq)
             rest.drop(taken)
+            if rest.pfns and task.cpus is not None:
+                # what is left of a bio that was split is submitted anew (submit_bio_noacct, might_sleep)
+                await task.cpus.cond_resched(task)
 
     def try_plug_merge(
         self,

@@ -46,7 +46,8 @@ def outcome_text(outcome: Outcome) -> str:
             *_bullets("why:", outcome.explanation),
             *_bullets("audit:", outcome.audit),
             *(line for workload in outcome.workload for line in _workload(workload)),
-            *(_counters(outcome.vmstat)),
+            *_counters("vmstat:", outcome.vmstat),
+            *_counters("netstat:", outcome.netstat),
             *_latency(outcome.direct_reclaim_latency_us),
             f"reserve: {outcome.reserve.pages} pages below min; drawn from there and held, at the peak: "
             f"{outcome.reserve.peak_used}" + _owners("; by owner: ", outcome.reserve.by_owner),
@@ -64,6 +65,7 @@ def comparison_text(comparison: Comparison) -> str:
     for title, rows in (
         ("watermarks (pages)", comparison.watermarks),
         ("counters", comparison.counters),
+        ("netstat", comparison.netstat),
         ("direct reclaim latency (us)", comparison.latencies_us),
         ("time (s)", comparison.times_s),
         ("at the hang (pages)", comparison.at_the_hang),
@@ -105,11 +107,11 @@ def _workload(workload: WorkloadReport) -> Iterator[str]:
         )
 
 
-def _counters(vmstat: Mapping[str, int]) -> Iterator[str]:
-    counted = [(name, value) for name, value in vmstat.items() if value]
+def _counters(title: str, values: Mapping[str, int]) -> Iterator[str]:
+    counted = [(name, value) for name, value in values.items() if value]
     if not counted:
         return
-    yield "vmstat:"
+    yield title
     width = max(len(name) for name, _ in counted)
     figures = max(len(str(value)) for _, value in counted)
     cells = [f"{name:{width}} {value:>{figures}}" for name, value in counted]

@@ -23,7 +23,6 @@ from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.facts import Receipt
 from netvm.net.tcp.receiver import Disposition
 from netvm.net.tcp.segment import Segment
-from netvm.units import NS_PER_MS
 
 __all__ = ["ReceiveQueue"]
 
@@ -59,12 +58,18 @@ class ReceiveQueue:
         """By the end of their data; and what each was charged: over loopback the sender's packet goes on growing."""
         self._ahead: list[tuple[int, int, Skb, int]] = []
         """Packets ahead of a hole, by the begin and end of their data, and what each was charged."""
-        self._space_bytes = mem.rcvbuf // 2
+        self._space_bytes = 0
         self._copied_bytes = 0
         self._since_ns = 0
 
     def __len__(self) -> int:
         return len(self._skbs) + len(self._ahead)
+
+    def open(self, core: TcpConnection, now_ns: int) -> None:
+        """Choose the window that a connection begins with."""
+        self._space_bytes = core.open_window(self._mem.rcvbuf // 2, rmem_max_bytes=self._rmem_max)
+        self._copied_bytes = 0
+        self._since_ns = now_ns
 
     def take(self, core: TcpConnection, segment: Segment, skb: Skb, now_ns: int, *, exempt: bool) -> Receipt:
         """Charge a packet and give its segment to the connection, or only the header of one that is refused.
@@ -77,8 +82,8 @@ class ReceiveQueue:
             self._mem.proto.netstat.add("TCPOFODrop" if ahead else "TCPRcvQDrop")
             self._allocator.kfree_skb(skb)
             return core.receive_ack_only(segment, now_ns)
-        core.set_receive_space(self.space_bytes())
-        receipt = core.receive(segment, now_ns)
+        self._announce(core)
+        receipt = core.receive(segment, now_ns, truesize_bytes=skb.truesize)
         end_seq = segment.seq + segment.size_bytes
         if receipt.readable_bytes:
             self._skbs.append((end_seq, skb, skb.truesize))
@@ -115,8 +120,13 @@ class ReceiveQueue:
         proto = mem.proto
         proto.netstat.add("PruneCalled")
         plenty = not proto.under_pressure and proto.allocated < proto.low
-        if mem.rmem_alloc >= mem.rcvbuf and plenty and not self._locked:
-            mem.rcvbuf = max(mem.rcvbuf, min(mem.rmem_alloc, self._rmem_max))
+        if mem.rmem_alloc >= mem.rcvbuf:
+            if plenty and not self._locked:
+                mem.rcvbuf = max(mem.rcvbuf, min(mem.rmem_alloc, self._rmem_max))
+            if mem.rmem_alloc > mem.rcvbuf:
+                core.window.restrain(2)
+        elif proto.under_pressure:
+            core.window.restrain(4)
         if mem.rmem_alloc > mem.rcvbuf:
             self._prune_ofo_queue(core)
         if mem.rmem_alloc > mem.rcvbuf:
@@ -166,19 +176,35 @@ class ReceiveQueue:
         """Free receive space as the window sees it: half of the buffer is overhead (tcp_win_from_space)."""
         return max(0, self._mem.rcvbuf - self._mem.rmem_alloc) // 2
 
-    def space_adjust(self, copied_bytes: int, now_ns: int, *, rtt_ns: int, mss_bytes: int) -> None:
+    def _announce(self, core: TcpConnection) -> None:
+        mem = self._mem
+        core.set_receive_space(self.space_bytes(), full_bytes=mem.rcvbuf // 2, under_pressure=mem.proto.under_pressure)
+
+    def was_read(self, core: TcpConnection, copied_bytes: int, now_ns: int) -> None:
+        """Say what space there is after the application has read."""
+        self._space_adjust(core, copied_bytes, now_ns)
+        self._announce(core)
+
+    def _space_adjust(self, core: TcpConnection, copied_bytes: int, now_ns: int) -> None:
         """Grow the receive buffer with what the application reads in a round trip (tcp_rcv_space_adjust)."""
         self._copied_bytes += copied_bytes
-        if now_ns - self._since_ns < max(rtt_ns, NS_PER_MS):
+        rtt_ns = core.window.rtt_ns
+        if not rtt_ns or now_ns - self._since_ns < rtt_ns:
             return
         copied, self._copied_bytes = self._copied_bytes, 0
         self._since_ns = now_ns
         if copied <= self._space_bytes:
             return
+        mss_bytes = core.config.mss_bytes
         window = 2 * copied + 16 * mss_bytes
         window += 2 * (window * (copied - self._space_bytes) // self._space_bytes)
         self._space_bytes = copied
-        if not self._locked:
-            # half of the buffer is window, and a segment's overhead comes on top
-            wanted = window // mss_bytes * 2 * (mss_bytes + MAX_TCP_HEADER + SKB_OVERHEAD)
-            self._mem.rcvbuf = max(self._mem.rcvbuf, min(wanted, self._rmem_max))
+        if self._locked:
+            return
+        # the memory of a packet of which half is window
+        packet_bytes = mss_bytes + MAX_TCP_HEADER + SKB_OVERHEAD
+        packet_bytes += max(0, -(-(2 * mss_bytes - packet_bytes) // 128)) * 128
+        rcvbuf = min(window // mss_bytes * packet_bytes, self._rmem_max)
+        if rcvbuf > self._mem.rcvbuf:
+            self._mem.rcvbuf = rcvbuf
+            core.window.clamp_bytes = rcvbuf // 2

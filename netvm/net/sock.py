@@ -72,7 +72,7 @@ class TcpSock:
             rcvbuf=stack.tcp_rmem[1] if rcvbuf is None else rcvbuf,
         )
         self.config = config or (LOOPBACK if loopback else ETHERNET)
-        self.core = TcpConnection(self.config, iss=0)
+        self.core = TcpConnection(self.config, iss=0, counters=stack.tcp_counters)
         self.peer: Endpoint
         self.outgoing: StreamLog
         self.incoming: StreamLog
@@ -129,14 +129,14 @@ class TcpSock:
 
     def connect(self) -> None:
         """Send a SYN."""
-        self.core.set_receive_space(self.receive_queue.space_bytes(), full_bytes=self.mem.rcvbuf // 2)
+        self.receive_queue.open(self.core, self.world.now_ns)
         self.core.connect(self.world.now_ns)
         self.tcp_push_pending(self.stack.softirq)
 
     def accept_syn(self, syn: Segment) -> None:
         """Answer a SYN that a listener received."""
-        self.core = TcpConnection.from_syn(self.config, syn, self.world.now_ns)
-        self.core.set_receive_space(self.receive_queue.space_bytes(), full_bytes=self.mem.rcvbuf // 2)
+        self.core = TcpConnection.from_syn(self.config, syn, self.world.now_ns, counters=self.stack.tcp_counters)
+        self.receive_queue.open(self.core, self.world.now_ns)
         self.tcp_push_pending(self.stack.softirq)
 
     @property
@@ -260,10 +260,7 @@ class TcpSock:
         read_seq = self.core.rcv_nxt - self.readable_bytes - (1 if self.eof else 0)
         self.receive_queue.free_read(read_seq)
         if self.core.state is not TcpState.CLOSED:
-            self.receive_queue.space_adjust(
-                size_bytes, self.world.now_ns, rtt_ns=self.core.srtt_ns, mss_bytes=self.config.mss_bytes
-            )
-            self.core.set_receive_space(self.receive_queue.space_bytes(), full_bytes=self.mem.rcvbuf // 2)
+            self.receive_queue.was_read(self.core, size_bytes, self.world.now_ns)
             self.core.cleanup_rbuf(size_bytes, drained=not self.readable_bytes)
             if self.core.owes_ack:
                 self.tcp_push_pending(context)

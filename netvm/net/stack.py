@@ -17,6 +17,7 @@ from netvm.net.net_trace import NetTrace
 from netvm.net.nic import Nic
 from netvm.net.sk_memory import ProtoMemory
 from netvm.net.skb import PageFrag, Skb, SkbAllocator
+from netvm.net.tcp.config import new_counters
 from netvm.net.tcp.segment import Segment, packets_of
 from netvm.net.wire import Endpoint, Packet
 from netvm.runtime.costs import CpuCosts
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["NetStack", "TaskFrag"]
 
 VM_WAIT_JIFFIES: Final = 50
+TCP_HEADERS_BYTES: Final = 52
+"""Of IP and TCP, with timestamps."""
+UDP_HEADERS_BYTES: Final = 28
 
 
 class Sock(Protocol):
@@ -94,6 +98,10 @@ class NetStack:
         self.ip_frags: FragmentCache | None = None
         """Where fragments from outside wait for each other."""
         self.sockets: list[Sock] = []
+        self.tcp_counters = new_counters()
+        """What all endpoints here count."""
+        self.in_packets = self.in_octets = self.out_octets = 0
+        """Over all devices: frames, and bytes with their headers, a GSO packet's once."""
         self._arrived: deque[tuple[Packet, Skb | None]] = deque()
         """What was sent over loopback and has not been received (softnet_data.input_pkt_queue)."""
         self._receiving = False
@@ -105,6 +113,7 @@ class NetStack:
     def netif_receive(self, packet: Packet, skb: Skb) -> None:
         """Demultiplex a packet that has its memory; a reserve packet is processed with PF_MEMALLOC."""
         softirq = self.softirq
+        self._count_in(packet)
         if skb.pfmemalloc and self.skbs.memalloc_socks and self.fixes.softirq_memalloc:
             saved = softirq.flags
             softirq.flags |= PF_MEMALLOC
@@ -113,12 +122,23 @@ class NetStack:
         else:
             packet.to.take(packet, skb)
 
+    def _count_in(self, packet: Packet) -> None:
+        self.in_packets += packet.nr_frames
+        self.in_octets += packet.size_bytes + (UDP_HEADERS_BYTES if packet.segment is None else TCP_HEADERS_BYTES)
+
+    def netstat_values(self) -> dict[str, int]:
+        """Return what was counted, under the names of /proc/net/netstat and snmp."""
+        octets = {"InNoECTPkts": self.in_packets, "InOctets": self.in_octets, "OutOctets": self.out_octets}
+        counted = self.tcp_counters | self.netstat.as_dict() | octets
+        return {name: counted[name] for name in sorted(counted) if counted[name]}
+
     # -- packets out ----------------------------------------------------------------------------------------------
 
     def xmit(self, to: Endpoint, segment: Segment, mss_bytes: int, skb: Skb | None, *, loopback: bool) -> int:
         """Hand a segment to the device; 0, a negative errno, or 1 if the queue dropped it."""
         nr_frames = packets_of(segment.size_bytes, mss_bytes) if segment.size_bytes > mss_bytes else 1
         packet = Packet(to, segment, segment.size_bytes, nr_frames)
+        self.out_octets += segment.size_bytes + TCP_HEADERS_BYTES
         if loopback:
             # the packet itself goes to the receiver, with its pages; only its pfmemalloc mark stays behind
             if skb is not None:
@@ -134,6 +154,7 @@ class NetStack:
         """Hand a datagram or a fragment to the card, whose queue may drop it; return when the wire has taken it."""
         nic = self.nic
         assert nic is not None
+        self.out_octets += packet.size_bytes + UDP_HEADERS_BYTES
         nic.transmit(packet)
         return max(nic.link.free_at_ns, self.world.now_ns + 1)
 
@@ -142,6 +163,7 @@ class NetStack:
         self._receiving = True
         while self._arrived:
             packet, skb = self._arrived.popleft()
+            self._count_in(packet)
             self.pages.charge(self.softirq, self.costs.rx_loopback)
             packet.to.take(packet, skb)
         self._receiving = False

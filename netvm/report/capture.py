@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from netvm.trace.vmstat import read_netstat
 from netvm.user_file import writing
 
 __all__ = ["capture"]
@@ -241,22 +242,12 @@ def _sample(root: Path, passed_s: float) -> dict[str, float | str]:
     found: dict[str, float | str] = {"t": round(passed_s, 3)}
     counters = dict(line.split(None, 1) for line in _text(root / "proc/vmstat").splitlines() if " " in line)
     found |= {name: int(counters[name]) for name in _SAMPLED if name in counters}
-    drops = _netstat(_text(root / "proc/net/netstat"), "PFMemallocDrop")
-    if drops is not None:
-        found["PFMemallocDrop"] = drops
+    netstat = read_netstat(_text(root / "proc/net/netstat"))
+    if "PFMemallocDrop" in netstat:
+        found["PFMemallocDrop"] = netstat["PFMemallocDrop"]
     pressure = _text(root / "proc/pressure/memory").splitlines()
     found |= {f"pressure_{line.split()[0]}": line.partition(" ")[2] for line in pressure if line}
     return found
-
-
-def _netstat(text: str, name: str) -> int | None:
-    """Return a counter of /proc/net/netstat: a line of names, then one of values."""
-    lines = text.splitlines()
-    for names, values in zip(lines[::2], lines[1::2], strict=False):
-        pairs = dict(zip(names.split(), values.split(), strict=False))
-        if name in pairs:
-            return int(pairs[name])
-    return None
 
 
 def _snapshot(root: Path, directory: Path, when: str, told: list[str]) -> None:

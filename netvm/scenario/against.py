@@ -61,6 +61,26 @@ _COUNTERS: Final = (
 )
 """Counters of /proc/vmstat that tell how reclaim, swap and writeback went; ``allocstall`` is the sum over zones."""
 
+_NETSTAT: Final = (
+    "TCPOrigDataSent",
+    "TCPDelivered",
+    "InNoECTPkts",
+    "InOctets",
+    "OutOctets",
+    "DelayedACKs",
+    "TCPTimeouts",
+    "TCPFromZeroWindowAdv",
+    "TCPToZeroWindowAdv",
+    "TCPWantZeroWindowAdv",
+    "TCPZeroWindowDrop",
+    "TCPRcvQDrop",
+    "TCPBacklogDrop",
+    "TCPMemoryPressures",
+    "PruneCalled",
+    "PFMemallocDrop",
+)
+"""Counters of /proc/net/netstat that tell how much the storage's traffic was, and what of it was refused."""
+
 _LATENCIES: Final = {"count": "dr_n", "p50": "dr_p50_us", "p90": "dr_p90_us", "p99": "dr_p99_us", "max": "dr_max_us"}
 """Our field to that of summary.json."""
 
@@ -92,6 +112,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     watermarks: list[Row] = []
     """Pages."""
     counters: list[Row] = []
+    netstat: list[Row] = []
+    """Of /proc/net/netstat: packets count in frames, octets with their headers."""
     latencies_us: list[Row] = []
     """Direct reclaim."""
     times_s: list[Row] = []
@@ -116,6 +138,7 @@ def compare(run: RecordedRun, outcome: Outcome) -> Comparison:
         agree=agree,
         watermarks=list(_watermarks(run.zones, outcome.zones)),
         counters=list(_counters(run, outcome.vmstat)) if run.vmstat or run.summary else [],
+        netstat=list(_netstat(run.netstat, outcome.netstat)),
         latencies_us=list(_latencies(run, outcome)) if "dr_n" in run.summary else [],
         times_s=list(_times(run, outcome)),
         at_the_hang=list(_at_the_hang(run.console, outcome)) if run.console else [],
@@ -149,6 +172,12 @@ def _counters(run: RecordedRun, emulated: Mapping[str, int]) -> Iterator[Row]:
             theirs = value if isinstance(value, int) else None
         if theirs or ours:
             yield _row(name=name, recorded=theirs, emulated=ours)
+
+
+def _netstat(recorded: Mapping[str, int], emulated: Mapping[str, int]) -> Iterator[Row]:
+    for name in _NETSTAT:
+        if recorded.get(name) or (name in recorded and emulated.get(name)):
+            yield _row(name=name, recorded=recorded[name], emulated=emulated.get(name, 0))
 
 
 def _counter(vmstat: Mapping[str, int], name: str) -> int | None:

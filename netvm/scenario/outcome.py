@@ -134,6 +134,8 @@ class Outcome(_Report, frozen=True, kw_only=True):
     reserve: ReserveReport = ReserveReport()
     memory_groups: dict[str, dict[str, int]] = {}
     """By group, in pages and times: memory.current, its peak and limit, memory.events and the lists of memory.stat."""
+    netstat: dict[str, int] = {}
+    """Counters of /proc/net/netstat and snmp under their kernel names, since boot; only what was counted."""
     drops: dict[str, int] = {}
     """Packets dropped, by the kernel's reason; `link_lost` and `link_overflowed` are the wire's, both ways."""
     workload: list[WorkloadReport] = []

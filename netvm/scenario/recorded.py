@@ -21,6 +21,7 @@ from msgspec import Meta
 from netvm.errors import UsageError
 from netvm.scenario.blame import blames, refuse
 from netvm.scenario.load import read_text
+from netvm.trace.vmstat import read_netstat
 
 __all__ = [
     "Config",
@@ -193,6 +194,8 @@ class RecordedRun:
     summary: Mapping[str, Any]
     vmstat: Mapping[str, int]
     """Counters' growth during the run; completed runs only."""
+    netstat: Mapping[str, int]
+    """Of the counters of /proc/net/netstat too."""
     start_ns: int | None = None
     """When the program began, since boot."""
     passes_ns: tuple[int, ...] = ()
@@ -232,6 +235,7 @@ def read_recorded_run(directory: Path) -> RecordedRun:
         queue=_pairs(text("queue.txt"), "="),
         summary=_read_json(texts["summary.json"]) if "summary.json" in texts else {},
         vmstat=_growth(_numbers(text("vmstat_before")), _numbers(text("vmstat_after"))),
+        netstat=_growth(read_netstat(text("netstat_before")), read_netstat(text("netstat_after"))),
         start_ns=int(start[1]) if start else None,
         passes_ns=tuple(int(ns) for ns in re.findall(r"^PASS .*?total_ns=(\d+)", text("workload.txt"), re.MULTILINE)),
         nr_pulses=len(re.findall(r"^CYCLE ", text("hog2.txt"), re.MULTILINE)),

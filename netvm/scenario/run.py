@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from netvm import __version__
+from netvm.block.bdev import read_first_page
 from netvm.errors import Errno
 from netvm.host.boot import boot, start_threads
 from netvm.host.machine import Host
@@ -102,6 +103,10 @@ def run_scenario(
     return experiment.outcome()
 
 
+SWAPON_AFTER_NS = NS_PER_S // 20
+"""How long after the connection its device is read first; a delayed acknowledgement of the handshake is gone then."""
+
+
 class Experiment:
     """One run of one scenario."""
 
@@ -163,12 +168,16 @@ class Experiment:
         start_threads(self.host)
         self.world.spawn("swapon", self._bring_up, cpus=self.host.cpus)
         budget_ns = int(self.scenario.run.max_virtual_s * NS_PER_S)
-        self.world.call_after(budget_ns, self._never_up, kind=TimerKind.CLOCK)
+        self.world.call_after(budget_ns + NS_PER_S, self._never_up, kind=TimerKind.CLOCK)
 
     async def _bring_up(self, task: Task) -> None:
         """Connect the storage, then let the scenario begin."""
         host, world, run = self.host, self.world, self.scenario.run
         await host.backend.start(task)
+        if host.queue is not None:
+            # swapon and mount are programs of their own, started after the one that connected
+            await world.sleep_ns(task, SWAPON_AFTER_NS, THINK, kind=TimerKind.PROGRESS)
+            await read_first_page(host.queue, task, host.pages)
         host.memory_map.restore_free()
         in_jiffy_ns = self.scenario.machine.boot.start_in_jiffy_ns
         if in_jiffy_ns is not None:
@@ -233,7 +242,7 @@ class Experiment:
         self.world.observe_after(DROPS_EVERY_NS, self._watch_drops)
 
     def _never_up(self) -> None:
-        """Give up a storage that has not answered in all the time that the whole run has."""
+        """Give up a storage that has not answered in all the time that the whole run has, and a second."""
         if not self.is_up:
             self.explanation = ["the storage did not come up"]
             self._out_of_time()
@@ -364,6 +373,7 @@ class Experiment:
             direct_reclaim_latency_us=self._latency(),
             reserve=self._reserve(),
             memory_groups=self._memory_groups(),
+            netstat=self.host.stack.netstat_values(),
             drops=self._drops(),
             workload=[self._workload(program) for program in self.programs],
             audit=self.audit(),

@@ -7,7 +7,7 @@ so live in dictionaries keyed by the zone's lower-case name; :meth:`VmStat.as_di
 
 from collections.abc import Callable
 
-__all__ = ["NetStat", "VmStat"]
+__all__ = ["NetStat", "VmStat", "read_netstat"]
 
 _GAUGES = (
     "nr_isolated_anon",
@@ -172,3 +172,14 @@ class NetStat:
     def as_dict(self) -> dict[str, int]:
         """Return what was counted, by name in order."""
         return dict(sorted(self.counts.items()))
+
+
+def read_netstat(text: str) -> dict[str, int]:
+    """Return the counters of a /proc/net/netstat or snmp by name: each line of names is followed by one of values."""
+    lines = text.splitlines()
+    return {
+        name: int(value)
+        for names, values in zip(lines[::2], lines[1::2], strict=False)
+        for name, value in zip(names.split()[1:], values.split()[1:], strict=False)
+        if value.lstrip("-").isdecimal()
+    }

@@ -16,6 +16,7 @@ __all__ = [
     "COUNTER_NAMES",
     "ETHERNET",
     "LOOPBACK",
+    "TCPOLEN_TSTAMP_ALIGNED",
     "TCP_MSS_DEFAULT",
     "Counters",
     "TcpConfig",
@@ -30,20 +31,25 @@ COUNTER_NAMES = (
     "RetransSegs",
     "TCPAbortOnTimeout",
     "TCPChallengeACK",
+    "TCPDelivered",
     "TCPFastRetrans",
     "TCPFromZeroWindowAdv",
     "TCPOFOQueue",
+    "TCPOrigDataSent",
     "TCPRetransFail",
     "TCPSACKReneging",
     "TCPSackRecovery",
     "TCPSlowStartRetrans",
     "TCPTimeouts",
     "TCPToZeroWindowAdv",
+    "TCPWantZeroWindowAdv",
     "TCPWinProbe",
     "TCPZeroWindowDrop",
 )
 """What an endpoint counts; ``RetransSegs`` is of ``/proc/net/snmp``, the others of ``TcpExt``."""
 
+TCPOLEN_TSTAMP_ALIGNED: Final = 12
+"""The timestamps option: the packet that a SYN is about is larger by that, as it does not know of it yet."""
 TCP_MSS_DEFAULT = 536
 """What a peer is assumed to send until it has sent more (RFC 9293 section 3.7.1)."""
 

@@ -35,7 +35,7 @@ the deadline (or later) call :meth:`~TcpConnection.handle_timer`, then transmit.
 """
 
 from netvm.errors import Errno
-from netvm.net.tcp.config import Counters, TcpConfig, new_counters
+from netvm.net.tcp.config import TCPOLEN_TSTAMP_ALIGNED, Counters, TcpConfig, new_counters
 from netvm.net.tcp.facts import Receipt, TcpInfo, TimerFact, tcp_info
 from netvm.net.tcp.receiver import AckDue, Disposition, Receiver
 from netvm.net.tcp.rto import TimerKind
@@ -56,7 +56,7 @@ _NO_DATA = Disposition.NONE
 class TcpConnection:
     """One endpoint."""
 
-    __slots__ = ("_receiver", "_sender", "_time_wait_ns", "config", "counters", "error", "state")
+    __slots__ = ("_receiver", "_sender", "_time_wait_ns", "config", "counters", "error", "state", "window")
 
     def __init__(self, config: TcpConfig, *, iss: int = 0, counters: Counters | None = None) -> None:
         self.config = config
@@ -66,6 +66,8 @@ class TcpConnection:
         self.error: Errno | None = None
         self._sender = Sender(config, self.counters, iss=iss)
         self._receiver = Receiver(config, self.counters, self._sender.rtt)
+        self.window = self._receiver.window
+        """What bounds the window that is offered: a shell that tunes its buffer moves its clamp."""
         self._time_wait_ns: int | None = None
 
     @classmethod
@@ -104,9 +106,22 @@ class TcpConnection:
         """Hold partial packets (TCP_CORK) or not; MSG_MORE is ``more`` of :meth:`next_segment`."""
         self._sender.queue.corked = corked
 
-    def set_receive_space(self, free_bytes: int, *, full_bytes: int | None = None) -> None:
+    def open_window(self, space_bytes: int, *, rmem_max_bytes: int) -> int:
+        """Choose the first window of a buffer that is tuned; return what the reader may take in a round trip before.
+
+        ``space_bytes`` is its window part (``tcp_full_space``), ``rmem_max_bytes`` the most it may become. Without this
+        call the window has no bounds but the space that is announced.
+        """
+        config = self.config
+        options = TCPOLEN_TSTAMP_ALIGNED if config.timestamps and self.state is _CLOSED else 0
+        self.window.open(space_bytes, syn_mss_bytes=config.mss_bytes + options, rmem_max_bytes=rmem_max_bytes)
+        return min(self.window.ssthresh_bytes, config.init_cwnd * config.mss_bytes)
+
+    def set_receive_space(
+        self, free_bytes: int, *, full_bytes: int | None = None, under_pressure: bool = False
+    ) -> None:
         """Announce what the receive buffer can take now (``tcp_space``) and, if it changed, its size."""
-        self._receiver.set_space(free_bytes, full_bytes)
+        self.window.announce(free_bytes, full_bytes, under_pressure=under_pressure)
 
     def cleanup_rbuf(self, copied_bytes: int, *, drained: bool) -> None:
         """Say that the application read; an acknowledgement that opens the window may become due."""
@@ -177,7 +192,8 @@ class TcpConnection:
         """Return the SYN, which acknowledges if the peer's SYN is known."""
         flags = SYN if self.state is TcpState.SYN_SENT else SYN | ACK
         segment = self._segment(seq, 0, flags, now_ns)
-        return segment._replace(mss_bytes=self.config.mss_bytes)
+        window_bytes = min(segment.window_bytes, self.window.syn_bytes)
+        return segment._replace(mss_bytes=self.config.mss_bytes, window_bytes=window_bytes)
 
     def sent(self, segment: Segment, now_ns: int) -> None:
         """Note that a segment of :meth:`next_segment` or :meth:`ack_segment` left the host."""
@@ -206,8 +222,11 @@ class TcpConnection:
         """
         return self.receive(segment, now_ns, take_data=False)
 
-    def receive(self, segment: Segment, now_ns: int, *, take_data: bool = True) -> Receipt:
-        """Take a segment in the order of RFC 9293 section 3.10.7.4: window, RST, SYN, ACK, data, FIN."""
+    def receive(self, segment: Segment, now_ns: int, *, take_data: bool = True, truesize_bytes: int = 0) -> Receipt:
+        """Take a segment in the order of RFC 9293 section 3.10.7.4: window, RST, SYN, ACK, data, FIN.
+
+        ``truesize_bytes`` is what the data's sk_buff takes.
+        """
         state = self.state
         established = False
         if state is not _ESTABLISHED:
@@ -244,7 +263,8 @@ class TcpConnection:
         if flags & FIN:
             receiver.fin_end = end
         prior_nxt = receiver.rcv_nxt
-        disposition = receiver.accept(seq, end, segment.size_bytes, now_ns)
+        receiver.measure(segment, now_ns)
+        disposition = receiver.accept(seq, end, segment.size_bytes, now_ns, truesize_bytes=truesize_bytes)
         readable_bytes = receiver.rcv_nxt - prior_nxt
         if receiver.rcv_nxt != receiver.fin_end or not readable_bytes:
             return Receipt(acked_bytes, readable_bytes, disposition, opened, established)

@@ -5,9 +5,9 @@ already here, or beyond the window. What is ahead is kept as ranges, and reporte
 changed last first (RFC 2018 section 4). The shell holds the bytes and may have to give up some that were SACKed but not
 read: :meth:`Receiver.prune`.
 
-**The window** follows ``tcp_output.c:__tcp_select_window`` as it is with window scaling (RFC 7323 section 2): the free
-space to within the scale; none at all while there is less than a packet or a sixteenth of the buffer (silly window
-avoidance, RFC 9293 section 3.8.6.2.2); and the right edge never moves left (``tcp_select_window``).
+**The window** is as large as :mod:`netvm.net.tcp.window` says; none at all while there is less than a packet or a
+sixteenth of the buffer (silly window avoidance, RFC 9293 section 3.8.6.2.2); and the right edge never moves left
+(``tcp_select_window``).
 
 **An acknowledgement** is due at once, later, or not (:class:`AckDue`), by ``__tcp_ack_snd_check``: at once when more
 than one packet is unacknowledged and the window can move, in quick-ACK mode (the first packets, and after any
@@ -16,9 +16,7 @@ and 200 ms. A side that answers what it receives leaves quick-ACK mode and lets 
 (*pingpong*). An acknowledgement that finds no memory is tried again after 200 ms, 400 ms, and so on
 (``__tcp_send_ack``).
 
-# MODEL: no D-SACK; no ACK compression (``tcp_comp_sack_*``): a hole is reported at each arrival. The buffer is not
-# auto-tuned here: ``rcv_ssthresh`` and the like are part of the free space the shell announces. The scale is that of a
-# tcp_rmem of 6 MiB; a small machine's is finer. Windows of SYNs, which are not scaled, are not cut to 16 bits.
+# MODEL: no D-SACK; no ACK compression (``tcp_comp_sack_*``): a hole is reported at each arrival.
 """
 
 from enum import Enum, IntEnum, unique
@@ -26,13 +24,13 @@ from enum import Enum, IntEnum, unique
 from netvm.net.tcp.config import TCP_MSS_DEFAULT, Counters, TcpConfig
 from netvm.net.tcp.rto import RttEstimator
 from netvm.net.tcp.segment import NO_TIMESTAMP, SYN, SackBlock, Segment, packets_of
+from netvm.net.tcp.window import ReceiveWindow
+from netvm.units import NS_PER_MS
 
 __all__ = ["AckDue", "Disposition", "Receiver"]
 
 _NEVER_NS = -(1 << 62)
 """Long before the first packet."""
-_SCALE_BYTES = 1 << 7
-"""What a window is counted in."""
 
 
 @unique
@@ -73,9 +71,8 @@ class Receiver:
 
     __slots__ = (
         "_ato_ns",
-        "_free_bytes",
-        "_full_bytes",
         "_last_data_ns",
+        "_last_seg_bytes",
         "_ofo",
         "_pushed",
         "_quick",
@@ -93,6 +90,7 @@ class Receiver:
         "rcv_wup",
         "sacks",
         "ts_recent_ns",
+        "window",
     )
 
     def __init__(self, config: TcpConfig, counters: Counters, rtt: RttEstimator) -> None:
@@ -112,7 +110,7 @@ class Receiver:
         # invariant: each is one of _ofo; the one that changed last comes first
         self.sacks: tuple[SackBlock, ...] = ()
         """The SACK blocks of the next segment."""
-        self._free_bytes = self._full_bytes = 65535
+        self.window = ReceiveWindow(config.mss_bytes)
         self._rcv_mss_bytes = min(TCP_MSS_DEFAULT, config.mss_bytes)
         self.ack_due = _ACK_NONE
         self.delack_ns: int | None = None
@@ -124,6 +122,7 @@ class Receiver:
         self.ack_retries = 0
         """``icsk_ack.retry``: acknowledgements in a row that found no memory."""
         self._last_data_ns = _NEVER_NS
+        self._last_seg_bytes = 0
 
     def open(self, syn: Segment) -> None:
         """Take the peer's initial sequence number (RFC 9293 section 3.4.1)."""
@@ -132,14 +131,6 @@ class Receiver:
 
     # The window
 
-    def set_space(self, free_bytes: int, full_bytes: int | None) -> None:
-        """Note how much the shell can take now, and the size of the whole buffer."""
-        assert free_bytes >= 0
-        self._free_bytes = free_bytes
-        if full_bytes is not None:
-            assert full_bytes >= free_bytes
-            self._full_bytes = full_bytes
-
     @property
     def window_left_bytes(self) -> int:
         """What is left of the window the peer was told: ``tcp_receive_window``."""
@@ -147,18 +138,21 @@ class Receiver:
         return max(left, 0)
 
     def select_window(self) -> int:
-        """Return the window to advertise now."""
-        free = self._free_bytes
-        full = self._full_bytes
-        mss_bytes = self._rcv_mss_bytes
-        if mss_bytes > full:
-            mss_bytes = full
-        left = self.rcv_wup + self.rcv_wnd_bytes - self.rcv_nxt
-        if not free or free < mss_bytes or free < full >> 4:
-            return max(left, 0)
-        # rounded up, so that it is not scaled away; down while it is short, so that scaling does not add to it
-        window = (free if free < full >> 1 else free + _SCALE_BYTES - 1) & -_SCALE_BYTES
-        return max(window, left)
+        """Return the window to advertise now: its right edge never moves left."""
+        window = self._select()
+        left = self.window_left_bytes
+        if window >= left:
+            return window
+        if not window:
+            self.counters["TCPWantZeroWindowAdv"] += 1
+        scale = self.window.scale_bytes
+        return (left + scale - 1) & -scale
+
+    def _select(self) -> int:
+        """Return the window there is room for; while it is short packets are not acknowledged one by one."""
+        if self._quick and self.window.is_short:
+            self._quick = 0
+        return self.window.select(self._rcv_mss_bytes)
 
     # What arrived
 
@@ -172,8 +166,21 @@ class Receiver:
         if segment.ts_val_ns > self.ts_recent_ns and segment.seq <= self.rcv_wup:
             self.ts_recent_ns = segment.ts_val_ns
 
-    def accept(self, seq: int, end: int, size_bytes: int, now_ns: int) -> Disposition:
-        """Take a segment's data (and FIN, which ``end`` counts) where it belongs, and decide about acknowledging it."""
+    def measure(self, segment: Segment, now_ns: int) -> None:
+        """Look at the timestamp a segment with data echoes (``tcp_input.c:tcp_rcv_rtt_measure_ts``)."""
+        ecr_ns = segment.ts_ecr_ns
+        window = self.window
+        if ecr_ns != NO_TIMESTAMP and ecr_ns // NS_PER_MS != window.last_ecr_ms:
+            window.last_ecr_ms = ecr_ns // NS_PER_MS
+            if segment.size_bytes >= self._rcv_mss_bytes:
+                window.echoed(ecr_ns, now_ns)
+
+    def accept(self, seq: int, end: int, size_bytes: int, now_ns: int, *, truesize_bytes: int = 0) -> Disposition:
+        """Take a segment's data (and FIN, which ``end`` counts) where it belongs, and decide about acknowledging it.
+
+        ``truesize_bytes`` is what its sk_buff takes, without a head that carries no data: the window grows the slower,
+        the more of that is overhead.
+        """
         assert end > seq
         rcv_nxt = self.rcv_nxt
         if end <= rcv_nxt:
@@ -186,9 +193,10 @@ class Receiver:
             self.disorder(now_ns)
             return Disposition.OUT_OF_WINDOW
         if seq > rcv_nxt:
+            self.window.grow(size_bytes, truesize_bytes, self._rcv_mss_bytes)
             return self._accept_ahead(seq, end)
-        self._data_received(size_bytes, now_ns)
         self.rcv_nxt = end
+        self._data_received(size_bytes, truesize_bytes, now_ns)
         filled = bool(self._ofo) and self._fill_hole()
         self._schedule_ack(now_ns, at_once=filled or bool(self._ofo))
         return _IN_ORDER
@@ -231,13 +239,13 @@ class Receiver:
 
     # When to say so
 
-    def _data_received(self, size_bytes: int, now_ns: int) -> None:
-        """Adapt to the peer's packets and rhythm (``tcp_input.c:tcp_event_data_recv``, ``tcp_measure_rcv_mss``)."""
+    def _data_received(self, size_bytes: int, truesize_bytes: int, now_ns: int) -> None:
+        """Adapt to the peer's packets and rhythm (``tcp_input.c:tcp_event_data_recv``)."""
         config = self.config
-        if size_bytes >= self._rcv_mss_bytes:
-            self._rcv_mss_bytes = min(size_bytes, config.mss_bytes)
-        elif size_bytes:
-            self._pushed += 1
+        self._measure_rcv_mss(size_bytes)
+        window = self.window
+        if self.rcv_nxt >= window.passed_at_seq:
+            window.window_passed(self.rcv_nxt, self.rcv_wnd_bytes, now_ns)
         ato_min_ns = config.ato_min_ns
         ato_ns = self._ato_ns
         if not ato_ns:
@@ -252,6 +260,23 @@ class Receiver:
             elif gap_ns > self._rtt.rto_ns:
                 self._quicken()
         self._last_data_ns = now_ns
+        may_grow = window.ssthresh_bytes < window.free_bytes and window.ssthresh_bytes < window.clamp_bytes
+        if may_grow and window.grow(size_bytes, truesize_bytes, self._rcv_mss_bytes):
+            self._quick |= 1
+
+    def _measure_rcv_mss(self, size_bytes: int) -> None:
+        """Follow the size of the peer's packets; two smaller ones of a size count too (``tcp_measure_rcv_mss``)."""
+        if size_bytes >= self._rcv_mss_bytes:
+            self._rcv_mss_bytes = min(size_bytes, self.config.mss_bytes)
+            return
+        if size_bytes >= TCP_MSS_DEFAULT:
+            is_second = size_bytes == self._last_seg_bytes
+            self._last_seg_bytes = size_bytes
+            if is_second:
+                self._rcv_mss_bytes = size_bytes
+                return
+        if size_bytes:
+            self._pushed += 1
 
     def _quicken(self) -> None:
         """Acknowledge the next packets at once, enough for half a window (``tcp_incr_quickack``)."""
@@ -270,7 +295,7 @@ class Receiver:
         if (
             at_once
             or (self._quick and not self.pingpong)
-            or (self.rcv_nxt - self.rcv_wup > self._rcv_mss_bytes and self.select_window() >= self.rcv_wnd_bytes)
+            or (self.rcv_nxt - self.rcv_wup > self._rcv_mss_bytes and self._select() >= self.rcv_wnd_bytes)
         ):
             self.ack_due = _ACK_NOW
         elif self.ack_due is not _ACK_NOW:
@@ -354,8 +379,8 @@ class Receiver:
                 self.ack_due = _ACK_NOW
         if copied_bytes and self.ack_due is not _ACK_NOW:
             left = self.window_left_bytes
-            if 2 * left <= self._full_bytes:
-                window = self.select_window()
+            if 2 * left <= min(self.window.clamp_bytes, self.window.full_bytes):
+                window = self._select()
                 if window and window >= 2 * left:
                     self.ack_due = _ACK_NOW
 
@@ -374,7 +399,7 @@ class Receiver:
             self.rcv_wnd_bytes,
             tuple(self._ofo),
             self.sacks,
-            self._free_bytes,
+            self.window.free_bytes,
             int(self.ack_due),
             self.delack_ns is not None,
             self.pingpong,

@@ -255,6 +255,7 @@ class Sender:
             if self._last_sent_ns >= 0:
                 self.recovery.cc.on_transmit_start(now_ns - self._last_sent_ns)
         rtx.append(seq, end, flags=segment.flags, size_bytes=size, sent_ns=now_ns)
+        self.counters["TCPOrigDataSent"] += packets_of(size, self.mss_bytes)
         self.queue.sent(seq, seq + size)
         self.snd_nxt = end
         self._last_sent_ns = now_ns
@@ -310,6 +311,7 @@ class Sender:
                 self._ack_probe(now_ns)
             return moved
         recovery = self.recovery
+        outstanding = rtx.packets_out - rtx.sacked_out
         news = bool(segment.sack) and rtx.sack(segment.sack)
         acked_packets = 0
         if advanced:
@@ -322,6 +324,7 @@ class Sender:
                 timer.start(_RETRANSMIT, now_ns)
             else:
                 timer.stop()
+        self.counters["TCPDelivered"] += outstanding - (rtx.packets_out - rtx.sacked_out)
         if news or recovery.ca_state is not _OPEN or rtx.sacked_out:
             recovery.judge_losses(snd_una=ack, snd_nxt=self.snd_nxt, advanced=advanced)
         if acked_packets:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from netvm.block.bdev import BlockDevice
+from netvm.block.bdev import BlockDevice, read_first_page
 from netvm.block.blk_wbt import REQ_SWAP
 from netvm.block.crypt import CryptDevice
 from netvm.runtime.task import Task
@@ -47,3 +47,19 @@ def test_a_page_goes_out_and_comes_back(map_device: Any, make_host: Any, is_mapp
         assert device.tracer is None
 
     host.run(body)
+
+
+def test_a_device_is_read_before_it_is_used(make_host: Any) -> None:
+    """Swapon and mount read its first page, wait for it, and leave nothing behind."""
+    host = make_host(zones=(("DMA32", 4096),))
+    host.device.held = True
+    free = host.node.nr_free
+
+    async def body(task: Task) -> None:
+        host.world.call_after(3_000_000, host.device.release)
+        await read_first_page(host.queue, task, host.pages)
+        assert host.world.now_ns >= 3_000_000
+
+    host.run(body)
+    assert host.device.shapes == [("R", 0, 1)]
+    assert host.node.nr_free + sum(pcp.count for zone in host.node.zones for pcp in zone.pcp) == free

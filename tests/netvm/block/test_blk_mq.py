@@ -27,6 +27,30 @@ def test_directions_and_gaps_do_not_merge(make_host) -> None:
     assert sorted(host.device.shapes) == [("R", 2, 2), ("R", 8, 2), ("R", 10, 2), ("W", 0, 2)]
 
 
+def test_a_bio_that_is_split_lets_others_run(make_host, monkeypatch) -> None:
+    """What is left of it is submitted anew (submit_bio_noacct): by then the part before last can be on its way."""
+    host = make_host()
+    seen: list[tuple[int, int]] = []
+
+    class Cpus:
+        async def cond_resched(self, _task: Any) -> None:
+            seen.append((len(plugs[0].requests), len(host.queue.outstanding) + host.queue.nr_queued))
+
+    plugs: list[Any] = []
+
+    async def body(task: Any) -> None:
+        plugs.append(host.queue.start_plug(task))
+        monkeypatch.setattr(task, "cpus", Cpus())
+        await host.submit_pages(task, plugs[0], 0, 100)
+        monkeypatch.undo()
+        plugs[0].finish()
+        await host.pause(task, NS_PER_S)
+
+    host.run(body)
+    assert seen == [(1, 0), (1, 1), (1, 2)]
+    assert host.device.shapes == [("W", 0, 32), ("W", 32, 32), ("W", 64, 32), ("W", 96, 4)]
+
+
 def test_who_finds_no_tag_waits_for_one(make_host) -> None:
     """nr_requests bounds what was made and not completed, queued or sent."""
     host = make_host(nr_requests=4)

@@ -204,12 +204,18 @@ def test_buffer_grows_with_the_reader_unless_its_size_was_set(net_host: Callable
     host = net_host()
     socket = Socket(host, rcvbuf=65536, locked=locked)
     queue, mem = socket.queue, socket.mem
-    adjust = {"rtt_ns": 5_000_000, "mss_bytes": 1448}
-    queue.space_adjust(20_000, 5_000_000, **adjust)
-    assert mem.rcvbuf == 65536, "less than half of the buffer"
-    queue.space_adjust(30_000, 7_000_000, **adjust)
+    core = socket.core
+    queue.open(core, 0)
+    queue.was_read(core, 1 << 20, 5_000_000)
+    assert mem.rcvbuf == 65536, "no round trip is known"
+    core.window.echoed(0, 5_000_000)
+    queue.open(core, 0)
+    queue.was_read(core, 10_000, 5_000_000)
+    assert mem.rcvbuf == 65536, "no more than the initial window"
+    queue.was_read(core, 15_000, 7_000_000)
     assert mem.rcvbuf == 65536, "the round trip is not over"
-    queue.space_adjust(30_000, 10_000_000, **adjust)
+    queue.was_read(core, 15_000, 10_000_000)
     assert (mem.rcvbuf > 65536) == (not locked)
-    queue.space_adjust(10_000_000, 20_000_000, **adjust)
+    assert core.window.clamp_bytes == (mem.rcvbuf // 2 if not locked else 65536 // 2 - 1448)
+    queue.was_read(core, 10_000_000, 20_000_000)
     assert mem.rcvbuf == (65536 if locked else 1 << 20)

@@ -70,6 +70,18 @@ def test_counters_have_their_ratio() -> None:
     assert "oom_kill" not in rows
 
 
+def test_traffic_has_the_names_of_netstat() -> None:
+    """What the recorded kernel counted or the emulated one did; nothing where the file does not know the name."""
+    traffic = {"TCPOrigDataSent": 40458, "TCPRcvQDrop": 3, "RetransSegs": 5}
+    rows = _rows(_compared("D2-guestnbd-2ms-a", netstat=traffic).netstat)
+    assert rows["TCPOrigDataSent"] == (20229, 40458, 2.0)
+    assert rows["InNoECTPkts"] == (26650, 0, 0.0)
+    assert rows["TCPRcvQDrop"] == (0, 3, None)
+    assert "PFMemallocDrop" not in rows, "neither has dropped one"
+    assert "RetransSegs" not in rows, "it is of another file"
+    assert _compared("H1-gt96-virtio-stock", netstat=traffic).netstat == [], "not saved there"
+
+
 def test_latencies_and_times() -> None:
     """Direct-reclaim quantiles in microseconds, the program and its passes in seconds."""
     passes = [PassReport(index=0, touches=25600, total_ns=2_000_000_000, max_ns=1)]

@@ -118,10 +118,10 @@ def test_a_link_is_as_before_when_the_fault_is_over(kind: str, attribute: str, d
     def look(at_ms: int) -> None:
         seen[at_ms] = [getattr(direction, attribute) for direction in (link.up, link.down)]
 
-    for at_ms in (5, 30, 200):
+    for at_ms in (5, 80, 300):  # the storage is up after some 50
         experiment.world.call_after(at_ms * NS_PER_MS, look, at_ms)
     run_virtual(experiment.run)
-    assert seen == {5: [not during if during is True else 0.0] * 2, 30: [during] * 2, 200: [seen[5][0]] * 2}
+    assert seen == {5: [not during if during is True else 0.0] * 2, 80: [during] * 2, 300: [seen[5][0]] * 2}
 
 
 def test_a_local_disk_can_only_stall() -> None:

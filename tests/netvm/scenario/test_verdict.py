@@ -174,7 +174,7 @@ def test_an_error_after_a_standstill_tells_of_both() -> None:
     assert outcome.verdict == "IO_ERROR"
     began, fault_line, *rest = outcome.explanation
     assert began.startswith("nothing got done for 5.")
-    assert fault_line == "fault.0 (server-restart) was on from 0.055 to 0.555 s"
+    assert fault_line == "fault.0 (server-restart) was on from 0.106 to 0.606 s"
     wait = next(line for line in rest if line.startswith("the wait: "))
     assert wait.startswith("the wait: hog0-14 -> [fs_bio_set bio-160 (min_nr 2)] -> sda: WRITE of ")
     assert wait.endswith("recovery by iscsid -> iscsid-13 -> [fs_bio_set bio-160 (min_nr 2)]")

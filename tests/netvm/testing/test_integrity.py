@@ -82,7 +82,13 @@ def test_a_run_that_does_not_repeat_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"run": {"max_steps": 10}}, "steps"),
         ({"run": {"max_virtual_s": 0.001}}, "virtual time"),
-        ({"run": {"max_virtual_s": 0.00001}}, "the storage did not come up"),
+        (
+            {
+                "storage": SMALL["storage"] | {"disk": {"latency_us": 3_000_000}},
+                "run": {"max_virtual_s": 0.00001},
+            },
+            "the storage did not come up",
+        ),
     ],
 )
 def test_a_run_without_a_verdict_says_what_cut_it_off(tables: dict[str, Any], cut: str) -> None:

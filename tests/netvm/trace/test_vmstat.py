@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from netvm.trace.vmstat import ZONE_NAMES, NetStat, VmStat
+from netvm.trace.vmstat import ZONE_NAMES, NetStat, VmStat, read_netstat
 
 RECORDED = Path(__file__).parents[2] / "data" / "runs"
 
@@ -59,3 +59,13 @@ def test_netstat_keeps_what_was_counted() -> None:
     assert netstat["TCPRcvQDrop"] == 2
     assert netstat["TCPBacklogDrop"] == 0
     assert list(netstat.as_dict().items()) == [("PFMemallocDrop", 2), ("TCPRcvQDrop", 2)]
+
+
+def test_netstat_is_read_in_pairs_of_lines() -> None:
+    """Names in one line, values in the next; what is cut off or no number is left out."""
+    counters = read_netstat((RECORDED / "D2-guestnbd-2ms-a" / "netstat_before").read_text())
+    assert len(counters) > 100
+    assert counters["PFMemallocDrop"] == 0
+    assert counters["InNoECTPkts"] > 0
+    assert read_netstat("TcpExt: A B C\nTcpExt: 1 x -1\nIpExt: D\n") == {"A": 1, "C": -1}
+    assert read_netstat("") == {}

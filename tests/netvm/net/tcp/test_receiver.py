@@ -22,7 +22,7 @@ def _receiver(*, free: int = 64_000, full: int = 64_000, quick: bool = False) ->
     rtt.sample(0, snd_una=1, snd_nxt=2)
     receiver = Receiver(config, new_counters(), rtt)
     receiver.open(Segment(0, 0, 0, 64_000, SYN))
-    receiver.set_space(free, full)
+    receiver.window.announce(free, full)
     receiver.ack_sent(Segment(0, 0, 1, receiver.select_window(), SYN | ACK), 0)
     return receiver
 
@@ -103,14 +103,14 @@ def test_old_data_is_acknowledged_at_once() -> None:
 
 def test_data_beyond_the_window_is_refused() -> None:
     """Beyond the right edge, or with no window at all, nothing is taken, and the peer is told where we are."""
-    receiver = _receiver(free=4000)
-    assert _arrive(receiver, 4001, 10) is Disposition.OUT_OF_WINDOW
+    receiver = _receiver(free=4096)
+    assert _arrive(receiver, 4097, 10) is Disposition.OUT_OF_WINDOW
     assert receiver.ack_due is AckDue.NOW
-    _arrive(receiver, 1, 4000)
-    receiver.set_space(0, None)
+    _arrive(receiver, 1, 4096)
+    receiver.window.announce(0)
     _acknowledge(receiver, 0)
     assert receiver.counters["TCPToZeroWindowAdv"] == 1
-    assert _arrive(receiver, 4001, 1) is Disposition.OUT_OF_WINDOW
+    assert _arrive(receiver, 4097, 1) is Disposition.OUT_OF_WINDOW
     assert receiver.counters["TCPZeroWindowDrop"] == 1
 
 
@@ -130,17 +130,17 @@ def test_silly_windows_are_not_offered() -> None:
     receiver = _receiver(free=3072, full=3072)
     _arrive(receiver, 1, 3072)
     for free in (0, 1, 999):
-        receiver.set_space(free, None)
+        receiver.window.announce(free)
         assert receiver.select_window() == 0
-    receiver.set_space(1024, None)
+    receiver.window.announce(1024)
     assert receiver.select_window() == 1024
-    receiver.set_space(1000, None)
-    assert receiver.select_window() == 896
+    receiver.window.announce(1000)
+    assert receiver.select_window() == 0, "896 once it is rounded down, less than a packet"
     receiver = _receiver(free=64_000)
     _arrive(receiver, 1, 64_000)
-    receiver.set_space(3999, None)
+    receiver.window.announce(3999)
     assert receiver.select_window() == 0
-    receiver.set_space(4100, None)
+    receiver.window.announce(4100)
     assert receiver.select_window() == 4096
 
 
@@ -148,10 +148,10 @@ def test_a_window_is_counted_in_units_of_its_scale() -> None:
     """RFC 7323 section 2.3: rounded up while there is plenty, down when less than half of the buffer is free."""
     receiver = _receiver(free=12_800, full=12_800)
     _arrive(receiver, 1, 1000)
-    receiver.set_space(12_801, None)
+    receiver.window.announce(12_801)
     assert receiver.select_window() == 12_928
     _arrive(receiver, 1001, 11_800)
-    receiver.set_space(6399, None)
+    receiver.window.announce(6399)
     assert receiver.select_window() == 6272
 
 
@@ -165,7 +165,7 @@ def test_the_right_edge_never_moves_left(steps: list[tuple[int, int]]) -> None:
         size = min(size, edge - receiver.rcv_nxt)
         if size:
             _arrive(receiver, receiver.rcv_nxt, size)
-        receiver.set_space(free, None)
+        receiver.window.announce(free)
         segment = _acknowledge(receiver, 0)
         assert segment.ack + segment.window_bytes >= edge
         edge = segment.ack + segment.window_bytes
@@ -204,7 +204,7 @@ def test_more_than_a_packet_is_acknowledged_at_once_if_the_window_can_move() -> 
     _arrive(receiver, 2001, MSS)
     assert receiver.ack_due is AckDue.NOW
     _acknowledge(receiver, 0)
-    receiver.set_space(30_000, None)
+    receiver.window.announce(30_000)
     _arrive(receiver, 3001, 2 * MSS)
     assert receiver.ack_due is AckDue.DELAYED
     receiver.cleanup_rbuf(1, drained=False)
@@ -304,17 +304,17 @@ def test_reading_opens_the_window() -> None:
     receiver = _receiver(free=10_240, full=10_240)
     for _ in range(10):
         _arrive(receiver, receiver.rcv_nxt, 1024)
-    receiver.set_space(0, None)
+    receiver.window.announce(0)
     _acknowledge(receiver, 0)
-    receiver.set_space(512, None)
+    receiver.window.announce(512)
     receiver.cleanup_rbuf(512, drained=False)
     assert receiver.ack_due is AckDue.NONE
-    receiver.set_space(1024, None)
+    receiver.window.announce(1024)
     receiver.cleanup_rbuf(512, drained=False)
     assert receiver.ack_due is AckDue.NOW
     _acknowledge(receiver, 0)
     assert receiver.counters["TCPFromZeroWindowAdv"] == 1
-    receiver.set_space(1900, None)
+    receiver.window.announce(1900)
     receiver.cleanup_rbuf(900, drained=False)
     assert receiver.ack_due is AckDue.NONE
 
