@@ -70,6 +70,14 @@ NFS_TABLE: Final = (
         summary="the pages of a call are sent from a vector of them, which takes memory; before, one after another",
     ),
     Fix(
+        name="rpc_cork",
+        year=2021,
+        version="5.13",
+        source='d737e5d41870 "SUNRPC: Set TCP_CORK until the transmit queue is empty", Trond Myklebust',
+        summary="calls that wait to be sent share packets; before, an acknowledgement between two of them sent what "
+        "there was, and so did the end of each",
+    ),
+    Fix(
         name="rpc_swap_memalloc",
         year=2022,
         version="5.18",

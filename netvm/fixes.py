@@ -95,6 +95,7 @@ class Fixes:
     nfs_check_dirty_writeback: bool = True
     nfs_swap_memalloc: bool = True
     rpc_sends_bvec: bool = True
+    rpc_cork: bool = True
     rpc_swap_memalloc: bool = True
     rpc_alloc_nowait: bool = True
     nfs_alloc_nowait: bool = True

@@ -2,6 +2,9 @@
 
 sunrpc sends so (``XS_SENDMSG_FLAGS``): a worker that many calls share must not sleep because one peer is slow. What it
 does sleep for is memory: the flag says nothing about the allocator, only about the send buffer.
+
+MSG_MORE holds the last partial packet for one call: an acknowledgement that comes between two calls sends it. TCP_CORK
+holds it until it is taken off.
 """
 
 from netvm.errors import Errno
@@ -9,7 +12,17 @@ from netvm.net.sock import TcpSock
 from netvm.net.wire import Content, content_part, content_size
 from netvm.runtime.task import Task
 
-__all__ = ["sendmsg_dontwait"]
+__all__ = ["sendmsg_dontwait", "set_cork"]
+
+
+async def set_cork(sock: TcpSock, task: Task, *, corked: bool) -> None:
+    """Hold partial packets from now on, or send what was held (tcp_sock_set_cork of net/ipv4/tcp.c)."""
+    await sock.lock_sock(task)
+    if sock.established:
+        sock.core.set_cork(corked)
+        if not corked:
+            sock.tcp_push_pending(task)
+    sock.release_sock(task)
 
 
 async def sendmsg_dontwait(sock: TcpSock, task: Task, piece: Content, start: int, *, more: bool) -> tuple[int, bool]:
@@ -29,8 +42,13 @@ async def sendmsg_dontwait(sock: TcpSock, task: Task, piece: Content, start: int
     done, nospace = await sock.write_queue.copy_dontwait(
         task, end - start, copied, lambda: sock.push(task, more=more or start < end)
     )
-    if done:
-        sock.push(task, more=more or start < end)
+    if done and start < end:
+        # who would wait for room or memory sends all there is first (wait_for_space: TCP_NAGLE_PUSH)
+        corked = sock.core.set_cork(False)
+        sock.push(task, more=False)
+        sock.core.set_cork(corked)
+    elif done:
+        sock.push(task, more=more)
     error = -int(Errno.EAGAIN if sock.established else Errno.EPIPE)
     sock.release_sock(task)
     if task.cpus is not None:

@@ -102,9 +102,11 @@ class TcpConnection:
         queue = self._sender.queue
         queue.pushed_seq = queue.write_seq
 
-    def set_cork(self, corked: bool) -> None:
-        """Hold partial packets (TCP_CORK) or not; MSG_MORE is ``more`` of :meth:`next_segment`."""
-        self._sender.queue.corked = corked
+    def set_cork(self, corked: bool) -> bool:
+        """Hold partial packets (TCP_CORK) or not, and return whether they were; MSG_MORE is for one call."""
+        queue = self._sender.queue
+        was, queue.corked = queue.corked, corked
+        return was
 
     def open_window(self, space_bytes: int, *, rmem_max_bytes: int) -> int:
         """Choose the first window of a buffer that is tuned; return what the reader may take in a round trip before.

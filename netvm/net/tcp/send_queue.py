@@ -69,19 +69,19 @@ class SendQueue:
     def sendable_bytes(
         self, size_bytes: int, *, window_bytes: int, max_packets: int, more: bool, small_in_flight: bool
     ) -> int:
-        """Return how much of the first skb may be sent as one segment; 0 holds it.
+        """Return how much of the first skb may be sent as one segment; 0 holds it (``tcp_mss_split_point``).
 
         ``size_bytes`` is what is left of that skb. ``small_in_flight`` says that data is in flight and a small packet
         is part of it.
         """
         mss_bytes = self.mss_bytes
         max_bytes = max_packets * mss_bytes
-        if len(self._ends) > 1:
-            # Nothing can be added any more: tcp_nagle_test passes all but the last skb.
-            return min(size_bytes, max_bytes, window_bytes)
-        if max_bytes <= size_bytes and max_bytes <= window_bytes:
-            return max_bytes
+        if len(self._ends) > 1 and (max_bytes <= window_bytes or size_bytes <= mss_bytes):
+            # nothing can be added any more (tcp_nagle_test); only the window may cut it in the middle of a packet
+            return min(size_bytes, max_bytes)
         limit = min(size_bytes, window_bytes)
+        if max_bytes <= limit:
+            return max_bytes
         partial = limit % mss_bytes
         if partial and self.fin_seq is None and (more or self.corked or (not self.nodelay and small_in_flight)):
             return limit - partial

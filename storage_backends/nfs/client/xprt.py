@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, PF_MEMALLOC, PF_MEMALLOC_NOFS, GfpScope
-from netvm.net.dontwait import sendmsg_dontwait
+from netvm.net.dontwait import sendmsg_dontwait, set_cork
 from netvm.net.sock import TcpSock
 from netvm.net.tcp.state import TcpState
 from netvm.runtime.task import Resource, Task
@@ -155,14 +155,19 @@ class Xprt(SendLock):
             self._chunks = self.client.connection.send(rpc.xid)
         chunks = self._chunks
         failed_before = False
+        corks = self.client.fixes.rpc_cork
+        if corks:
+            await set_cork(sock, task, corked=True)
         while self.sock is sock:
             index, start = self._sent
             if index == len(chunks):
                 self._sent = (0, 0)
                 self.xmit.pop(rpc)
                 rpc.need_xmit = False
+                if corks and not self.xmit:
+                    await set_cork(sock, task, corked=False)
                 return 0
-            more = index + 1 < len(chunks) or len(self.xmit) > 1
+            more = index + 1 < len(chunks)
             sent, nospace = await sendmsg_dontwait(sock, task, chunks[index], start, more=more)
             if self.sock is not sock or not sock.established:
                 return NOT_CONNECTED

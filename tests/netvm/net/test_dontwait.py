@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from netvm.net.dontwait import sendmsg_dontwait
+from netvm.net.dontwait import sendmsg_dontwait, set_cork
 from netvm.net.wire import content_size
+from netvm.net.write_queue import WriteQueue
 
 _PATH = Path(__file__).parents[2] / "storage_backends" / "nfs" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("nfs_conftest", _PATH)
@@ -71,5 +72,32 @@ def test_a_connection_that_is_gone_takes_nothing(mounted: type) -> None:
         sock.state_change = None
         sock.abort()
         assert await sendmsg_dontwait(sock, task, b"abc", 0, more=False) == (-32, False)
+
+    host.run(script)
+
+
+def test_a_cork_lasts_until_it_is_taken_off_or_room_is_missing(mounted: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unlike MSG_MORE it outlives the call; who finds no room sends what there is all the same."""
+    host = mounted()
+    copy = WriteQueue.copy_dontwait
+
+    async def first_hundred(queue, task, _size_bytes, copied, push) -> tuple[int, bool]:
+        return (await copy(queue, task, 100, copied, push))[0], True
+
+    async def script(task) -> None:
+        sock = host.xprt.sock
+        begun = sock.core.snd_nxt
+        await set_cork(sock, task, corked=True)
+        await sendmsg_dontwait(sock, task, bytes(100), 0, more=False)
+        sock.tcp_push_pending(task)
+        assert sock.core.snd_nxt == begun
+        await set_cork(sock, task, corked=False)
+        assert sock.core.snd_nxt == begun + 100
+        await set_cork(sock, task, corked=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(WriteQueue, "copy_dontwait", first_hundred)
+            assert await sendmsg_dontwait(sock, task, bytes(300), 0, more=True) == (100, True)
+        assert sock.core.snd_nxt == begun + 200
+        assert sock.core.set_cork(False)
 
     host.run(script)

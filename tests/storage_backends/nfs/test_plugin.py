@@ -12,7 +12,7 @@ def small(**storage):
     """Return a hog a third larger than its machine, swapping over NFS."""
     return scenario_from(
         {
-            "machine": {"ram_mib": 32, "costs": {"scale": 0.0}},
+            "machine": {"ram_mib": 32, "costs": {"scale": 0.3}},
             "storage": {"kind": "nfs", "size_mib": 48, **storage},
             "workload": [{"kind": "anon-hog", "mib": 24, "passes": 2}],
         },
@@ -32,7 +32,7 @@ def test_a_mount_swaps_and_holds_files_at_once(mounted) -> None:
     """A hog beside a file writer goes to the swap file, the writer's pages to its own, and nothing is lost."""
     scenario = scenario_from(
         {
-            "machine": {"ram_mib": 32, "costs": {"scale": 0.0}},
+            "machine": {"ram_mib": 32, "costs": {"scale": 0.3}},
             "storage": {"kind": "nfs", "role": "fs", "size_mib": 64, "swap_mib": 32},
             "workload": [{"kind": "anon-hog", "mib": 20, "passes": 2}, {"kind": "file-writer", "mib": 4}],
         },

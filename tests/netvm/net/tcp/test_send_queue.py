@@ -62,6 +62,17 @@ def test_a_cork_does_not_hold_an_skb_that_has_a_successor() -> None:
     assert _sendable(waiting, 500, more=True) == 0
 
 
+def test_a_window_cuts_a_corked_skb_at_a_packet() -> None:
+    """tcp_mss_split_point: what only the window cuts is whole packets under a cork, whatever comes behind the skb."""
+    waiting = _queue(5000, 5000)
+    assert _sendable(waiting, 5000, window_bytes=3300) == 3300
+    assert _sendable(waiting, 5000, window_bytes=3300, more=True) == 3000
+    waiting.corked = True
+    assert _sendable(waiting, 5000, window_bytes=3300) == 3000
+    assert _sendable(waiting, 5000, max_packets=3) == 3000
+    assert _sendable(waiting, 700, window_bytes=700) == 700, "a packet of its own that has a successor"
+
+
 def test_nagle_allows_one_small_packet_in_flight() -> None:
     """RFC 9293 section 3.7.4 in Minshall's form; TCP_NODELAY is without it."""
     waiting = _queue(2500, nodelay=False)

@@ -83,6 +83,23 @@ def test_a_full_send_buffer_is_waited_for_without_the_lock(mounted) -> None:
     assert host.xprt.locked_by is None
 
 
+def test_calls_in_the_queue_share_packets(mounted) -> None:
+    """Until the queue is empty the socket is corked; before 5.13 each call ended with a packet of its own."""
+    packets = {}
+    for fixes in ((), ("rpc_cork",)):
+        host = mounted("storage.proxy_bandwidth_bytes_per_s=4000000", fixes=fixes)
+
+        async def script(task, host=host, fixes=fixes) -> None:
+            host.take_completions()
+            for i in range(60):
+                await host.swap_rw(task, 1 + 32 * i, [1 + i] * 11)
+            await host.until_ended(task, 60)
+            packets[fixes] = host.host.stack.tcp_counters["TCPOrigDataSent"]
+
+        host.run(script)
+    assert packets[()] < packets["rpc_cork",] - 15
+
+
 def test_connecting_for_swap_may_use_the_reserve(mounted) -> None:
     """The worker that makes a new socket runs with PF_MEMALLOC since either fix; without both it does not."""
     for fixes, flags in (((), PF_MEMALLOC), (("rpc_swap_memalloc",), PF_MEMALLOC), (_BOTH, 0)):
