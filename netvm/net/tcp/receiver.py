@@ -178,8 +178,7 @@ class Receiver:
     def accept(self, seq: int, end: int, size_bytes: int, now_ns: int, *, truesize_bytes: int = 0) -> Disposition:
         """Take a segment's data (and FIN, which ``end`` counts) where it belongs, and decide about acknowledging it.
 
-        ``truesize_bytes`` is what its sk_buff takes, without a head that carries no data: the window grows the slower,
-        the more of that is overhead.
+        ``truesize_bytes`` is what its sk_buff takes: the more of that is overhead, the slower the window grows.
         """
         assert end > seq
         rcv_nxt = self.rcv_nxt
