@@ -176,7 +176,7 @@ def _counters(run: RecordedRun, emulated: Mapping[str, int]) -> Iterator[Row]:
 
 def _netstat(recorded: Mapping[str, int], emulated: Mapping[str, int]) -> Iterator[Row]:
     for name in _NETSTAT:
-        if recorded.get(name) or (name in recorded and emulated.get(name)):
+        if name in recorded and (recorded[name] or emulated.get(name)):
             yield _row(name=name, recorded=recorded[name], emulated=emulated.get(name, 0))
 
 

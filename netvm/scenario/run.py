@@ -60,6 +60,8 @@ __all__ = ["Experiment", "run_scenario"]
 
 HUNG_TASK_WARNINGS = 10
 """kernel.hung_task_warnings: how many are told of in full."""
+SWAPON_AFTER_NS = NS_PER_S // 20
+"""How long after the connection its device is read first; a delayed acknowledgement of the handshake is gone then."""
 DROPS_EVERY_NS = NS_PER_S
 PROGRESS_EVERY_NS = 100 * NS_PER_MS
 _DROPS = (
@@ -101,10 +103,6 @@ def run_scenario(
     except KeyboardInterrupt:
         experiment.partial = "interrupted"
     return experiment.outcome()
-
-
-SWAPON_AFTER_NS = NS_PER_S // 20
-"""How long after the connection its device is read first; a delayed acknowledgement of the handshake is gone then."""
 
 
 class Experiment:

@@ -470,11 +470,6 @@ class TcpConnection:
         return self._sender.size_goal_bytes
 
     @property
-    def srtt_ns(self) -> int:
-        """The smoothed round trip."""
-        return self._sender.rtt.srtt_ns
-
-    @property
     def cwnd(self) -> int:
         """The congestion window in packets."""
         return self._sender.recovery.cc.cwnd

@@ -72,6 +72,7 @@ class Receiver:
     __slots__ = (
         "_ato_ns",
         "_last_data_ns",
+        "_last_ecr_ms",
         "_last_seg_bytes",
         "_ofo",
         "_pushed",
@@ -123,6 +124,7 @@ class Receiver:
         """``icsk_ack.retry``: acknowledgements in a row that found no memory."""
         self._last_data_ns = _NEVER_NS
         self._last_seg_bytes = 0
+        self._last_ecr_ms = NO_TIMESTAMP
 
     def open(self, syn: Segment) -> None:
         """Take the peer's initial sequence number (RFC 9293 section 3.4.1)."""
@@ -145,8 +147,7 @@ class Receiver:
             return window
         if not window:
             self.counters["TCPWantZeroWindowAdv"] += 1
-        scale = self.window.scale_bytes
-        return (left + scale - 1) & -scale
+        return self.window.in_units(left)
 
     def _select(self) -> int:
         """Return the window there is room for; while it is short packets are not acknowledged one by one."""
@@ -169,11 +170,10 @@ class Receiver:
     def measure(self, segment: Segment, now_ns: int) -> None:
         """Look at the timestamp a segment with data echoes (``tcp_input.c:tcp_rcv_rtt_measure_ts``)."""
         ecr_ns = segment.ts_ecr_ns
-        window = self.window
-        if ecr_ns != NO_TIMESTAMP and ecr_ns // NS_PER_MS != window.last_ecr_ms:
-            window.last_ecr_ms = ecr_ns // NS_PER_MS
+        if ecr_ns != NO_TIMESTAMP and ecr_ns // NS_PER_MS != self._last_ecr_ms:
+            self._last_ecr_ms = ecr_ns // NS_PER_MS
             if segment.size_bytes >= self._rcv_mss_bytes:
-                window.echoed(ecr_ns, now_ns)
+                self.window.echoed(ecr_ns, now_ns)
 
     def accept(self, seq: int, end: int, size_bytes: int, now_ns: int, *, truesize_bytes: int = 0) -> Disposition:
         """Take a segment's data (and FIN, which ``end`` counts) where it belongs, and decide about acknowledging it.
@@ -259,8 +259,7 @@ class Receiver:
             elif gap_ns > self._rtt.rto_ns:
                 self._quicken()
         self._last_data_ns = now_ns
-        may_grow = window.ssthresh_bytes < window.free_bytes and window.ssthresh_bytes < window.clamp_bytes
-        if may_grow and window.grow(size_bytes, truesize_bytes, self._rcv_mss_bytes):
+        if window.grow(size_bytes, truesize_bytes, self._rcv_mss_bytes):
             self._quick |= 1
 
     def _measure_rcv_mss(self, size_bytes: int) -> None:
@@ -378,7 +377,7 @@ class Receiver:
                 self.ack_due = _ACK_NOW
         if copied_bytes and self.ack_due is not _ACK_NOW:
             left = self.window_left_bytes
-            if 2 * left <= min(self.window.clamp_bytes, self.window.full_bytes):
+            if 2 * left <= self.window.largest_bytes:
                 window = self._select()
                 if window and window >= 2 * left:
                     self.ack_due = _ACK_NOW

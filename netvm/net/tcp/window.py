@@ -25,7 +25,6 @@ A window with no bounds but the free space is that of a machine which is never s
 
 from typing import Final
 
-from netvm.net.tcp.segment import NO_TIMESTAMP
 from netvm.units import NS_PER_MS
 
 __all__ = ["ReceiveWindow"]
@@ -51,7 +50,6 @@ class ReceiveWindow:
         "clamp_bytes",
         "free_bytes",
         "full_bytes",
-        "last_ecr_ms",
         "passed_at_seq",
         "scale_bytes",
         "ssthresh_bytes",
@@ -72,7 +70,6 @@ class ReceiveWindow:
         """Memory of the protocol is short: nothing grows."""
         # invariant: eight times the estimate, 0 before the first sample
         self._rtt8_ns = 0
-        self.last_ecr_ms = NO_TIMESTAMP
         self.passed_at_seq = -1
         """The end of the window that is timed."""
         self._window_since_ns: int | None = None
@@ -106,7 +103,7 @@ class ReceiveWindow:
     def select(self, rcv_mss_bytes: int) -> int:
         """Return the window that could be advertised, whatever the peer was told before (__tcp_select_window)."""
         free = self.free_bytes
-        full = min(self.clamp_bytes, self.full_bytes)
+        full = self.largest_bytes
         if free < full >> 1:
             if self.under_pressure:
                 self.restrain(4)
@@ -114,14 +111,21 @@ class ReceiveWindow:
             free -= free % self.scale_bytes
             if free < self.full_bytes >> 4 or free < min(rcv_mss_bytes, full):
                 return 0
-        free = min(free, self.ssthresh_bytes)
-        # rounded up, so that it is not scaled away
-        return (free + self.scale_bytes - 1) & -self.scale_bytes
+        return self.in_units(min(free, self.ssthresh_bytes))
+
+    def in_units(self, size_bytes: int) -> int:
+        """Return a window in whole units of the scale, rounded up so that it is not scaled away."""
+        return (size_bytes + self.scale_bytes - 1) & -self.scale_bytes
+
+    @property
+    def largest_bytes(self) -> int:
+        """What the window is when nothing is unread and it has grown."""
+        return min(self.clamp_bytes, self.full_bytes)
 
     @property
     def is_short(self) -> bool:
         """Whether less than half of it is free: each packet is not acknowledged by itself then."""
-        return self.free_bytes < min(self.clamp_bytes, self.full_bytes) >> 1
+        return self.free_bytes < self.largest_bytes >> 1
 
     def restrain(self, nr_packets: int) -> None:
         """Come back to a few packets (tcp_adjust_rcv_ssthresh)."""
