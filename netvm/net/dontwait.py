@@ -9,7 +9,7 @@ holds it until it is taken off.
 
 from netvm.errors import Errno
 from netvm.net.sock import TcpSock
-from netvm.net.wire import Content, content_part, content_size
+from netvm.net.wire import Content
 from netvm.runtime.task import Task
 
 __all__ = ["sendmsg_dontwait", "set_cork"]
@@ -32,25 +32,9 @@ async def sendmsg_dontwait(sock: TcpSock, task: Task, piece: Content, start: int
     """
     task.charge_ns += sock.stack.costs.sendmsg
     await sock.lock_sock(task)
-    end = content_size(piece)
-
-    def copied(size_bytes: int) -> None:
-        nonlocal start
-        sock.outgoing.write(content_part(piece, start, start + size_bytes))
-        start += size_bytes
-
-    done, nospace = await sock.write_queue.copy_dontwait(
-        task, end - start, copied, lambda: sock.push(task, more=more or start < end)
-    )
-    if done and start < end:
-        # who would wait for room or memory sends all there is first (wait_for_space: TCP_NAGLE_PUSH)
-        corked = sock.core.set_cork(False)
-        sock.push(task, more=False)
-        sock.core.set_cork(corked)
-    elif done:
-        sock.push(task, more=more)
+    done = await sock.write_queue.tcp_sendmsg_locked(task, piece, start, more=more, timeo_ns=0)
     error = -int(Errno.EAGAIN if sock.established else Errno.EPIPE)
     sock.release_sock(task)
     if task.cpus is not None:
         await task.cpus.cond_resched(task)
-    return done or error, nospace
+    return done or error, sock.short_of == "room"

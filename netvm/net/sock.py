@@ -23,7 +23,7 @@ from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_MEMALLOC, GFP_NOWARN
 from netvm.net.receive_queue import ReceiveQueue
 from netvm.net.sk_lock import SocketLock
 from netvm.net.sk_memory import SockMemory
-from netvm.net.skb import MAX_SKB_FRAGS, Skb
+from netvm.net.skb import Skb
 from netvm.net.stack import NetStack
 from netvm.net.tcp.config import ETHERNET, LOOPBACK, TcpConfig
 from netvm.net.tcp.connection import TcpConnection
@@ -308,75 +308,22 @@ class TcpSock:
         error = 0
         for piece in content:
             follows = more or piece is not content[-1]
-            error = await self.tcp_sendmsg_locked(task, piece, more=follows, apart=nr_calls > 1)
-            if error:
+            taken = await self.write_queue.tcp_sendmsg_locked(
+                task, piece, 0, more=follows, timeo_ns=self.sndtimeo_ns, apart=nr_calls > 1
+            )
+            if taken < content_size(piece):
+                error = -Errno.EAGAIN if self.established else -Errno.EPIPE
                 break
-        if not error:
-            self.push(task, more=more)
         self.release_sock(task)
         if task.cpus is not None:
             await task.cpus.cond_resched(task)
         return error
 
-    async def tcp_sendmsg_locked(self, task: Task, piece: Content, *, more: bool, apart: bool = False) -> int:
-        """Copy one piece of content, fragment by fragment; in all it waits for ``sndtimeo_ns`` at most.
+    async def sk_stream_wait_memory(self, task: Task, timeo_ns: int | None = None) -> int:
+        """Sleep without the lock: for space if the buffer is full, else for a moment, since memory was short.
 
-        ``apart``: the piece is made of several calls.
+        Return how long it was; without space ``timeo_ns`` at most.
         """
-        left = content_size(piece)
-        timeo_ns = self.sndtimeo_ns
-        self.outgoing.write(piece)
-        while left:
-            if not self.established:
-                return -Errno.EPIPE
-            copied, short_of = await self._copy_fragment(task, left, more=more)
-            left -= copied
-            if short_of:
-                slept_ns = await self.sk_stream_wait_memory(task, short_of, more=more, timeo_ns=timeo_ns)
-                if timeo_ns is not None:
-                    timeo_ns -= slept_ns
-                    if timeo_ns <= 0:
-                        return -Errno.EAGAIN
-            elif apart and left:
-                await self.lock.take_anew(task)
-        return 0
-
-    async def _copy_fragment(self, task: Task, size_bytes: int, *, more: bool) -> tuple[int, str]:
-        """Copy what goes into one fragment; return how much, and what was missing if it is nothing."""
-        queue = self.write_queue
-        skb = queue.tail if queue.tail_has_room() else None
-        room = self.core.size_goal_bytes
-        if skb is None:
-            if not self.mem.stream_memory_free():
-                return 0, "room"
-            skb = await queue.new_skb(task)
-            if skb is None:
-                return 0, "a page"
-        else:
-            room -= queue.tail_bytes
-        frag = await queue.frag_refill(task)
-        if frag is None:
-            if not queue.tail_bytes and skb is queue.tail:
-                queue.drop_empty_tail()
-            return 0, "a page"
-        copy = min(size_bytes, room, frag.size_bytes - frag.offset)
-        if not self.mem.mem_schedule(copy, receive=False):
-            return 0, "tcp_mem"
-        queue.append(task, skb, frag, copy)
-        if copy == size_bytes or queue.tail_bytes >= room or len(skb.frags) >= MAX_SKB_FRAGS:
-            self.push(task, more=more or copy < size_bytes)
-        return copy, ""
-
-    async def sk_stream_wait_memory(self, task: Task, short_of: str, *, more: bool, timeo_ns: int | None = None) -> int:
-        """Sleep without the lock: for space if the buffer is full, else for a moment, since pages were short.
-
-        A socket that lacks pages shrinks its buffer. Return how long it was, ``timeo_ns`` at most.
-        """
-        if short_of == "a page":
-            self.mem.proto.enter_pressure()
-            self.mem.moderate_sndbuf()
-        self.short_of = short_of
-        self.push(task, more=more)
         vm_wait = self.mem.stream_memory_free()
         limit_ns = self.stack.vm_wait_ns() if vm_wait else timeo_ns
         limit_ns = None if limit_ns is None else self.world.wheel_ns(limit_ns)

@@ -12,18 +12,19 @@ acknowledged. A packet that got no data, because the page for it could not be ha
 """
 
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import GFP_ATOMIC, GFP_DIRECT_RECLAIM, GFP_MEMALLOC, GFP_NOWARN
+from netvm.net.sk_lock import SocketLock
 from netvm.net.sk_memory import SockMemory
 from netvm.net.skb import MAX_SKB_FRAGS, PageFrag, Skb
 from netvm.net.stack import NetStack, TaskFrag
 from netvm.net.tcp.connection import TcpConnection
 from netvm.net.tcp.segment import Segment
+from netvm.net.wire import Content, StreamLog, content_part, content_size
 from netvm.runtime.task import Task
 from netvm.units import PAGE_SIZE
 
@@ -38,11 +39,22 @@ class _Sock(Protocol):
     mem: SockMemory
     allocation: int
     core: TcpConnection
+    lock: SocketLock
+    outgoing: StreamLog
+    short_of: str
     kernel: bool
 
     @property
     def established(self) -> bool:
         """Whether data can be sent."""
+        ...
+
+    def push(self, context: Task, *, more: bool) -> None:
+        """Send what may go."""
+        ...
+
+    async def sk_stream_wait_memory(self, task: Task, timeo_ns: int | None = None) -> int:
+        """Sleep without the lock; return how long."""
         ...
 
 
@@ -65,7 +77,7 @@ class WriteQueue:
 
     # -- making packets -------------------------------------------------------------------------------------------
 
-    def tail_has_room(self) -> bool:
+    def _tail_has_room(self) -> bool:
         """Whether the last packet takes more data."""
         skb, core = self.tail, self._sock.core
         return (
@@ -75,7 +87,7 @@ class WriteQueue:
             and len(skb.frags) < MAX_SKB_FRAGS
         )
 
-    async def new_skb(self, task: Task) -> Skb | None:
+    async def _new_skb(self, task: Task) -> Skb | None:
         """Begin a new packet at the end, sleeping as the socket's mask allows (tcp_stream_alloc_skb)."""
         skb = await self._sock.stack.skbs.alloc_tx(task, self._sock.allocation)
         if skb is not None:
@@ -99,11 +111,13 @@ class WriteQueue:
         self.tail = skb
         self.tail_bytes = 0
 
-    def drop_empty_tail(self) -> None:
-        """Take back a packet that got no data (tcp_remove_empty_skb)."""
-        skb = self._skbs.pop()
-        self.tail = None
-        self._release(skb)
+    def _drop_empty_tail(self) -> None:
+        """Take back a packet that got no data, if there is one (tcp_remove_empty_skb)."""
+        if self.tail is not None and not self.tail_bytes:
+            skb = self._skbs.pop()
+            assert skb is self.tail
+            self.tail = None
+            self._release(skb)
 
     # -- copied data ----------------------------------------------------------------------------------------------
 
@@ -127,7 +141,7 @@ class WriteQueue:
         kept.frag = await self._sock.stack.skbs.skb_page_frag_refill(task, self._sock.allocation, self._owner)
         return kept.frag
 
-    def append(self, task: Task, skb: Skb, frag: PageFrag, size_bytes: int) -> None:
+    def _append(self, task: Task, skb: Skb, frag: PageFrag, size_bytes: int) -> None:
         """Put copied bytes at the end of the last packet."""
         new = not self.tail_bytes
         if not skb.frags or skb.frags[-1] is not frag:
@@ -145,43 +159,75 @@ class WriteQueue:
         skb.end_seq = core.write_seq
         self.tail_bytes += size_bytes
 
-    async def copy_dontwait(
-        self, task: Task, size_bytes: int, copied: Callable[[int], None], push: Callable[[], None]
-    ) -> tuple[int, bool]:
-        """Copy as much as there is room and memory for (tcp_sendmsg_locked with MSG_DONTWAIT).
+    async def tcp_sendmsg_locked(
+        self, task: Task, piece: Content, start: int, *, more: bool, timeo_ns: int | None, apart: bool = False
+    ) -> int:
+        """Copy a piece of content from ``start`` on, fragment by fragment, and send it; return the bytes taken.
 
-        Returns the bytes taken and whether the send buffer had no room for more (SOCK_NOSPACE). ``copied`` is told of
-        every part, ``push`` called when a packet is full. An allocation may sleep as the socket's mask allows.
+        Who finds no room or no memory first sends all there is, the partial packet that a cork or Nagle would hold as
+        well (TCP_NAGLE_PUSH), and then waits, ``timeo_ns`` in all: None is without end, 0 is MSG_DONTWAIT. ``apart``:
+        the piece is made of several calls, which each take the lock anew.
         """
         sock = self._sock
-        done = 0
-        while done < size_bytes and sock.established:
-            skb = self.tail if self.tail_has_room() else None
-            if skb is None:
-                if not sock.mem.stream_memory_free():
-                    return done, True
-                skb = await self.new_skb(task)
-            frag = await self.frag_refill(task) if skb is not None else None
-            if skb is None or frag is None:
-                if skb is not None and not self.tail_bytes and skb is self.tail:
-                    self.drop_empty_tail()
-                sock.mem.proto.under_pressure = True
-                sock.mem.moderate_sndbuf()
-                break
-            room = sock.core.size_goal_bytes - self.tail_bytes
-            size = min(size_bytes - done, room, frag.size_bytes - frag.offset)
-            if not sock.mem.mem_schedule(size, receive=False):
-                break
-            copied(size)
-            self.append(task, skb, frag, size)
-            done += size
-            if size == room or len(skb.frags) >= MAX_SKB_FRAGS:
-                push()
-        return done, False
+        at, end = start, content_size(piece)
+        sock.short_of = ""
+        while at < end and sock.established:
+            sock.short_of = await self._make_room(task)
+            size = 0 if sock.short_of else self._copy(task, piece, at)
+            if size:
+                at += size
+                if not self._tail_has_room():
+                    sock.push(task, more=more or at < end)
+                if apart and at < end:
+                    await sock.lock.take_anew(task)
+                continue
+            sock.short_of = sock.short_of or "tcp_mem"
+            if at > start:
+                corked = sock.core.set_cork(False)
+                sock.push(task, more=False)
+                sock.core.set_cork(corked)
+            if timeo_ns is None:
+                await sock.sk_stream_wait_memory(task)
+            elif timeo_ns > 0:
+                timeo_ns -= await sock.sk_stream_wait_memory(task, timeo_ns)
+            if timeo_ns is not None and timeo_ns <= 0:
+                return at - start
+        if at > start:
+            sock.push(task, more=more)
+        return at - start
+
+    async def _make_room(self, task: Task) -> str:
+        """Have a packet and a fragment that take more data; return what was missing, if anything."""
+        sock = self._sock
+        skb = self.tail if self._tail_has_room() else None
+        if skb is None:
+            if not sock.mem.stream_memory_free():
+                return "room"
+            skb = await self._new_skb(task)
+        if skb is not None and await self.frag_refill(task) is not None:
+            return ""
+        self._drop_empty_tail()
+        sock.mem.proto.enter_pressure()
+        sock.mem.moderate_sndbuf()
+        return "a page"
+
+    def _copy(self, task: Task, piece: Content, at: int) -> int:
+        """Copy from ``at`` on what the last packet and the fragment take; 0 if tcp_mem does not allow it."""
+        sock, skb, frag = self._sock, self.tail, self._page_frag(task).frag
+        assert skb is not None
+        assert frag is not None
+        room = sock.core.size_goal_bytes - self.tail_bytes
+        size = min(content_size(piece) - at, room, frag.size_bytes - frag.offset)
+        if not sock.mem.mem_schedule(size, receive=False):
+            self._drop_empty_tail()
+            return 0
+        sock.outgoing.write(content_part(piece, at, at + size))
+        self._append(task, skb, frag, size)
+        return size
 
     def try_copy(self, task: Task, size_bytes: int) -> bool:
         """Queue a small header in the socket's fragment without sleeping."""
-        skb = self.tail if self.tail_has_room() else self._try_new_skb(task)
+        skb = self.tail if self._tail_has_room() else self._try_new_skb(task)
         if skb is None:
             return False
         kept = self._page_frag(task)
@@ -193,13 +239,12 @@ class WriteQueue:
                 task, self._sock.allocation & ~GFP_DIRECT_RECLAIM, self._owner, nomemalloc=False
             )
             if fresh is None:
-                if not self.tail_bytes:
-                    self.drop_empty_tail()
+                self._drop_empty_tail()
                 return False
             kept.put()
             kept.frag = frag = fresh
         self._sock.mem.forced_mem_schedule(size_bytes)
-        self.append(task, skb, frag, size_bytes)
+        self._append(task, skb, frag, size_bytes)
         return True
 
     # -- data by reference ----------------------------------------------------------------------------------------
@@ -208,7 +253,7 @@ class WriteQueue:
         """Put pages into packets as far as there is room and memory (do_tcp_sendpages); return the bytes taken."""
         sent = 0
         while sent < size_bytes:
-            skb = self.tail if self.tail_has_room() else self._try_new_skb(task)
+            skb = self.tail if self._tail_has_room() else self._try_new_skb(task)
             if skb is None:
                 break
             first, offset = divmod(page_offset + sent, PAGE_SIZE)
@@ -222,8 +267,7 @@ class WriteQueue:
                 self.tail = None
                 continue
             if not self._sock.mem.mem_schedule(size, receive=False):
-                if not self.tail_bytes:
-                    self.drop_empty_tail()
+                self._drop_empty_tail()
                 break
             last = (offset + size - 1) // PAGE_SIZE + first
             self._attach(skb, pfns[first + joins : last + 1], size)

@@ -7,7 +7,6 @@ import pytest
 
 from netvm.net.dontwait import sendmsg_dontwait, set_cork
 from netvm.net.wire import content_size
-from netvm.net.write_queue import WriteQueue
 
 _PATH = Path(__file__).parents[2] / "storage_backends" / "nfs" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("nfs_conftest", _PATH)
@@ -76,13 +75,9 @@ def test_a_connection_that_is_gone_takes_nothing(mounted: type) -> None:
     host.run(script)
 
 
-def test_a_cork_lasts_until_it_is_taken_off_or_room_is_missing(mounted: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unlike MSG_MORE it outlives the call; who finds no room sends what there is all the same."""
+def test_a_cork_lasts_until_it_is_taken_off(mounted: type) -> None:
+    """Unlike MSG_MORE it outlives the call."""
     host = mounted()
-    copy = WriteQueue.copy_dontwait
-
-    async def first_hundred(queue, task, _size_bytes, copied, push) -> tuple[int, bool]:
-        return (await copy(queue, task, 100, copied, push))[0], True
 
     async def script(task) -> None:
         sock = host.xprt.sock
@@ -93,11 +88,31 @@ def test_a_cork_lasts_until_it_is_taken_off_or_room_is_missing(mounted: type, mo
         assert sock.core.snd_nxt == begun
         await set_cork(sock, task, corked=False)
         assert sock.core.snd_nxt == begun + 100
+
+    host.run(script)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_who_finds_no_memory_sends_what_there_is(mounted: type, waits: bool) -> None:
+    """TCP_NAGLE_PUSH: what was copied until then is held by no cork and no MSG_MORE, may the sender sleep or not."""
+    host = mounted()
+
+    async def script(task) -> None:
+        sock = host.xprt.sock
+        sock.allocation = 0x820
+        await sendmsg_dontwait(sock, task, bytes(100), 0, more=False)
+        begun = sock.core.snd_nxt
         await set_cork(sock, task, corked=True)
-        with monkeypatch.context() as patch:
-            patch.setattr(WriteQueue, "copy_dontwait", first_hundred)
-            assert await sendmsg_dontwait(sock, task, bytes(300), 0, more=True) == (100, True)
-        assert sock.core.snd_nxt == begun + 200
+        pages = host.drain()
+        frag = await sock.write_queue.frag_refill(task)
+        frag.offset = frag.size_bytes - 100
+        if waits:
+            sock.sndtimeo_ns = 1
+            assert await sock.sendmsg(task, [bytes(300)], more=True) == -11
+        else:
+            assert await sendmsg_dontwait(sock, task, bytes(300), 0, more=True) == (100, False)
+        assert sock.core.snd_nxt == begun + 100
         assert sock.core.set_cork(False)
+        host.give_back(pages)
 
     host.run(script)

@@ -80,9 +80,9 @@ def test_acknowledgements_that_came_meanwhile_are_seen(net_host: Callable[..., H
         began_ns = host.world.now_ns
         plain = one.sk_stream_wait_memory
 
-        async def waited(task: Any, short_of: str, **how: Any) -> int:
-            waits.append(short_of)
-            return await plain(task, short_of, **how)
+        async def waited(task: Any, *how: Any) -> int:
+            waits.append(one.short_of)
+            return await plain(task, *how)
 
         one.sk_stream_wait_memory = waited
         await one.sendmsg(task, [bytes(60_000)], more=False, nr_calls=nr_calls)
@@ -187,7 +187,7 @@ def test_sender_waits_two_to_51_jiffies_for_a_page(net_host: Callable[..., Host]
         for _ in range(300):
             await sock.lock_sock(task)
             start_ns = host.world.now_ns
-            await sock.sk_stream_wait_memory(task, "a page", more=False)
+            await sock.sk_stream_wait_memory(task)
             assert sock.owner is task
             sock.release_sock(task)
             slept.append((host.world.now_ns - start_ns) // JIFFY_NS)
