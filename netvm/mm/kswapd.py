@@ -56,12 +56,18 @@ class Kswapd:
             if vmscan.tracer is not None:
                 vmscan.tracer.emit(_KSWAPD_WAKE, task, 0, vmscan.kswapd_order)
             alloc_order, vmscan.kswapd_order = vmscan.kswapd_order, 0
-            self.highest, vmscan.kswapd_highest = vmscan.kswapd_highest or self.highest, 0
+            self.highest, vmscan.kswapd_highest = self._kswapd_highest_zoneidx(), -1
             reclaim_order = await self.balance_pgdat(task, alloc_order)
             if reclaim_order == alloc_order:
                 # a run that kept its order may sleep for what was asked meanwhile, not for what it was woken for
                 reclaim_order = vmscan.kswapd_order
+                self.highest = self._kswapd_highest_zoneidx()
             await self.kswapd_try_to_sleep(task, reclaim_order)
+
+    def _kswapd_highest_zoneidx(self) -> int:
+        """Return the highest zone somebody asked for, or that of the last run."""
+        asked = self.vmscan.kswapd_highest
+        return self.highest if asked < 0 else asked
 
     def _prepare_kswapd_sleep(self, order: int) -> bool:
         """Whether kswapd may sleep; throttled reclaimers are woken in any case (prepare_kswapd_sleep)."""
@@ -85,7 +91,7 @@ class Kswapd:
         woken = await vmscan.kswapd_wait.wait(task, timeout_ns=vmscan.world.wheel_ns(NAP_NS))
         if woken:
             vmscan.kswapd_order = max(vmscan.kswapd_order, reclaim_order)
-            vmscan.kswapd_highest = vmscan.kswapd_highest or self.highest
+            vmscan.kswapd_highest = self._kswapd_highest_zoneidx()
             vmscan.vmstat.kswapd_low_wmark_hit_quickly += 1
             return
         if not self._prepare_kswapd_sleep(reclaim_order):
@@ -108,7 +114,7 @@ class Kswapd:
         boosts = [zone.watermark_boost for zone in zones]
         nr_boost_reclaim = sum(boosts)
         boosted = nr_boost_reclaim
-        sc = ScanControl(gfp=GFP_KERNEL, order=order, kswapd=True)
+        sc = ScanControl(gfp=GFP_KERNEL, order=order, zones_above=vmscan.node.zones_above(self.highest), kswapd=True)
         for zone in zones:
             zone.reclaim_active = True
         if not await self._reclaim_until_balanced(task, sc, nr_boost_reclaim) and not sc.nr_reclaimed:
@@ -139,7 +145,7 @@ class Kswapd:
                 raise_priority = False
             sc.may_writepage = not vmscan.laptop_mode and not nr_boost_reclaim
             sc.may_swap = not nr_boost_reclaim
-            self._kswapd_age_node(task)
+            self._kswapd_age_node(task, sc)
             if sc.priority < DEF_PRIORITY - 2:
                 sc.may_writepage = True
             sc.nr_scanned = 0
@@ -160,14 +166,14 @@ class Kswapd:
         """The zones this run is for."""
         return [zone for zone in self.vmscan.node.zones if zone.index <= self.highest]
 
-    def _kswapd_age_node(self, task: Task) -> None:
+    def _kswapd_age_node(self, task: Task, sc: ScanControl) -> None:
         """Keep the inactive list supplied (kswapd_age_node)."""
         vmscan = self.vmscan
         if not vmscan.swap.nr_total_slots():
             return
         for lruvec in vmscan.lruvec.tree():
             if inactive_is_low(lruvec, file=False):
-                vmscan.shrinker.shrink_active_list(task, lruvec, SWAP_CLUSTER_MAX)
+                vmscan.shrinker.shrink_active_list(task, lruvec, SWAP_CLUSTER_MAX, sc)
 
     async def _kswapd_shrink_node(self, task: Task, sc: ScanControl) -> bool:
         """One pass; return whether it scanned as much as it wanted to reclaim (kswapd_shrink_node)."""

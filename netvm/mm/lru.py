@@ -158,6 +158,25 @@ class LruList:
                 return taken
         return self._isolate_past_holes(nr)
 
+    def isolate_below(self, nr: int, end_pfn: int) -> tuple[PfnArray, PfnArray]:
+        """Take up to ``nr`` pages of frames below ``end_pfn`` from the tail; those met before them go to the head.
+
+        Returns both, oldest first. The order at the head is that of the tail: whoever looks next meets others first
+        (isolate_lru_folios).
+        """
+        pages = self.pages()
+        found = np.flatnonzero(pages < end_pfn)[:nr]
+        met = pages[: int(found[-1]) + 1] if len(found) == nr else pages
+        eligible = met < end_pfn
+        skipped = met[~eligible]
+        self.isolate_tail(len(met))
+        self.add_head(skipped)
+        return met[eligible], skipped
+
+    def nr_below(self, end_pfn: int) -> int:
+        """Return how many pages are of frames below ``end_pfn`` (lruvec_lru_size)."""
+        return int(np.count_nonzero(self.pages() < end_pfn))
+
     def _isolate_past_holes(self, nr: int) -> PfnArray:
         span = nr
         limit = self._head - self._tail

@@ -34,7 +34,6 @@ from netvm.mm.gfp import (
     GFP_DIRECT_RECLAIM,
     GFP_FS,
     GFP_HIGH,
-    GFP_HIGHMEM,
     GFP_KSWAPD_RECLAIM,
     GFP_MEMALLOC,
     GFP_MOVABLE,
@@ -59,7 +58,6 @@ from netvm.mm.zone import (
     PAGE_ALLOC_COSTLY_ORDER,
     RECLAIMABLE,
     UNMOVABLE,
-    ZONE_MOVABLE,
     Node,
     Zone,
 )
@@ -462,10 +460,10 @@ class PageAllocator:
 
     def wake_all_kswapds(self, gfp: int, order: int) -> None:
         """Wake kswapd for every zone the request could use (wake_all_kswapds)."""
-        self.vmscan.wakeup_kswapd(gfp, order)
+        self.vmscan.wakeup_kswapd(gfp, order, gfp_zone(gfp))
 
     def _boosted(self, zone: Zone) -> None:
-        self.vmscan.wakeup_kswapd(GFP_HIGHMEM | GFP_MOVABLE if zone.index == ZONE_MOVABLE else 0, 0)
+        self.vmscan.wakeup_kswapd(0, 0, zone.index)
 
     def warn_alloc(self, task: Task, order: int, gfp: int) -> None:
         """Report a failure (warn_alloc): counted always, logged once for each kind of request."""

@@ -4,14 +4,20 @@ Mirrors ``struct scan_control``, ``prepare_scan_count``, ``get_scan_count`` and 
 6.1). At each priority a list's share is its size shifted right by it. How anonymous and file pages share the work is
 decided by swappiness and by what reclaiming either has cost lately, unless something is plain before: no swap space,
 the last priority, hardly any file pages, or plenty of idle ones.
+
+The lists are the node's. A reclaim for lower zones counts only their pages, and moves those of others that it meets
+from the tail to the head.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
+from netvm.mm.frames import PfnArray
 from netvm.mm.gfp import ALLOC_WMARK_HIGH
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
-from netvm.mm.zone import Node
+from netvm.mm.zone import Node, Zone
 from netvm.runtime.task import Task
 from netvm.trace.recorder import Recorder
 from netvm.trace.tracepoints import number_of
@@ -49,6 +55,8 @@ class ScanControl:
     nr_to_reclaim: int = SWAP_CLUSTER_MAX
     memcg: "MemCgroup | None" = None
     """The memory group whose limit is met (target_mem_cgroup); None: the node is short."""
+    zones_above: tuple[Zone, ...] = ()
+    """Zones whose pages would not help (those above reclaim_idx): they are skipped."""
     priority: int = DEF_PRIORITY
     may_writepage: bool = True
     may_unmap: bool = True
@@ -86,7 +94,7 @@ class ScanControl:
         self,
         tracer: Recorder,
         task: Task,
-        nr_taken: int,
+        nr_scanned: int,
         nr_reclaimed: int,
         met: tuple[int, ...],
         nr_active: int,
@@ -99,7 +107,7 @@ class ScanControl:
             _LRU_SHRINK_INACTIVE,
             task,
             0,
-            nr_taken,
+            nr_scanned,
             nr_reclaimed,
             self.nr_dirty - dirty,
             self.nr_writeback - writeback,
@@ -136,9 +144,27 @@ class ScanControl:
                 left += zone.nr_free - zone.wmark_pages(ALLOC_WMARK_HIGH)
             self.file_is_tiny = left <= 0
 
+    def isolate_lru_folios(self, lruvec: Lruvec, lru: int, nr_to_scan: int, vmstat: VmStat) -> tuple[PfnArray, int]:
+        """Take pages from a list's tail; return them and how many were looked at (isolate_lru_folios).
+
+        Pages that are skipped count as looked at, not towards ``nr_to_scan``.
+        """
+        if not self.zones_above:
+            taken = lruvec.lists[lru].isolate_tail(nr_to_scan)
+            return taken, len(taken)
+        taken, skipped = lruvec.lists[lru].isolate_below(nr_to_scan, self.zones_above[0].start_pfn)
+        for zone in self.zones_above:
+            of_zone = (skipped >= zone.start_pfn) & (skipped < zone.end_pfn)
+            vmstat.pgskip[zone.name.lower()] += int(np.count_nonzero(of_zone))
+        return taken, len(taken) + len(skipped)
+
     def get_scan_count(self, lruvec: Lruvec, *, nr_swap_pages: int, swappiness: int) -> list[int]:
         """Return how many pages of each evictable list to scan (get_scan_count)."""
-        sizes = [lru.size >> self.priority for lru in lruvec.lists[:4]]
+        lists = lruvec.lists[:4]
+        if self.zones_above:
+            sizes = [lru.nr_below(self.zones_above[0].start_pfn) >> self.priority for lru in lists]
+        else:
+            sizes = [lru.size >> self.priority for lru in lists]
         if not self.may_swap or nr_swap_pages <= 0 or (self.memcg is not None and not swappiness):
             return [0, 0, sizes[2], sizes[3]]
         if not self.priority and swappiness:

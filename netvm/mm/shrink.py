@@ -96,16 +96,16 @@ class Shrinker(Pageout):
         """Isolate a batch from the tail, deal with it, put the rest back; return pages reclaimed."""
         vmstat = self.vmstat
         self.lruvec.lru_add_drain()
-        taken = lruvec.lists[INACTIVE_ANON].isolate_tail(nr_to_scan)
+        taken, nr_scanned = sc.isolate_lru_folios(lruvec, INACTIVE_ANON, nr_to_scan, vmstat)
         nr_taken = len(taken)
         task.charge_ns += self.costs.shrink_call
+        vmstat.pgscan_anon += nr_scanned
+        if sc.kswapd:
+            vmstat.pgscan_kswapd += nr_scanned
+        else:
+            vmstat.pgscan_direct += nr_scanned
         if not nr_taken:
             return 0
-        vmstat.pgscan_anon += nr_taken
-        if sc.kswapd:
-            vmstat.pgscan_kswapd += nr_taken
-        else:
-            vmstat.pgscan_direct += nr_taken
         met = sc.met() if self.vmscan.tracer is not None else ()
         if sc.memcg is not None:
             await self._wait_for_marked(task, taken, sc)
@@ -131,7 +131,7 @@ class Shrinker(Pageout):
                 lruvec.note_cost(file=False, nr_pages=nr_pageout)
         sc.nr_taken += nr_taken
         if self.vmscan.tracer is not None:
-            sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=False)
+            sc.trace_inactive(self.vmscan.tracer, task, nr_scanned, nr_reclaimed, met, nr_active, file=False)
         return nr_reclaimed
 
     async def _wait_for_marked(self, task: Task, taken: PfnArray, sc: "ScanControl") -> None:
@@ -421,10 +421,11 @@ class Shrinker(Pageout):
 
     # -- the active list ------------------------------------------------------------------------------------------
 
-    def shrink_active_list(self, task: Task, lruvec: Lruvec, nr_to_scan: int) -> None:
+    def shrink_active_list(self, task: Task, lruvec: Lruvec, nr_to_scan: int, sc: "ScanControl") -> None:
         """Move pages from the active tail to the inactive head (shrink_active_list)."""
         self.lruvec.lru_add_drain()
-        taken = lruvec.lists[ACTIVE_ANON].isolate_tail(nr_to_scan)
+        taken, nr_scanned = sc.isolate_lru_folios(lruvec, ACTIVE_ANON, nr_to_scan, self.vmstat)
+        self.vmstat.pgrefill += nr_scanned
         nr = len(taken)
         task.charge_ns += self.costs.shrink_call + nr * self.costs.scan_keep
         if not nr:
@@ -443,5 +444,4 @@ class Shrinker(Pageout):
             flags[taken] & _NOT_ACTIVE | _U16(PG_WORKINGSET) if common is None else common & ~PG_ACTIVE | PG_WORKINGSET
         )
         lruvec.lists[INACTIVE_ANON].add_head(taken)
-        self.vmstat.pgrefill += nr
         self.vmstat.pgdeactivate += nr

@@ -67,18 +67,18 @@ class FileShrinker:
         """Isolate a batch from the tail, deal with it, put the rest back; return pages reclaimed."""
         vmstat = self.vmstat
         self.lruvec.lru_add_drain()
-        taken = lruvec.lists[INACTIVE_FILE].isolate_tail(nr_to_scan)
+        taken, nr_scanned = sc.isolate_lru_folios(lruvec, INACTIVE_FILE, nr_to_scan, vmstat)
         nr_taken = len(taken)
         task.charge_ns += self.costs.shrink_call
+        vmstat.pgscan_file += nr_scanned
+        if sc.kswapd:
+            vmstat.pgscan_kswapd += nr_scanned
+        else:
+            vmstat.pgscan_direct += nr_scanned
         if not nr_taken:
             return 0
         self.frames.flags[taken] &= _U16(0xFFFF & ~PG_LRU)
         vmstat.nr_isolated_file += nr_taken
-        vmstat.pgscan_file += nr_taken
-        if sc.kswapd:
-            vmstat.pgscan_kswapd += nr_taken
-        else:
-            vmstat.pgscan_direct += nr_taken
         unqueued_before = sc.nr_unqueued_dirty
         met = sc.met()
         if sc.memcg is not None:
@@ -98,7 +98,7 @@ class FileShrinker:
         sc.nr_taken += nr_taken
         sc.nr_file_taken += nr_taken
         if self.vmscan.tracer is not None:
-            sc.trace_inactive(self.vmscan.tracer, task, nr_taken, nr_reclaimed, met, nr_active, file=True)
+            sc.trace_inactive(self.vmscan.tracer, task, nr_scanned, nr_reclaimed, met, nr_active, file=True)
         return nr_reclaimed
 
     async def _wait_for_marked(self, task: Task, taken: PfnArray, sc: "ScanControl") -> None:
@@ -260,10 +260,11 @@ class FileShrinker:
 
     # -- the active list ------------------------------------------------------------------------------------------
 
-    def shrink_active_list(self, task: Task, lruvec: Lruvec, nr_to_scan: int) -> None:
+    def shrink_active_list(self, task: Task, lruvec: Lruvec, nr_to_scan: int, sc: "ScanControl") -> None:
         """Move pages from the active tail to the inactive head (shrink_active_list)."""
         self.lruvec.lru_add_drain()
-        taken = lruvec.lists[ACTIVE_FILE].isolate_tail(nr_to_scan)
+        taken, nr_scanned = sc.isolate_lru_folios(lruvec, ACTIVE_FILE, nr_to_scan, self.vmstat)
+        self.vmstat.pgrefill += nr_scanned
         nr = len(taken)
         task.charge_ns += self.costs.shrink_call + nr * self.costs.scan_keep
         if not nr:
@@ -273,5 +274,4 @@ class FileShrinker:
         flags = self.frames.flags
         flags[taken] = flags[taken] & _U16(0xFFFF & ~PG_ACTIVE) | _U16(PG_WORKINGSET)
         lruvec.lists[INACTIVE_FILE].add_head(taken)
-        self.vmstat.pgrefill += nr
         self.vmstat.pgdeactivate += nr

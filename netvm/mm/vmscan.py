@@ -13,7 +13,7 @@ first pass of a direct reclaimer). So a direct reclaim frees some 39 pages, neve
 A reclaim for a memory group (:mod:`netvm.mm.memcontrol`) goes over the group's lists alone and frees no slabs.
 
 # MODEL: one node, classic LRU lists; the refault clock and the counts of refaults are the node's, for groups too.
-# MODEL: pages of zones above those a request may use are not skipped by its reclaim (reclaim_idx).
+# MODEL: before 4.8 the lists were the zones', and nothing had to be skipped (reclaim_idx).
 """
 
 from dataclasses import dataclass
@@ -112,8 +112,8 @@ class Vmscan:
         self.kswapd: Task | None = None
         self.kswapd_wait = WaitQueue(world, Resource("memory", "kswapd_wait", external=True))
         self.kswapd_order = 0
-        self.kswapd_highest = 0
-        """Highest zone index somebody asked for since kswapd looked (kswapd_highest_zoneidx); 0 for nobody."""
+        self.kswapd_highest = -1
+        """Highest zone index somebody asked for since kswapd looked (kswapd_highest_zoneidx); -1 for nobody."""
         reserve = Resource("memory", "pfmemalloc_wait: free above half of min", self._providers_of_reserve)
         self.pfmemalloc_wait = WaitQueue(world, reserve)
         self.throttles = Throttles(self)
@@ -147,9 +147,8 @@ class Vmscan:
         """Return whether kswapd sleeps and nobody will wake it: it found nothing too often."""
         return bool(len(self.kswapd_wait)) and self.node.kswapd_failures >= MAX_KSWAPD_FAILURES
 
-    def wakeup_kswapd(self, gfp: int, order: int) -> None:
-        """Wake kswapd if it sleeps and there is work in the zones this mask may use (wakeup_kswapd)."""
-        highest = gfp_zone(gfp)
+    def wakeup_kswapd(self, gfp: int, order: int, highest: int) -> None:
+        """Wake kswapd if it sleeps and there is work in the zones up to this one (wakeup_kswapd)."""
         self.kswapd_order = max(self.kswapd_order, order)
         self.kswapd_highest = max(self.kswapd_highest, highest)
         if not len(self.kswapd_wait):
@@ -197,7 +196,12 @@ class Vmscan:
         with GfpScope(task, PF_MEMALLOC):
             if await self.throttle_direct_reclaim(task, gfp):
                 return 1
-            sc = ScanControl(gfp=gfp, order=order, may_writepage=not self.laptop_mode)
+            sc = ScanControl(
+                gfp=gfp,
+                order=order,
+                zones_above=self.node.zones_above(gfp_zone(gfp)),
+                may_writepage=not self.laptop_mode,
+            )
             begun_ns = task.time_ns
             self.direct_reclaim_latency.begin()
             if self.tracer is not None:
@@ -367,7 +371,7 @@ class Vmscan:
         plug.finish()
         sc.nr_reclaimed += nr_reclaimed
         if self.swap.nr_total_slots() > 0 and inactive_is_low(lruvec, file=False):
-            self.shrinker.shrink_active_list(task, lruvec, SWAP_CLUSTER_MAX)
+            self.shrinker.shrink_active_list(task, lruvec, SWAP_CLUSTER_MAX, sc)
         if not self.fixes.no_vm_writeout_throttle and self.file_shrinker is not None:
             await self.file_shrinker.files.throttle_vm_writeout(task, sc.gfp)
 
@@ -392,9 +396,9 @@ class Vmscan:
         if not sc.may_deactivate & (DEACTIVATE_ANON if lru == ACTIVE_ANON else DEACTIVATE_FILE):
             sc.skipped_deactivate = True
         elif lru == ACTIVE_ANON:
-            self.shrinker.shrink_active_list(task, lruvec, nr_to_scan)
+            self.shrinker.shrink_active_list(task, lruvec, nr_to_scan, sc)
         elif self.file_shrinker is not None:
-            self.file_shrinker.shrink_active_list(task, lruvec, nr_to_scan)
+            self.file_shrinker.shrink_active_list(task, lruvec, nr_to_scan, sc)
 
     async def _wait_for_isolated(self, task: Task, sc: ScanControl, *, file: bool) -> bool:
         """Wait since too many pages are isolated, from 4.14 on once; True if it did not help (too_many_isolated)."""

@@ -270,6 +270,10 @@ class Node:
                 return zone
         raise AssertionError(f"frame {pfn} is in no zone")
 
+    def zones_above(self, highest: int) -> tuple[Zone, ...]:
+        """Return the zones of a higher index."""
+        return tuple(zone for zone in self.zones if zone.index > highest)
+
     @property
     def nr_free(self) -> int:
         """Free pages of the node."""

@@ -124,7 +124,10 @@ class NetStack:
 
     def _count_in(self, packet: Packet) -> None:
         self.in_packets += packet.nr_frames
-        self.in_octets += packet.size_bytes + (UDP_HEADERS_BYTES if packet.segment is None else TCP_HEADERS_BYTES)
+        headers_bytes = UDP_HEADERS_BYTES if packet.segment is None else TCP_HEADERS_BYTES
+        # frames without data are not merged
+        nr_packets = 1 if packet.size_bytes else packet.nr_frames
+        self.in_octets += packet.size_bytes + headers_bytes * nr_packets
 
     def netstat_values(self) -> dict[str, int]:
         """Return what was counted, under the names of /proc/net/netstat and snmp."""

@@ -58,6 +58,9 @@ _PULSES: Final = 3
 """Rounds of a recorded second program that was killed before it had ended one."""
 _ISCSI_QUEUE_DEPTH: Final = 32
 """node.session.queue_depth of open-iscsi."""
+_WBT_ROTATIONAL_USEC: Final = 75_000
+_WBT_USEC: Final = 2_000
+"""wbt_default_latency_nsec, block/blk-wbt.c."""
 _EXT4_GROUP_KIB: Final = 131_072
 """A block group of 32,768 blocks."""
 
@@ -407,7 +410,12 @@ def _storage(run: RecordedRun, origin: str, notes: dict[str, str]) -> Table:
             table[limit] = value
     if run.queue.get("rotational") == "1":
         table["rotational"] = True
+    if "small build" not in run.config.kernel and backend.protocol != "nfs":
+        table["wbt_lat_usec"] = _WBT_ROTATIONAL_USEC if table.get("rotational") else _WBT_USEC
+        notes["storage.wbt_lat_usec"] = "Not recorded: this build has BLK_WBT_MQ, and this is its default."
     if backend.protocol == "iscsi":
+        table["write_cache"] = "write back"
+        notes["storage.write_cache"] = "Not recorded: reclaimers waited up to 1.8 s, until all writes were done."
         table["queue_depth"] = _ISCSI_QUEUE_DEPTH
         notes["storage.queue_depth"] = "Not recorded: open-iscsi's default."
     if backend.server_memory_locked is not None:

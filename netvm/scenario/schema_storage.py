@@ -88,7 +88,7 @@ class Storage(_Table, frozen=True, kw_only=True):
     """As in /sys/block/*/queue: swap readahead goes by neighbouring slots on a rotational device, by VMA on others."""
     wbt_lat_usec: Natural = 0
     """blk-wbt: how long a read may take at most before writes are held back, as in /sys/block/*/queue; 0: never, as in
-    the recorded kernel (BLK_WBT=n). Others have 2,000, and 75,000 for a rotational device."""
+    the recorded small build (BLK_WBT=n). Others have 2,000, and 75,000 for a rotational device."""
     write_cache: Literal["write back", "write through"] = "write through"
     """As in /sys/block/*/queue: whether what is written may be in a volatile cache. Tells blk-wbt whom to wake when."""
     timeout_s: Natural = 0

@@ -76,7 +76,7 @@ ZONE_NAMES = ("dma", "dma32", "normal", "movable")
 class VmStat:
     """Counters and gauges of one host."""
 
-    __slots__ = (*_GAUGES, *_COUNTERS, "allocstall", "pgalloc")
+    __slots__ = (*_GAUGES, *_COUNTERS, "allocstall", "pgalloc", "pgskip")
 
     nr_isolated_anon: int
     nr_isolated_file: int
@@ -139,12 +139,14 @@ class VmStat:
             setattr(self, name, 0)
         self.allocstall = dict.fromkeys(ZONE_NAMES, 0)
         self.pgalloc = dict.fromkeys(ZONE_NAMES, 0)
+        self.pgskip = dict.fromkeys(ZONE_NAMES, 0)
 
     def as_dict(self) -> dict[str, int]:
         """Return every name and value, as ``/proc/vmstat`` would print them."""
         values = {name: int(getattr(self, name)) for name in _GAUGES}
         values |= {f"pgalloc_{zone}": n for zone, n in self.pgalloc.items()}
         values |= {f"allocstall_{zone}": n for zone, n in self.allocstall.items()}
+        values |= {f"pgskip_{zone}": n for zone, n in self.pgskip.items()}
         values["allocstall"] = sum(self.allocstall.values())
         values |= {name: int(getattr(self, name)) for name in _COUNTERS}
         return values

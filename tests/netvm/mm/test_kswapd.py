@@ -10,6 +10,7 @@ from netvm.mm.gfp import GFP_ATOMIC, GFP_KERNEL, PF_KSWAPD, PF_KTHREAD, PF_MEMAL
 from netvm.mm.kswapd import NAP_NS
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_FILE
 from netvm.mm.scan_control import SWAP_CLUSTER_MAX, ScanControl
+from netvm.mm.zone import ZONE_NORMAL
 from netvm.units import NS_PER_MS, NS_PER_S
 
 P = 1024
@@ -25,7 +26,7 @@ def _hits(host) -> tuple[int, int, int]:
 async def _wake(host, task, order: int = 0) -> None:
     """Wake kswapd as an allocator does, once it sleeps."""
     await host.pause(task, 1)
-    host.vmscan.wakeup_kswapd(GFP_ATOMIC, order)
+    host.vmscan.wakeup_kswapd(GFP_ATOMIC, order, ZONE_NORMAL)
 
 
 def test_the_thread_has_its_flags(make_host) -> None:
@@ -79,7 +80,7 @@ def test_a_nap_cut_short_is_counted(make_host) -> None:
         host.put_range(P + 512, 64)
         await host.pause(task, 50 * NS_PER_MS)
         host.zone.watermark[:] = [200, 250, 300]
-        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 0)
+        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 0, ZONE_NORMAL)
         host.zone.watermark[:] = MARKS
         await host.pause(task, NS_PER_S)
 
@@ -116,7 +117,7 @@ def test_sixteen_runs_in_vain_make_the_node_hopeless(make_host) -> None:
         await host.pause(task, NS_PER_S)
         assert host.node.kswapd_failures == 16
         for _ in range(3):
-            host.vmscan.wakeup_kswapd(GFP_ATOMIC, 0)
+            host.vmscan.wakeup_kswapd(GFP_ATOMIC, 0, ZONE_NORMAL)
             await host.pause(task, NS_PER_S)
 
     host.run(body, kswapd=True)
@@ -133,7 +134,7 @@ def test_hope_returns_with_a_direct_reclaimer(make_host) -> None:
         await _wake(host, task)
         await host.pause(task, NS_PER_S)
         host.node.kswapd_failures = 0
-        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 0)
+        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 0, ZONE_NORMAL)
         await host.pause(task, NS_PER_S)
 
     host.run(body, kswapd=True)
@@ -201,7 +202,7 @@ def test_an_order_asked_for_during_the_nap_is_served(make_host) -> None:
         await _wake(host, task)
         await host.pause(task, 50 * NS_PER_MS)
         host.zone.watermark_boost = 1
-        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 2)
+        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 2, ZONE_NORMAL)
         await host.pause(task, NS_PER_S)
 
     host.run(body, kswapd=True)
@@ -480,6 +481,33 @@ def test_a_run_takes_note_of_refaults(make_host) -> None:
     _goals(host, [])
     _balance(host)
     assert host.lruvec.refaults_anon == 7
+
+
+@pytest.mark.parametrize(("asked", "skipped"), [(("DMA",), True), (("DMA", "Normal"), False)])
+def test_a_run_is_for_the_highest_zone_somebody_asked_for(make_host, asked: tuple[str, ...], skipped: bool) -> None:
+    """A boost of the lowest zone alone, whose index is 0, asks for its pages only; others are passed over."""
+    host = make_host(zones=(("DMA", 512), ("Normal", 512)), free=10, marks=(40, 60, 80), swap_pages=512)
+    low, normal = host.node.zones
+    low.watermark[:] = [40, 60, 80]
+    host.lruvec.lists[INACTIVE_FILE].add_head(np.arange(normal.start_pfn, normal.start_pfn + 128))
+    met = []
+
+    async def shrink_node(task, sc):
+        met.append(sc.zones_above)
+
+    host.vmscan.shrink_node = shrink_node
+
+    async def body(task):
+        await host.pause(task, 1)
+        for name in asked:
+            zone = low if name == "DMA" else normal
+            zone.watermark_boost = 64
+            host.pages._boosted(zone)
+        await host.pause(task, 1)
+
+    host.run(body, kswapd=True)
+    assert set(met) == {(normal,) if skipped else ()}
+    assert host.kswapd.highest == (low if skipped else normal).index
 
 
 # -- the whole thing ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netvm.mm.frames import (
     PG_ACTIVE,
@@ -74,6 +76,28 @@ def test_isolating_reaches_past_a_run_of_holes() -> None:
     assert lru.isolate_tail(12).tolist() == [*range(10), 900, 901]
     assert lru.isolate_tail(2).tolist() == [902, 903]
     assert len(lru) == 96
+
+
+@given(
+    order=st.permutations(range(40)), gone=st.sets(st.integers(0, 39)), nr=st.integers(1, 50), end=st.integers(0, 41)
+)
+def test_pages_of_zones_above_are_passed_to_the_head(order: list[int], gone: set[int], nr: int, end: int) -> None:
+    """As when one takes page by page: those above that are met become the newest, in the order they were met."""
+    lru = LruList(Frames(64))
+    lru.add_head(_pfns(*order))
+    for pfn in gone:
+        lru.remove(pfn)
+    left = [pfn for pfn in order if pfn not in gone]
+    assert lru.nr_below(end) == sum(pfn < end for pfn in left)
+    expected: list[int] = []
+    passed: list[int] = []
+    while left and len(expected) < nr:
+        pfn = left.pop(0)
+        (expected if pfn < end else passed).append(pfn)
+    taken, skipped = lru.isolate_below(nr, end)
+    assert (taken.tolist(), skipped.tolist()) == (expected, passed)
+    assert lru.pages().tolist() == left + passed
+    assert len(lru) == len(left) + len(passed)
 
 
 def test_a_page_that_is_not_there_cannot_leave() -> None:

@@ -68,7 +68,7 @@ class Script:
         """Rounds of direct reclaim."""
         return self.log.count("reclaim")
 
-    def wakeup_kswapd(self, gfp, order):
+    def wakeup_kswapd(self, gfp, order, highest):
         """Note it."""
         self.log.append("wake")
 

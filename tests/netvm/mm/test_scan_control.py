@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from netvm.mm.gfp import GFP_KERNEL
-from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE
+from netvm.mm.lru import ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE
 from netvm.mm.scan_control import ScanControl, adjust_targets, inactive_is_low
 
 P = 1024
@@ -31,6 +31,27 @@ def test_each_priority_scans_twice_as_much(host, priority: int) -> None:
     _swap(host)
     _sizes(host, 9800, 5000)
     assert _scan(host, priority, file_is_tiny=True) == [9800 >> priority, 5000 >> priority, 0, 0]
+
+
+def test_a_reclaim_for_lower_zones_counts_their_pages_only(make_host) -> None:
+    """Pages of zones above are no part of a list's share; those met at its tail go to its head and count as scanned."""
+    host = make_host(zones=(("DMA32", 512), ("Normal", 512), ("Movable", 512)))
+    _swap(host)
+    low, normal, movable = host.node.zones
+    inactive = host.lruvec.lists[INACTIVE_ANON]
+    met = [movable.start_pfn, normal.start_pfn, normal.start_pfn + 1]
+    mine = list(range(low.start_pfn, low.start_pfn + 8))
+    inactive.add_head(np.array(met + mine, dtype=np.intp))
+    above = host.node.zones_above(low.index)
+    assert above == (normal, movable)
+    assert _scan(host, 1, file_is_tiny=True) == [5, 0, 0, 0]
+    assert _scan(host, 1, file_is_tiny=True, zones_above=above) == [4, 0, 0, 0]
+    sc = ScanControl(gfp=GFP_KERNEL, order=0, zones_above=above)
+    taken, nr_scanned = sc.isolate_lru_folios(host.lruvec, INACTIVE_ANON, 4, host.vmstat)
+    assert (taken.tolist(), nr_scanned) == (mine[:4], 7)
+    assert inactive.pages().tolist() == mine[4:] + met
+    assert host.vmstat.pgskip == {"dma": 0, "dma32": 0, "normal": 2, "movable": 1}
+    assert host.node.zones_above(movable.index) == ()
 
 
 def test_no_swap_means_files_only(host) -> None:

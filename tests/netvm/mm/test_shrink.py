@@ -446,7 +446,7 @@ def test_the_active_tail_goes_to_the_inactive_head(make_host) -> None:
         taken = host.lruvec.lists[INACTIVE_ANON].isolate_tail(8)
         host.frames.flags[taken] |= np.uint16(PG_ACTIVE)
         host.lruvec.lists[ACTIVE_ANON].add_head(taken)
-        host.shrinker.shrink_active_list(task, host.lruvec, 5)
+        host.shrinker.shrink_active_list(task, host.lruvec, 5, ScanControl(gfp=GFP_KERNEL, order=0))
         assert _list(host, ACTIVE_ANON) == frames[5:8]
         assert _list(host) == [*frames[8:], *frames[:5]]
         assert [_flags(host, pfn) for pfn in frames[:5]] == [PG_LRU | PG_WORKINGSET] * 5
@@ -461,7 +461,7 @@ def test_scanning_an_empty_list_does_nothing(make_host) -> None:
 
     async def body(host, task):
         sc = await _scan(host, task)
-        host.shrinker.shrink_active_list(task, host.lruvec, 32)
+        host.shrinker.shrink_active_list(task, host.lruvec, 32, ScanControl(gfp=GFP_KERNEL, order=0))
         assert (sc.nr_reclaimed, sc.nr_taken) == (0, 0)
 
     host = _run(make_host, body)

@@ -101,7 +101,7 @@ def test_pages_under_writeback_come_round(host: Any) -> None:
         sc = _control(kswapd=True)
         await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, sc)
         assert (sc.nr_writeback, sc.nr_immediate, sc.nr_congested) == (8, 0, 0)
-        host.vmscan.file_shrinker.shrink_active_list(task, host.lruvec, 32)
+        host.vmscan.file_shrinker.shrink_active_list(task, host.lruvec, 32, _control())
         host.vmscan.flags.writeback = True
         sc = _control(kswapd=True)
         await host.vmscan.file_shrinker.shrink_inactive_list(task, host.lruvec, 32, sc)
@@ -163,7 +163,7 @@ def test_a_group_waits_for_its_writeback_if_the_mask_allows(gfp: int, strict: bo
         files = host.vmscan.file_shrinker
         assert await files.shrink_inactive_list(task, group.lruvec, 32, sc) == 0
         assert host.world.now_ns == 0
-        files.shrink_active_list(task, group.lruvec, 32)
+        files.shrink_active_list(task, group.lruvec, 32, sc)
         return await files.shrink_inactive_list(task, group.lruvec, 32, sc)
 
     assert host.run(body) == (8 if waits else 0)

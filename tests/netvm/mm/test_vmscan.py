@@ -16,6 +16,7 @@ from netvm.mm.gfp import (
 )
 from netvm.mm.lru import ACTIVE_ANON, INACTIVE_ANON, INACTIVE_FILE
 from netvm.mm.scan_control import DEF_PRIORITY, SWAP_CLUSTER_MAX, ScanControl
+from netvm.mm.zone import ZONE_NORMAL
 from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 
 P = 1024
@@ -743,10 +744,10 @@ def test_when_kswapd_is_woken(make_host, free: int, boost: int, failures: int, w
         awake.append(True)
 
     async def body(task):
-        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 2)
+        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 2, ZONE_NORMAL)
         host.world.spawn("kswapd0", sleeper)
         await host.pause(task, 1)
-        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 0)
+        host.vmscan.wakeup_kswapd(GFP_ATOMIC, 0, ZONE_NORMAL)
         await host.pause(task, 1)
 
     host.run(body)

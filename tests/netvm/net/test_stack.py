@@ -162,3 +162,21 @@ def test_a_connection_is_closed_when_its_lock_is_free(net_host: Callable[..., Ho
     assert sock.nr_aborts == 1
     assert (sock in host.stack.sockets) is kept
     assert proto.nr_sockets == (2 if kept else 1)
+
+
+@pytest.mark.parametrize(("size_bytes", "octets"), [(0, 5 * 52), (5000, 5052)])
+def test_a_train_of_acknowledgements_has_a_header_each(
+    net_host: Callable[..., Host], size_bytes: int, octets: int
+) -> None:
+    """Frames with data are merged before they are counted as octets, frames without are not."""
+    host = net_host()
+
+    class Sink:
+        """Takes anything."""
+
+        def take(self, packet: Any, skb: Any) -> None:
+            """Do nothing."""
+
+    segment = Segment(0, size_bytes, 0, 1000, ACK)
+    host.stack._count_in(Packet(Sink(), segment, size_bytes, 5))
+    assert host.stack.netstat_values() == {"InNoECTPkts": 5, "InOctets": octets}

@@ -106,13 +106,14 @@ def test_the_small_build() -> None:
 
 
 def test_the_debian_build_over_iscsi() -> None:
-    """2 MiB pageblocks, bios of 256 bytes, two zones, a rotational disk, large requests, a slow and noisy CPU."""
+    """2 MiB pageblocks, bios of 256 bytes, two zones, a rotational disk, large requests, blk-wbt, a slow noisy CPU."""
     scenario = _imported("M15-deb192-iscsi-seq")
     assert (scenario.kernel.pageblock_order, scenario.kernel.bio_object_bytes) == (9, 256)
     assert [zone.name for zone in scenario.machine.zones] == ["DMA", "DMA32"]
     assert (scenario.nic.kind, scenario.storage.kind, scenario.storage.place) == ("e1000", "iscsi", "remote")
     assert (scenario.storage.max_sectors_kb, scenario.storage.nr_requests) == (1280, 226)
     assert scenario.storage.rotational
+    assert (scenario.storage.wbt_lat_usec, scenario.storage.write_cache) == (75_000, "write back")
     assert (scenario.machine.costs.scale, scenario.machine.costs.noise) == (2.3, 0.5)
     assert scenario.machine.boot.start_in_jiffy_ns is None
 

@@ -8,20 +8,20 @@ RECORDED = Path(__file__).parents[2] / "data" / "runs"
 
 
 def test_every_attribute_is_shown_under_its_own_name() -> None:
-    """as_dict has each counter and gauge once, with its value; the two per zone are flattened."""
+    """as_dict has each counter and gauge once, with its value; the three per zone are flattened."""
     vmstat = VmStat()
-    names = [name for name in VmStat.__slots__ if name not in ("pgalloc", "allocstall")]
+    names = [name for name in VmStat.__slots__ if name not in ("pgalloc", "allocstall", "pgskip")]
     for number, name in enumerate(names, start=1):
         setattr(vmstat, name, number)
     shown = vmstat.as_dict()
     assert {name: shown[name] for name in names} == {name: number for number, name in enumerate(names, start=1)}
-    per_zone = {f"{kind}_{zone}" for kind in ("pgalloc", "allocstall") for zone in ZONE_NAMES}
+    per_zone = {f"{kind}_{zone}" for kind in ("pgalloc", "allocstall", "pgskip") for zone in ZONE_NAMES}
     assert set(shown) == {*names, *per_zone, "allocstall"}
 
 
 def test_annotations_and_slots_are_the_same() -> None:
     """What a type checker believes in exists, and the other way round."""
-    assert set(VmStat.__annotations__) | {"pgalloc", "allocstall"} == set(VmStat.__slots__)
+    assert set(VmStat.__annotations__) | {"pgalloc", "allocstall", "pgskip"} == set(VmStat.__slots__)
 
 
 def test_counters_per_zone() -> None:
