@@ -126,7 +126,9 @@ def test_the_speed_of_a_machine_in_real_time() -> None:
     assert counted.link.peer_acks == real.link.peer_acks == "frame"
     assert _imported("N10-gt96-swap-0ms").link == real.link
     assert counted.link.bandwidth_bytes_per_s == 0 < real.link.bandwidth_bytes_per_s < 20_000_000
-    assert _imported("D2-guestnbd-2ms-a").link == _imported("H1-gt96-virtio-stock").link == Link()
+    virtio = _imported("H1-gt96-virtio-stock").link
+    assert (virtio.bandwidth_bytes_per_s, virtio.peer_acks) == (real.link.bandwidth_bytes_per_s, Link().peer_acks)
+    assert _imported("D2-guestnbd-2ms-a").link == Link()
 
 
 def test_two_recordings_of_one_machine_are_two_draws() -> None:

@@ -30,7 +30,7 @@ _SHORT = (("H4-gt96-virtio-stock", 6), ("T2-knob0-flood-boost0", 1))
 """Hangs that are soon there, and a seed by which they are."""
 _OTHERWISE = {
     # of two recordings of this machine one hung
-    "H4-gt96-virtio-stock": 6,
+    "H4-gt96-virtio-stock": 4,
     # of 80 draws five hang
     "D3-guestnbd-0ms": 39,
 }
