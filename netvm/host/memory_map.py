@@ -159,10 +159,15 @@ class MemoryMap:
             for plan, span in zip(plans, _spans(plans), strict=True)
         ]
         vm = self.options.vm
-        mfk = vm.min_free_kbytes or calculate_min_free_kbytes(
-            sum(z.managed for z in zones) - self.options.machine.boot.init_pages
+        # a sysctl that is written has the marks computed anew
+        init_pages = 0 if vm.min_free_kbytes else self.options.machine.boot.init_pages
+        setup_watermarks(
+            zones,
+            min_free_kbytes=vm.min_free_kbytes or calculate_min_free_kbytes(sum(z.managed for z in zones) - init_pages),
+            scale_factor=vm.watermark_scale_factor,
+            fixes=self.fixes,
+            init_pages=init_pages,
         )
-        setup_watermarks(zones, min_free_kbytes=mfk, scale_factor=vm.watermark_scale_factor, fixes=self.fixes)
         names = ("DMA", "DMA32", "Normal", "Movable")
         setup_lowmem_reserve(zones, dict(zip(names, vm.lowmem_reserve_ratio, strict=False)))
         for zone, plan in zip(zones, plans, strict=True):

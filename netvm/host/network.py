@@ -42,6 +42,7 @@ def nr_free_buffer_pages(zones: list[Zone], fixes: Fixes, *, init_pages: int = 0
         min_free_kbytes=calculate_min_free_kbytes(sum(zone.managed for zone in zones) - init_pages),
         scale_factor=10,
         fixes=fixes,
+        init_pages=init_pages,
     )
     found = max(0, sum(max(0, zone.managed - zone.high_wmark_pages()) for zone in zones) - init_pages)
     for zone, recorded in zip(zones, marks, strict=True):

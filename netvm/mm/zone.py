@@ -291,19 +291,25 @@ def calculate_min_free_kbytes(managed_pages: int, *, ceiling: int = MIN_FREE_KBY
     return min(max(math.isqrt(lowmem_kbytes * 16), MIN_FREE_KBYTES_FLOOR), ceiling)
 
 
-def setup_watermarks(zones: list[Zone], *, min_free_kbytes: int, scale_factor: int, fixes: Fixes) -> None:
-    """Set the marks of all zones and clear their boost (__setup_per_zone_wmarks)."""
+def setup_watermarks(
+    zones: list[Zone], *, min_free_kbytes: int, scale_factor: int, fixes: Fixes, init_pages: int = 0
+) -> None:
+    """Set the marks of all zones and clear their boost (__setup_per_zone_wmarks).
+
+    While the machine boots, ``init_pages`` of the highest zone are not yet among its managed ones.
+    """
     pages_min = min_free_kbytes >> 2
-    lowmem_pages = sum(zone.managed for zone in zones if zone.name != "Movable")
+    lowmem_pages = sum(zone.managed for zone in zones if zone.name != "Movable") - init_pages
     for zone in zones:
-        share = pages_min * zone.managed // lowmem_pages
+        managed = zone.managed - (init_pages if zone is zones[-1] else 0)
+        share = pages_min * managed // lowmem_pages
         if zone.name == "Movable":
-            zone.watermark[ALLOC_WMARK_MIN] = min(max(zone.managed // 1024, 32), 128)
+            zone.watermark[ALLOC_WMARK_MIN] = min(max(managed // 1024, 32), 128)
         else:
             zone.watermark[ALLOC_WMARK_MIN] = share
         step = share >> 2
         if fixes.watermark_scale:
-            step = max(step, zone.managed * scale_factor // 10000)
+            step = max(step, managed * scale_factor // 10000)
         zone.watermark[ALLOC_WMARK_LOW] = zone.watermark[ALLOC_WMARK_MIN] + step
         zone.watermark[ALLOC_WMARK_HIGH] = zone.watermark[ALLOC_WMARK_MIN] + 2 * step
         zone.watermark_boost = 0

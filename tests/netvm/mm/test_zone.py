@@ -102,6 +102,15 @@ def test_marks_and_protection_of_the_live_machine() -> None:
     assert [zone.lowmem_reserve for zone in zones] == [[0, 3019, 5707, 5707], [0, 0, 2688, 2688], [0, 0, 0, 0]]
 
 
+def test_marks_are_older_than_the_last_pages_of_boot() -> None:
+    """The recorded Debian machine: its zones' shares are those of before 4,263 pages of init sections were freed."""
+    zones = [_zone("DMA", 3840), _zone("DMA32", 32_464)]
+    setup_watermarks(zones, min_free_kbytes=1432, scale_factor=10, fixes=Fixes(), init_pages=4263)
+    setup_lowmem_reserve(zones, RATIOS)
+    assert [zone.watermark for zone in zones] == [[42, 52, 62], [315, 393, 471]]
+    assert zones[0].lowmem_reserve == [0, 126, 126, 126]
+
+
 def test_a_ratio_of_zero_protects_nothing() -> None:
     """vm.lowmem_reserve_ratio = 0 switches a zone's protection off."""
     zones = _live()
