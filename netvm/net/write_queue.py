@@ -307,11 +307,7 @@ class WriteQueue:
             return True
         retransmission = segment.seq < self._sock.core.snd_nxt
         gfp = GFP_ATOMIC | (0 if retransmission else self._sock.allocation & GFP_MEMALLOC)
-        if self._split(skb, segment, context, gfp):
-            return True
-        if retransmission:
-            self._sock.stack.netstat.add("TCPRetransFail")
-        return False
+        return self._split(skb, segment, context, gfp)
 
     def _split(self, skb: Skb, segment: Segment, context: Task, gfp: int) -> bool:
         """Cut a packet after a segment that ends inside it, which takes a head of its own (tso_fragment)."""
