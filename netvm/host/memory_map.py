@@ -127,6 +127,13 @@ def _free_of(zone: Any) -> int:
     return max(0, int(zone.managed_pages) - BOOT_HELD_PAGES)
 
 
+def _does_not_fit(zone: Zone, order: int) -> UsageError:
+    return UsageError(
+        f"machine.zones ({zone.name}): free blocks do not fit in {zone.present} present pages; "
+        f"the first that does not is of order {order}"
+    )
+
+
 class MemoryMap:
     """A machine's memory on the way up."""
 
@@ -223,10 +230,7 @@ class MemoryMap:
             if order < MAX_ORDER and self._buddy_is_free(zone, start, order):
                 start -= size
             if start < zone.start_pfn:
-                raise UsageError(
-                    f"machine.zones ({zone.name}): free blocks do not fit in {zone.present} present pages; "
-                    f"the first that does not is of order {order}"
-                )
+                raise _does_not_fit(zone, order)
             self.buddy.pageblocks.add_block(zone, start, order, MOVABLE, tail=True)
             cursor = min(cursor, start)
         for migratetype, orders in special:
@@ -240,7 +244,7 @@ class MemoryMap:
             for order in orders:
                 end = (end - (1 << order)) & -(1 << order)
                 if end < zone.start_pfn:
-                    break
+                    raise _does_not_fit(zone, order)
                 self.buddy.pageblocks.add_block(zone, end, order, migratetype, tail=True)
             cursor = block
         self._boot_cursor.append((zone.start_pfn, max(zone.start_pfn, cursor & -8)))
@@ -248,7 +252,7 @@ class MemoryMap:
     def _kernel_pageblocks(self, zone: Zone, blocks: list[int]) -> list[tuple[int, list[int]]]:
         """Take out of the list what lies in the partly used UNMOVABLE and RECLAIMABLE pageblocks."""
         top = zone.pageblock_order
-        if zone.managed < 8 << top:
+        if zone.managed < 8 << top or zone.name == "Movable":
             return []
         found = []
         for migratetype, below in ((UNMOVABLE, UNMOVABLE_BLOCKS), (RECLAIMABLE, RECLAIMABLE_BLOCKS)):

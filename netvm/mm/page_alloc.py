@@ -116,7 +116,6 @@ class PageAllocator:
         self.failures: dict[tuple[str, int, int], int] = {}
         """Allocation failures by (comm, order, mask): what warn_alloc would have printed."""
         self.memory = Resource("memory", "a free page")  # its providers are set where the host is wired
-        buddy.boosted = self._boosted
 
     # -- masks to flags -------------------------------------------------------------------------------------------
 
@@ -461,9 +460,6 @@ class PageAllocator:
     def wake_all_kswapds(self, gfp: int, order: int) -> None:
         """Wake kswapd for every zone the request could use (wake_all_kswapds)."""
         self.vmscan.wakeup_kswapd(gfp, order, gfp_zone(gfp))
-
-    def _boosted(self, zone: Zone) -> None:
-        self.vmscan.wakeup_kswapd(0, 0, zone.index)
 
     def warn_alloc(self, task: Task, order: int, gfp: int) -> None:
         """Report a failure (warn_alloc): counted always, logged once for each kind of request."""

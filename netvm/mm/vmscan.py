@@ -123,6 +123,7 @@ class Vmscan:
         self.file_shrinker: FileShrinker | None = None
         """None while the host has no page cache: then there are no file pages."""
         pages.vmscan = self
+        pages.buddy.boosted = lambda zone: self.wakeup_kswapd(0, 0, zone.index)
 
     def attach_files(self, files: FilePort) -> None:
         """Give reclaim the page cache."""

@@ -296,12 +296,14 @@ def setup_watermarks(
 ) -> None:
     """Set the marks of all zones and clear their boost (__setup_per_zone_wmarks).
 
-    While the machine boots, ``init_pages`` of the highest zone are not yet among its managed ones.
+    While the machine boots, ``init_pages`` of the highest zone of the kernel's own are not yet among its managed ones.
     """
     pages_min = min_free_kbytes >> 2
-    lowmem_pages = sum(zone.managed for zone in zones if zone.name != "Movable") - init_pages
+    lowmem = [zone for zone in zones if zone.name != "Movable"]
+    assert init_pages < lowmem[-1].managed
+    lowmem_pages = sum(zone.managed for zone in lowmem) - init_pages
     for zone in zones:
-        managed = zone.managed - (init_pages if zone is zones[-1] else 0)
+        managed = zone.managed - (init_pages if zone is lowmem[-1] else 0)
         share = pages_min * managed // lowmem_pages
         if zone.name == "Movable":
             zone.watermark[ALLOC_WMARK_MIN] = min(max(managed // 1024, 32), 128)

@@ -70,6 +70,8 @@ def _zones(scenario: Scenario) -> Iterator[Blame]:
         elif index and _ZONE_ORDER.index(zone.name) < _ZONE_ORDER.index(names[index - 1]):
             yield _zone_blame(index, "name", zone.name, f"must stand before {names[index - 1]}: lowest zone first")
         yield from _zone(index, zone)
+    if names == ["Movable"]:
+        yield _zone_blame(0, "name", "Movable", "must not be the only zone: the kernel's own memory cannot be in it")
     present = sum(zone.present_pages for zone in zones)
     if present > ram_pages:
         last = len(zones) - 1
@@ -114,15 +116,21 @@ def _boot(scenario: Scenario) -> Iterator[Blame]:
     if anon > room:
         problem = f"must be at most {room}, the pages that are in use at the start"
         yield Blame(path=("machine", "boot", "anon_pages"), value=anon, problem=problem)
-    init, managed = scenario.machine.boot.init_pages, _managed_pages(scenario)
+    init, managed = scenario.machine.boot.init_pages, _managed_pages_of_highest_zone(scenario)
     if init >= managed:
-        problem = f"must be less than {managed}, the managed pages of the machine"
+        problem = f"must be less than {managed}, the managed pages of its highest zone"
         yield Blame(path=("machine", "boot", "init_pages"), value=init, problem=problem)
 
 
 def _managed_pages(scenario: Scenario) -> int:
     zones = scenario.machine.zones
     return sum(zone.managed_pages for zone in zones) if zones else scenario.machine.ram_mib * _PAGES_PER_MIB
+
+
+def _managed_pages_of_highest_zone(scenario: Scenario) -> int:
+    """Return those of the zone that the kernel's init sections are in; of a machine that lists no zones, a guess."""
+    managed = [zone.managed_pages for zone in scenario.machine.zones if zone.name != "Movable"]
+    return managed[-1] if managed else scenario.machine.ram_mib * _PAGES_PER_MIB // 4
 
 
 def _vm(scenario: Scenario) -> Iterator[Blame]:

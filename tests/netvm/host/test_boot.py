@@ -137,5 +137,8 @@ def test_a_machine_too_small_for_its_pools_is_told() -> None:
             machine={"ram_mib": 24, "reserved_pages": 4700},
             storage={"kind": "iscsi", "size_mib": 16, "role": "fs"},
         )
+    full = {"name": "DMA32", "present_pages": 9000, "managed_pages": 8000, "free_pages": 0}
+    with pytest.raises(UsageError, match=r"no memory at boot for the 32 elements of sio_pool"):
+        booted(machine={"ram_mib": 40, "zones": [full]}, storage={"kind": "nfs", "size_mib": 16})
     with pytest.raises(UsageError, match=r"no memory at boot for the 256 elements of crypt page_pool"):
         booted(machine={"ram_mib": 2, "reserved_pages": 300}, storage={"kind": "disk", "encrypted": True})

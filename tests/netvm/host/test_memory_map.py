@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from netvm.errors import UsageError
 from netvm.fixes import preset
 from netvm.host.memory_map import MemoryMap, default_zones
 from netvm.mm.invariants import check_ledger, check_zone
@@ -87,6 +88,21 @@ def test_per_cpu_pages_are_of_their_zone() -> None:
             assert all(zone.start_pfn <= pfn < zone.end_pfn for pfn in pages)
         check_zone(zone, memory_map.frames)
     check_ledger(memory_map.ledger, memory_map.frames, memory_map.zones)
+
+
+def test_the_movable_zone_has_no_pageblock_of_the_kernels() -> None:
+    """All of it may be free, in MOVABLE pageblocks."""
+    zones = [
+        {"name": name, "present_pages": 9000, "managed_pages": 8000, "free_pages": free_pages}
+        for name, free_pages in (("Normal", 5000), ("Movable", 8000))
+    ]
+    memory_map = _memory_map(72, zones=zones)
+    normal, movable = memory_map.zones
+    assert (normal.nr_free, movable.nr_free) == (5000, 8000)
+    assert {movable.pageblock_type(pfn) for pfn in range(movable.start_pfn, movable.end_pfn)} == {MOVABLE}
+    zones[0]["free_pages"] = 7999
+    with pytest.raises(UsageError, match="free blocks do not fit in 9000 present pages"):
+        _memory_map(72, zones=zones)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 8, 16, 23])

@@ -502,7 +502,7 @@ def test_a_run_is_for_the_highest_zone_somebody_asked_for(make_host, asked: tupl
         for name in asked:
             zone = low if name == "DMA" else normal
             zone.watermark_boost = 64
-            host.pages._boosted(zone)
+            host.buddy.boosted(zone)
         await host.pause(task, 1)
 
     host.run(body, kswapd=True)

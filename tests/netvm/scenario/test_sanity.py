@@ -62,6 +62,8 @@ def test_zones_stand_in_order_and_once() -> None:
         _refusal(machine={"zones": [normal, dma]})
         == 'machine.zones.1.name = "DMA": must stand before Normal: lowest zone first'
     )
+    movable = _ZONE | {"name": "Movable"}
+    assert _refusal(machine={"zones": [movable]}).startswith('machine.zones.0.name = "Movable": must not be the only')
     assert _refusal(machine={"zones": [dma, dma]}) == 'machine.zones.1.name = "DMA": this zone stands here twice'
 
 
@@ -78,7 +80,7 @@ def test_zones_stand_in_order_and_once() -> None:
         ),
         (
             {"machine": {"ram_mib": 96, "zones": [_ZONE], "boot": {"init_pages": 20000}}},
-            "machine.boot.init_pages = 20000: must be less than 20000, the managed pages of the machine",
+            "machine.boot.init_pages = 20000: must be less than 20000, the managed pages of its highest zone",
         ),
         (
             {"vm": {"min_free_kbytes": 98304}},
