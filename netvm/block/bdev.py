@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from netvm.block.blk_mq import BlockDriver, Request
 from netvm.block.blk_wbt import Wbt
 from netvm.block.plug import Plug
+from netvm.errors import UsageError
 from netvm.mm.gfp import GFP_KERNEL
 from netvm.mm.page_alloc import PageAllocator
 from netvm.runtime.task import Provider, Resource, Task
@@ -94,9 +95,13 @@ class BlockDevice(Protocol):
 
 
 async def read_first_page(device: BlockDevice, task: Task, pages: PageAllocator) -> None:
-    """Read a device's first page and wait for it (read_swap_header of mm/swapfile.c, a file system's fill_super)."""
+    """Read a device's first page and wait for it (read_swap_header of mm/swapfile.c, a file system's fill_super).
+
+    Raises UsageError if the machine has no page for it.
+    """
     pfn = await pages.alloc_pages(task, 0, GFP_KERNEL, pages.ledger.owner("page_cache"))
-    assert pfn >= 0, "there is no memory yet at boot"
+    if pfn < 0:
+        raise UsageError(f"machine: too little memory is free to read the first page of {device.name}")
     read: list[Request] = []
     wait = WaitQueue(pages.world, Resource("page", f"{device.name}: its first page", device.providers))
 

@@ -324,6 +324,8 @@ class MemoryMap:
         size = 1 << order
         start, end = self._boot_cursor[index]
         start = (start + size - 1) & -size
+        # frames that are neither free nor managed lie there too
+        nr_blocks = min(nr_blocks, self.ledger.counts[self.owner_boot] >> order)
         taken = range(start, end - size + 1, size)[: max(nr_blocks, 0)]
         self._boot_cursor[index] = (start + len(taken) * size, end)
         return list(taken)
@@ -331,7 +333,8 @@ class MemoryMap:
     def set_aside(self, nr_blocks: int, order: int) -> list[int]:
         """Take blocks out of what boot holds, lowest first; the caller changes their owner."""
         taken: list[int] = []
-        for index in range(len(self._boot_cursor)):
+        enough = self.ledger.counts[self.owner_boot] >= nr_blocks << order
+        for index in range(len(self._boot_cursor) if enough else 0):
             taken += self._held_by_boot(index, nr_blocks - len(taken), order)
             if len(taken) == nr_blocks:
                 return taken

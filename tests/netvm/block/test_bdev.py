@@ -7,6 +7,7 @@ import pytest
 from netvm.block.bdev import BlockDevice, read_first_page
 from netvm.block.blk_wbt import REQ_SWAP
 from netvm.block.crypt import CryptDevice
+from netvm.errors import UsageError
 from netvm.runtime.task import Task
 
 
@@ -63,3 +64,18 @@ def test_a_device_is_read_before_it_is_used(make_host: Any) -> None:
     host.run(body)
     assert host.device.shapes == [("R", 0, 1)]
     assert host.node.nr_free + sum(pcp.count for zone in host.node.zones for pcp in zone.pcp) == free
+
+
+def test_a_device_whose_first_page_finds_no_memory_is_refused(make_host: Any) -> None:
+    """A machine with nothing free and nothing to reclaim cannot use its storage: the user is told."""
+    host = make_host(zones=(("DMA32", 4096),))
+
+    async def body(task: Task) -> None:
+        async def nothing(*_: Any) -> int:
+            return -1
+
+        host.pages.alloc_pages = nothing
+        with pytest.raises(UsageError, match="machine: too little memory is free to read the first page"):
+            await read_first_page(host.queue, task, host.pages)
+
+    host.run(body)

@@ -129,3 +129,13 @@ def test_free_memory_that_was_not_recorded_is_left_alone() -> None:
     memory_map.buddy.own(pfn, 0, memory_map.ledger.owner("skb:nbd0"), pfmemalloc=False, reserve=False)
     memory_map.restore_free()
     assert zone.nr_free < before
+
+
+def test_boot_gives_away_no_more_than_it_holds() -> None:
+    """Frames that are neither free nor managed are nobody's to set aside."""
+    zone = {"name": "DMA32", "present_pages": 9000, "managed_pages": 6000, "free_pages": 5990}
+    memory_map = _memory_map(40, zones=[zone])
+    memory_map.own_blocks(memory_map.set_aside(10, 0), 0, memory_map.ledger.owner("ring"))
+    assert memory_map.ledger.counts[memory_map.owner_boot] == 0
+    with pytest.raises(UsageError, match="too little is held at boot"):
+        memory_map.set_aside(1, 0)
