@@ -11,7 +11,6 @@ A bio is known by its slab; nothing else of it is needed.
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from netvm.mm.gfp import GFP_AT_BOOT
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Provider, Task
@@ -47,8 +46,7 @@ class BioSet:
 
     def fill(self, task: Task) -> None:
         """Set the pool's elements aside (bioset_init); memory is plentiful then."""
-        elements = [self.cache.try_alloc(task, GFP_AT_BOOT) for _ in range(BIO_POOL_SIZE)]
-        self.pool.fill(elements)
+        self.pool.fill_at_boot(task)
 
     def nr_ready(self) -> int:
         """Return how many bios could be had without a new slab page."""

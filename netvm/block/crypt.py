@@ -24,7 +24,7 @@ from typing import Any, Final
 from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue
 from netvm.block.dm import MappedDevice
 from netvm.block.stacked import Part, StackedDevice
-from netvm.mm.gfp import GFP_AT_BOOT, GFP_HIGHMEM, GFP_NOIO, GFP_NOWAIT, PF_KTHREAD
+from netvm.mm.gfp import GFP_HIGHMEM, GFP_NOIO, GFP_NOWAIT, PF_KTHREAD
 from netvm.mm.mempool import Mempool
 from netvm.mm.page_alloc import PageAllocator
 from netvm.runtime.costs import CpuCosts
@@ -97,9 +97,7 @@ class CryptDevice(StackedDevice):
 
     def fill(self, task: Task) -> None:
         """Set the pool's pages aside (crypt_ctr). Raises UsageError if the machine has none for some."""
-        # nobody reclaims yet
-        pages = [self._pages.try_alloc(task, GFP_AT_BOOT) for _ in range(CRYPT_PAGE_POOL)]
-        self.page_pool.fill(page for page in pages if page is not None)
+        self.page_pool.fill_at_boot(task)
 
     def start(self, cpus: Cpus | None) -> None:
         """Start the thread that sends what is encrypted (crypt_ctr)."""

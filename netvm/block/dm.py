@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 from netvm.block.blk_mq import BLK_STS_OK, BlockDriver, Request, RequestQueue
 from netvm.block.blk_wbt import REQ_SWAP, Wbt
 from netvm.block.plug import Plug
-from netvm.mm.gfp import GFP_AT_BOOT, GFP_NOIO
+from netvm.mm.gfp import GFP_NOIO
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.slab import CacheSpec, SlabCache
 from netvm.runtime.task import Provider, Resource, Task
@@ -85,8 +85,7 @@ class MappedDevice:
 
     def fill(self, task: Task) -> None:
         """Set the clones aside (dm_alloc_md_mempools). Raises UsageError if the machine has no memory for some."""
-        # nobody reclaims yet
-        self.pool.fill([self._cache.try_alloc(task, GFP_AT_BOOT) for _ in range(RESERVED_BIO_BASED_IOS)])
+        self.pool.fill_at_boot(task)
 
     @property
     def outstanding(self) -> Mapping[int, Request]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from netvm.block.blk_mq import BLK_STS_OK, Request, RequestQueue
 from netvm.block.plug import Plug
 from netvm.block.stacked import Part, StackedDevice
-from netvm.mm.gfp import GFP_AT_BOOT, GFP_NOIO, GFP_NOWAIT
+from netvm.mm.gfp import GFP_NOIO, GFP_NOWAIT
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Provider, Task
@@ -58,8 +58,7 @@ class SplitDevice(StackedDevice):
 
     def fill(self, task: Task) -> None:
         """Set the pool's bios aside (bioset_create). Raises UsageError if the machine has no memory for some."""
-        # nobody reclaims yet
-        self.pool.fill([self._cache.try_alloc(task, GFP_AT_BOOT) for _ in range(SPLIT_POOL_SIZE)])
+        self.pool.fill_at_boot(task)
 
     def _holders(self) -> list[Provider | Task]:
         """Say who could give a bio back: parts below, or who keeps parts on a list."""

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from netvm.block.blk_mq import Request
 from netvm.block.swap_io import SwapPages
-from netvm.mm.gfp import GFP_AT_BOOT, GFP_KERNEL, GFP_NOIO
+from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO
 from netvm.mm.mempool import Mempool, SlabElements
 from netvm.mm.ports import LogPort, PlugPort
 from netvm.mm.slab import SlabCache
@@ -128,8 +128,7 @@ class FileSwapIo:
 
     def fill(self, task: Task) -> None:
         """Set the pool's elements aside (sio_pool_init); memory is plentiful then."""
-        elements = [self.cache.try_alloc(task, GFP_AT_BOOT) for _ in range(SIO_POOL_SIZE)]
-        self._pool.fill(elements)
+        self._pool.fill_at_boot(task)
 
     def start_plug(self, _task: Task) -> PlugPort:
         """Begin to collect a task's pages."""

@@ -166,8 +166,16 @@ class MemoryMap:
             for plan, span in zip(plans, _spans(plans), strict=True)
         ]
         vm = self.options.vm
-        # a sysctl that is written has the marks computed anew
-        init_pages = 0 if vm.min_free_kbytes else self.options.machine.boot.init_pages
+        init_pages = self.options.machine.boot.init_pages
+        highest = [zone for zone in zones if zone.name != "Movable"][-1]
+        if init_pages >= highest.managed:
+            raise UsageError(
+                f"machine.boot.init_pages = {init_pages}: must be less than {highest.managed}, "
+                f"the managed pages of zone {highest.name}"
+            )
+        if vm.min_free_kbytes:
+            # a sysctl that is written has the marks computed anew
+            init_pages = 0
         setup_watermarks(
             zones,
             min_free_kbytes=vm.min_free_kbytes or calculate_min_free_kbytes(sum(z.managed for z in zones) - init_pages),
@@ -333,15 +341,16 @@ class MemoryMap:
     def set_aside(self, nr_blocks: int, order: int) -> list[int]:
         """Take blocks out of what boot holds, lowest first; the caller changes their owner."""
         taken: list[int] = []
-        enough = self.ledger.counts[self.owner_boot] >= nr_blocks << order
-        for index in range(len(self._boot_cursor) if enough else 0):
+        for index in range(len(self._boot_cursor)):
             taken += self._held_by_boot(index, nr_blocks - len(taken), order)
             if len(taken) == nr_blocks:
-                return taken
-        raise UsageError(
-            f"machine.ram_mib = {self.options.machine.ram_mib}: too little is held at boot for the RX ring and slabs; "
-            "give the machine more memory or less that is free"
-        )
+                break
+        if min(len(taken), self.ledger.counts[self.owner_boot] >> order) < nr_blocks:
+            raise UsageError(
+                f"machine.ram_mib = {self.options.machine.ram_mib}: too little is held at boot for the RX ring and "
+                "slabs; give the machine more memory or less that is free"
+            )
+        return taken
 
     def own_blocks(self, pfns: list[int], order: int, owner: int) -> None:
         """Hand blocks from boot to another owner."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Generic, Protocol, TypeVar
 
 from netvm.errors import UsageError
-from netvm.mm.gfp import GFP_DIRECT_RECLAIM, GFP_IO, GFP_NOMEMALLOC, GFP_NORETRY, GFP_NOWARN, gfp_name
+from netvm.mm.gfp import GFP_AT_BOOT, GFP_DIRECT_RECLAIM, GFP_IO, GFP_NOMEMALLOC, GFP_NORETRY, GFP_NOWARN, gfp_name
 from netvm.mm.slab import SlabCache
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
@@ -118,6 +118,11 @@ class Mempool(Generic[T]):
             raise UsageError(
                 f"machine.ram_mib: no memory at boot for the {self.min_nr} elements of {self.name}; must be more"
             )
+
+    def fill_at_boot(self, task: Task) -> None:
+        """Set the first elements aside while nobody reclaims yet. Raises UsageError as :meth:`fill` does."""
+        found = (self._allocator.try_alloc(task, GFP_AT_BOOT) for _ in range(self.min_nr))
+        self.fill(element for element in found if element is not None)
 
     @property
     def waiters(self) -> list[Task]:

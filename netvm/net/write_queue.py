@@ -182,7 +182,9 @@ class WriteQueue:
                     await sock.lock.take_anew(task)
                 continue
             sock.short_of = sock.short_of or "tcp_mem"
-            if (at - start) % (PAGE_SIZE if apart else end):
+            # each of several calls is for a page
+            copied = (at - start) % PAGE_SIZE if apart else at - start
+            if copied:
                 corked = sock.core.set_cork(False)
                 sock.push(task, more=False)
                 sock.core.set_cork(corked)

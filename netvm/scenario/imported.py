@@ -192,7 +192,8 @@ def _link(config: Config, notes: dict[str, str]) -> Table:
     if _is_real_time(config):
         table["bandwidth_bytes_per_s"] = _speed(config).wire_bytes_per_s
         told.append("Its rate is what swap took in the first pass of the recorded hogs of this build.")
-    notes["link"] = "\n".join(told)
+    if told:
+        notes["link"] = "\n".join(told)
     return table
 
 

@@ -116,21 +116,17 @@ def _boot(scenario: Scenario) -> Iterator[Blame]:
     if anon > room:
         problem = f"must be at most {room}, the pages that are in use at the start"
         yield Blame(path=("machine", "boot", "anon_pages"), value=anon, problem=problem)
-    init, managed = scenario.machine.boot.init_pages, _managed_pages_of_highest_zone(scenario)
-    if init >= managed:
-        problem = f"must be less than {managed}, the managed pages of its highest zone"
+    init = scenario.machine.boot.init_pages
+    lowmem = [zone.managed_pages for zone in scenario.machine.zones if zone.name != "Movable"]
+    # of a machine that lists no zones boot knows the highest
+    if lowmem and init >= lowmem[-1]:
+        problem = f"must be less than {lowmem[-1]}, the managed pages of its highest zone"
         yield Blame(path=("machine", "boot", "init_pages"), value=init, problem=problem)
 
 
 def _managed_pages(scenario: Scenario) -> int:
     zones = scenario.machine.zones
     return sum(zone.managed_pages for zone in zones) if zones else scenario.machine.ram_mib * _PAGES_PER_MIB
-
-
-def _managed_pages_of_highest_zone(scenario: Scenario) -> int:
-    """Return those of the zone that the kernel's init sections are in; of a machine that lists no zones, a guess."""
-    managed = [zone.managed_pages for zone in scenario.machine.zones if zone.name != "Movable"]
-    return managed[-1] if managed else scenario.machine.ram_mib * _PAGES_PER_MIB // 4
 
 
 def _vm(scenario: Scenario) -> Iterator[Blame]:

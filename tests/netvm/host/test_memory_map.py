@@ -139,3 +139,13 @@ def test_boot_gives_away_no_more_than_it_holds() -> None:
     assert memory_map.ledger.counts[memory_map.owner_boot] == 0
     with pytest.raises(UsageError, match="too little is held at boot"):
         memory_map.set_aside(1, 0)
+
+
+@pytest.mark.parametrize(("ram_mib", "highest"), [(64, "DMA32"), (4097, "Normal")])
+def test_what_boot_frees_last_is_of_the_highest_zone(ram_mib: int, highest: str) -> None:
+    """A machine by its size alone has zones of its own making, and is told which is too small for its init pages."""
+    zone = _memory_map(ram_mib).zones[-1]
+    assert zone.name == highest
+    _memory_map(ram_mib, boot={"init_pages": zone.managed - 1})
+    with pytest.raises(UsageError, match=f"less than {zone.managed}, the managed pages of zone {highest}"):
+        _memory_map(ram_mib, boot={"init_pages": zone.managed})

@@ -168,6 +168,9 @@ def test_splitting_for_a_retransmission_has_no_reserve(
         nr = len(queue)
         assert queue.can_transmit(segment, skb, task) == may
         assert len(queue) == nr + may
+        if not may:
+            core.send_failed(segment, host.world.now_ns, congestion=False)
+        assert host.stack.netstat_values().get("TCPRetransFail", 0) == int(not may)
 
     host.run(body)
 
