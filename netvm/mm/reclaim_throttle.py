@@ -38,6 +38,7 @@ THROTTLE_TIMEOUT_NS: Final = {
     "VMSCAN_THROTTLE_CONGESTED": JIFFY_NS,
 }
 CONGESTION_WAIT_NS: Final = NS_PER_S // 10
+_NR_LOOKS_AT_ONCE: Final = 1000
 _IDLE_ROUND_NS: Final = NS_PER_MS
 """What a round of reclaim takes where work takes no time."""
 
@@ -55,6 +56,44 @@ def step_of_first_round(task: Task, wanted: Resource) -> Iterator[None]:
     yield
     if is_step:
         task.spins_at = ""
+
+
+class FruitlessLooks:
+    """Of one stay in ``throttle_direct_reclaim``: how often its task was woken and found memory as it was.
+
+    Where kswapd finds a zone that is balanced while half of the reserve is used up, it wakes those who wait for the
+    reserve and goes to sleep, and they wake it, for ever.
+
+    # MODEL: after a thousand such turns with nothing reclaimed, scanned or written in between, a turn stands for a
+    # thousand, in what it takes of the waiting task's CPU; kswapd's part and the counters stay those of one.
+    """
+
+    def __init__(self, vmscan: "Vmscan", task: Task) -> None:
+        self._vmscan = vmscan
+        self._task = task
+        self._spun_before = task.spins_at
+        self._seen: tuple[int, ...] = ()
+        self._count = 0
+
+    async def woken(self) -> None:
+        """Take note of one more look, and of what it costs if it is one of many."""
+        vmscan, task = self._vmscan, self._task
+        state = (vmscan.node.nr_free, vmscan.vmstat.pgscan_kswapd, vmscan.vmstat.nr_written)
+        if state != self._seen:
+            self._seen = state
+            self._count = 0
+            self.forget()
+        self._count += 1
+        if self._count > _NR_LOOKS_AT_ONCE:
+            task.spins_at = f"{task.comm}-{task.pid}: throttle_direct_reclaim and kswapd wake each other"
+            task.spins_on = vmscan.pages.memory
+            task.charge_ns += 2 * vmscan.costs.context_switch * _NR_LOOKS_AT_ONCE
+            await vmscan.throttles.between_rounds(task)
+            await vmscan.pages.cond_resched(task)
+
+    def forget(self) -> None:
+        """The task does not go round in circles, or not here."""
+        self._task.spins_at = self._spun_before
 
 
 class Throttles:
@@ -99,6 +138,15 @@ class Throttles:
             self.nr_writeback_throttled -= 1
         self.slept_ns[reason] = self.slept_ns.get(reason, 0) + slept_ns
         self.count[reason] = self.count.get(reason, 0) + 1
+
+    @contextmanager
+    def fruitless_looks(self, task: Task) -> Iterator[FruitlessLooks]:
+        """Count a task's looks at the reserve while it waits for that to fill."""
+        looks = FruitlessLooks(self.vmscan, task)
+        try:
+            yield looks
+        finally:
+            looks.forget()
 
     async def between_rounds(self, task: Task) -> None:
         """Tell the world that a task has tried everything once and tries again."""

@@ -261,6 +261,8 @@ class Vmscan:
         if not reserve or free > reserve // 2:
             return True
         if len(self.kswapd_wait):
+            if self.kswapd_highest < 0 or self.kswapd_highest > ZONE_NORMAL:
+                self.kswapd_highest = ZONE_NORMAL
             self.kswapd_wait.wake_one()
         return False
 
@@ -275,15 +277,18 @@ class Vmscan:
         self.vmstat.pgscan_direct_throttle += 1
         if self.tracer is not None:
             self.tracer.emit(_PFMEMALLOC_WAIT_BEGIN, task, self.node.nr_free, 0)
-        if not gfp & GFP_FS and self.fixes.throttle_noio_bounded:
-            deadline_ns = self.world.now_ns + NS_PER_S
-            while not self.allow_direct_reclaim() and self.world.now_ns < deadline_ns:
-                await self.pfmemalloc_wait.wait(
-                    task, timeout_ns=self.world.wheel_ns(deadline_ns - self.world.now_ns), interruptible=True
-                )
-        else:
-            while not self.allow_direct_reclaim():
-                await self.pfmemalloc_wait.wait(task, killable=True)
+        with self.throttles.fruitless_looks(task) as looks:
+            if not gfp & GFP_FS and self.fixes.throttle_noio_bounded:
+                deadline_ns = self.world.now_ns + NS_PER_S
+                while not self.allow_direct_reclaim() and self.world.now_ns < deadline_ns:
+                    await self.pfmemalloc_wait.wait(
+                        task, timeout_ns=self.world.wheel_ns(deadline_ns - self.world.now_ns), interruptible=True
+                    )
+                    await looks.woken()
+            else:
+                while not self.allow_direct_reclaim():
+                    await self.pfmemalloc_wait.wait(task, killable=True)
+                    await looks.woken()
         if self.tracer is not None:
             self.tracer.emit(_PFMEMALLOC_WAIT_END, task, self.node.nr_free, 0)
         return task.killed

@@ -1,7 +1,8 @@
 """Virtual time and what is due in it: timers, and what each means for progress.
 
 A timer is a list, not an object: the heap compares it by time and number in C, and a million a second must be made.
-Cancelling leaves it in the heap without its function, to be dropped when its time comes.
+Cancelling leaves it in the heap without its function, to be dropped when its time comes, or with all others like it
+when there may be more of them than of the pending.
 
 Who only looks (the hang detector, the progress line) is an *observer* and has a queue of his own, which nobody asks
 when something will happen next: how often he looks makes no difference to the run.
@@ -9,7 +10,7 @@ when something will happen next: how often he looks makes no difference to the r
 
 from collections.abc import Callable
 from enum import IntEnum
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
 from netvm.runtime.timer_wheel import wheel_ns
@@ -37,6 +38,8 @@ TimerHandle: TypeAlias = list[Any]
 _TIME, _NUMBER, _FUNCTION, _ARGS, _KIND, _SITE = range(6)
 _PROGRESS = int(TimerKind.PROGRESS)
 _RETRY = int(TimerKind.RETRY)
+_NR_CANCELLED_MIN = 1000
+"""Cancelled timers are left where they are up to here: most are due, and gone, before there are as many."""
 
 
 class Timers:
@@ -49,6 +52,8 @@ class Timers:
         self.nr_pending_progress = 0
         self.nr_pending_retry = 0
         self._heap: list[TimerHandle] = []
+        self._nr_cancelled = 0
+        """Cancelled since the heap was last cleared of them, those that have been dropped in their time included."""
         self._sequence = 0
         self._observers: list[tuple[int, int, Callable[[], object]]] = []
         self._nr_looks = 0
@@ -97,7 +102,16 @@ class Timers:
             self.nr_pending_progress -= 1
         elif kind == _RETRY:
             self.nr_pending_retry -= 1
+        self._nr_cancelled += 1
+        if self._nr_cancelled > max(_NR_CANCELLED_MIN, len(self._heap) // 2):
+            self._drop_cancelled()
         return True
+
+    def _drop_cancelled(self) -> None:
+        """Clear the heap of cancelled timers; in place, as who runs events is in the middle of it."""
+        self._heap[:] = [timer for timer in self._heap if timer[_FUNCTION] is not None]
+        heapify(self._heap)
+        self._nr_cancelled = 0
 
     @staticmethod
     def is_pending(timer: TimerHandle) -> bool:

@@ -302,6 +302,7 @@ def test_whoever_meets_the_line_wakes_kswapd(make_host) -> None:
         assert len(host.vmscan.kswapd_wait) == 1
         assert not host.vmscan.allow_direct_reclaim()
         assert len(host.vmscan.kswapd_wait) == 0
+        assert host.vmscan.kswapd_highest == ZONE_NORMAL
 
     host.run(body)
 

@@ -81,3 +81,14 @@ def test_observers_are_no_events() -> None:
     assert timers.horizon_ns() == NEVER_NS
     assert timers.pending_timers() == []
     assert timers.nr_pending_progress == timers.nr_pending_retry == 0
+
+
+def test_a_heap_is_not_filled_with_what_was_cancelled() -> None:
+    """A nap that is broken off again and again leaves no more timers than a few thousand, and none out of order."""
+    timers = Timers()
+    kept = [timers.call_after(5 * n, nothing) for n in range(100)]
+    for _ in range(50_000):
+        timers.cancel(timers.call_after(1_000, nothing))
+    assert len(timers._heap) < 2_000
+    assert sorted(timers.pending_timers()) == kept
+    assert timers._pop() is kept[0]

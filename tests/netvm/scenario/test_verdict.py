@@ -365,3 +365,25 @@ def test_drops_are_watched_second_by_second() -> None:
     run_virtual(experiment.run)
     assert experiment.longest_dropping_ns == 7 * NS_PER_S
     assert experiment.outcome().verdict == "COMPLETED"
+
+
+def test_a_throttle_that_kswapd_cannot_end_is_a_livelock() -> None:
+    """A DMA zone is balanced and half of the reserve of all is gone: kswapd and who waits for it wake each other."""
+
+    def zone(name: str, pages: int, free: int) -> dict[str, object]:
+        return {"name": name, "present_pages": pages + 180, "managed_pages": pages, "free_pages": free}
+
+    zones = [zone("DMA", 420, 210), zone("Normal", 2798, 0) | {"pcp_pages": 188}, zone("Movable", 420, 0)]
+    scenario = {
+        "machine": {"ram_mib": 22, "cpus": 2, "zones": zones},
+        "kernel": {"preset": "6.18", "pageblock_order": 10},
+        "nic": {"kind": "virtio-net"},
+        "storage": {"kind": "iscsi", "size_mib": 64},
+        "workload": [{"kind": "anon-hog", "mib": 60}],
+        "expect": ["LIVELOCK"],
+    }
+    outcome = run_scenario(scenario_from(scenario, origin="throttle"), name="throttle")
+    assert outcome.verdict == "LIVELOCK"
+    assert outcome.audit == []
+    assert "throttle_direct_reclaim and kswapd wake each other" in "\n".join(outcome.explanation)
+    assert outcome.vmstat["kswapd_low_wmark_hit_quickly"] > 1_000
