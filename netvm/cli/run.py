@@ -129,11 +129,18 @@ def execute(
             options = {} if recording is None else {"tracer": recording.start}
             outcome = runner()(scenario, name=name, progress=progress, **options)
         except MemoryError as error:
-            raise UsageError(f"{name}: not enough memory to emulate {scenario.machine.ram_mib} MiB") from error
+            raise UsageError(f"{name}: not enough memory here to emulate {_sizes(scenario)}") from error
         if recording is not None:
             recording.finish(outcome)
     wall_s = time.perf_counter() - started_s
     return msgspec.structs.replace(outcome, wall_seconds=round(wall_s, 3), replay=replay)
+
+
+def _sizes(scenario: "Scenario") -> str:
+    """Say what of a scenario takes memory of this computer."""
+    programs_mib = sum(getattr(work, "mib", 0) * getattr(work, "processes", 1) for work in scenario.workload)
+    machine = f"machine.ram_mib = {scenario.machine.ram_mib}, storage.size_mib = {scenario.storage.size_mib}"
+    return f"{machine} and programs of {programs_mib} MiB"
 
 
 def tell(outcome: "Outcome", arguments: argparse.Namespace, *, recorded: "RecordedRun | None" = None) -> None:

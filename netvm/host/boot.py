@@ -25,7 +25,7 @@ from netvm.host.files import make_files, swap_pages
 from netvm.host.machine import Host
 from netvm.host.memory_map import MemoryMap, zone_report
 from netvm.host.network import connect_nic, make_stack
-from netvm.mm.address_space import OOM_SCORE_ADJ_MIN, PTE_DIRTY, PTE_WRITE, PTE_YOUNG
+from netvm.mm.address_space import BOOT_TABLE, OOM_SCORE_ADJ_MIN, PTE_DIRTY, PTE_WRITE, PTE_YOUNG
 from netvm.mm.frames import PG_SWAPBACKED
 from netvm.mm.gfp import GFP_KERNEL, PF_KTHREAD
 from netvm.mm.kswapd import Kswapd
@@ -440,6 +440,8 @@ class _Boot:
             space.bits_of[vpn] = PTE_YOUNG | PTE_WRITE | PTE_DIRTY
             host.lruvec.folio_add_lru(pfn)
         host.memory.write_versions(space, 0, nr)
+        # its page tables are among what boot holds
+        space.table_of = [BOOT_TABLE] * len(space.table_of)
         space.nr_anon = nr
         space.tasks.clear()
         host.vmstat.nr_anon_pages += nr

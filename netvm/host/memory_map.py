@@ -267,7 +267,8 @@ class MemoryMap:
             orders = []
             for less in below:
                 order = top - less
-                self._make_block(blocks, order)
+                if order >= 0:
+                    self._make_block(blocks, order)
                 if order in blocks:
                     blocks.remove(order)
                     orders.append(order)

@@ -12,6 +12,7 @@ swapped out by scans that follow each other before the program has run again, ma
 written.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,12 +25,14 @@ from netvm.trace.latency import TouchRecorder
 if TYPE_CHECKING:
     from netvm.runtime.wait import RwSemaphore, WaitQueue
 
-__all__ = ["OOM_SCORE_ADJ_MIN", "PTE_DIRTY", "PTE_WRITE", "PTE_YOUNG", "PTRS_PER_PTE", "AddressSpace"]
+__all__ = ["BOOT_TABLE", "OOM_SCORE_ADJ_MIN", "PTE_DIRTY", "PTE_WRITE", "PTE_YOUNG", "PTRS_PER_PTE", "AddressSpace"]
 
 PTE_YOUNG: Final = 1
 PTE_DIRTY: Final = 2
 PTE_WRITE: Final = 4
 PTRS_PER_PTE: Final = 512
+BOOT_TABLE: Final = 0
+"""Stands for a page table that is not counted: the frame is the kernel's own."""
 OOM_SCORE_ADJ_MIN: Final = -1000
 """The oom_score_adj of who is never killed."""
 
@@ -119,10 +122,24 @@ class AddressSpace:
         """A thread of it; None before the first has come and when the last has gone."""
         return self.tasks[0] if self.tasks else None
 
+    def used(self) -> list[slice]:
+        """Return the ranges of page numbers that have page tables: all that is mapped or swapped is in one of them."""
+        tables = np.flatnonzero(np.array(self.table_of, dtype=np.intp) >= 0)
+        if not len(tables):
+            return []
+        starts = np.flatnonzero(np.diff(tables, prepend=-2) > 1)
+        ends = [*(starts[1:] - 1).tolist(), len(tables) - 1]
+        first, last = tables[starts].tolist(), tables[ends].tolist()
+        return [slice(a * PTRS_PER_PTE, (b + 1) * PTRS_PER_PTE) for a, b in zip(first, last, strict=True)]
+
     def resident(self) -> npt.NDArray[np.intp]:
         """Return the virtual page numbers that are mapped."""
-        return np.flatnonzero(self.pte > 0)
+        return self._where(lambda entries: entries > 0)
 
     def swapped(self) -> npt.NDArray[np.intp]:
         """Return the virtual page numbers that are in swap."""
-        return np.flatnonzero(self.pte < 0)
+        return self._where(lambda entries: entries < 0)
+
+    def _where(self, holds: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]) -> npt.NDArray[np.intp]:
+        found = [np.flatnonzero(holds(self.pte[part])) + part.start for part in self.used()]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.intp)

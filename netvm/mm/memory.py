@@ -135,11 +135,12 @@ class Memory:
 
     def unmap_all(self, space: AddressSpace) -> None:
         """Drop every page and swap entry of a mapping (unmap_vmas)."""
-        slots = -space.pte[space.pte < 0] - 1
+        slots = -space.pte[space.swapped()] - 1
         mapped = space.resident()
         pfns = (space.pte[mapped] - 1).astype(np.intp)
-        space.pte[:] = 0
-        space.bits[:] = 0
+        for part in space.used():
+            space.pte[part] = 0
+            space.bits[part] = 0
         space.nr_swap -= len(slots)
         space.nr_anon -= len(pfns)
         self.vmstat.nr_anon_pages -= len(pfns)
@@ -199,7 +200,8 @@ class Memory:
                 try:
                     done = await self._handle_mm_fault(task, space, vpn, limit, write=write and not read_first)
                 finally:
-                    if lock is not None:
+                    # not its own any more if the task ends while it waits for a page (drop_while)
+                    if lock is not None and task in lock.readers:
                         lock.up_read(task)
                 if not done:
                     return False

@@ -164,7 +164,10 @@ class RwSemaphore:
         self._hand_over()
 
     async def drop_while(self, task: Task, wait: Awaitable[object]) -> None:
-        """Wait for something else without it, and take it back for reading if the task has it."""
+        """Wait for something else without it, and take it back for reading if the task has it.
+
+        A task that ends in the wait has it no more.
+        """
         holds = task in self.readers
         if holds:
             self.up_read(task)

@@ -178,7 +178,7 @@ def _fits(value: object, kind: shape.Type) -> bool:
     if isinstance(kind, shape.BoolType):
         return isinstance(value, bool)
     if isinstance(kind, shape.StrType):
-        return isinstance(value, str)
+        return isinstance(value, str) and len(value) >= (kind.min_length or 0)
     if isinstance(kind, shape.NoneType):
         return value is None
     if isinstance(kind, shape.IntType):
@@ -276,7 +276,7 @@ def _expected(kind: shape.Type) -> str:
     if isinstance(kind, shape.BoolType):
         return "true or false"
     if isinstance(kind, shape.StrType):
-        return "a string"
+        return "a string that is not empty" if kind.min_length else "a string"
     return "a table"
 
 

@@ -108,7 +108,14 @@ def test_options_may_stand_between_names(netvm: Callable[..., Any], model: Any) 
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (BudgetExceededError("a.toml: no verdict after 50000000 steps"), 3, "a.toml: no verdict after 50000000 steps"),
-        (MemoryError(), 2, "a.toml: not enough memory to emulate 96 MiB"),
+        (
+            MemoryError(),
+            2,
+            (
+                "a.toml: not enough memory here to emulate machine.ram_mib = 96, storage.size_mib = 512 and programs "
+                "of 120 MiB"
+            ),
+        ),
     ],
 )
 def test_what_ends_a_run_early(

@@ -13,10 +13,11 @@ from netvm.scenario.load import scenario_from
 from netvm.trace.vmstat import VmStat
 
 
-def _memory_map(ram_mib: int, **machine: object) -> MemoryMap:
+def _memory_map(ram_mib: int, *, pageblock_order: int = 9, **machine: object) -> MemoryMap:
     options = scenario_from(
         {
             "machine": {"ram_mib": ram_mib, **machine},
+            "kernel": {"pageblock_order": pageblock_order},
             "storage": {"kind": "disk"},
             "workload": [{"kind": "anon-hog", "mib": 1}],
         },
@@ -35,6 +36,15 @@ def test_a_host_of_any_size_adds_up(ram_mib) -> None:
     for zone in memory_map.zones:
         owners = memory_map.frames.owner[zone.start_pfn : zone.end_pfn]
         assert int(np.count_nonzero(owners == FREE)) == zone.nr_free
+
+
+@pytest.mark.parametrize("pageblock_order", range(1, 11))
+def test_pageblocks_of_any_size(pageblock_order: int) -> None:
+    """Small ones have no room for all the free blocks that the kernel's own have on a recorded machine."""
+    memory_map = _memory_map(96, pageblock_order=pageblock_order)
+    (zone,) = memory_map.zones
+    check_zone(zone, memory_map.frames)
+    assert zone.pageblock_order == pageblock_order
 
 
 @pytest.mark.parametrize("ram_mib", [4097, 8192, 65536])

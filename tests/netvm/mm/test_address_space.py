@@ -1,6 +1,10 @@
 """A process's mapping: its columns and its counters."""
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netvm.mm.address_space import PTE_DIRTY, PTE_WRITE, PTE_YOUNG, PTRS_PER_PTE, AddressSpace
 
@@ -28,6 +32,7 @@ def test_a_page_table_holds_512_entries(nr_pages: int, nr_tables: int) -> None:
 def test_entries_are_frames_or_slots() -> None:
     """Frame + 1 when mapped, minus slot + 1 when swapped, 0 for none; both views are the same memory."""
     space = AddressSpace(1, "hog", 8)
+    space.table_of[0] = 7
     space.pte_of[2] = 100 + 1
     space.pte_of[5] = -(7 + 1)
     space.pte_of[6] = 0 + 1
@@ -37,6 +42,22 @@ def test_entries_are_frames_or_slots() -> None:
     space.bits_of[2] = PTE_YOUNG | PTE_DIRTY
     space.version_of[2] = 1 << 40
     assert (space.bits[2], space.version[2]) == (3, 1 << 40)
+
+
+@given(tables=st.lists(st.booleans(), min_size=1, max_size=12), data=st.data())
+def test_what_is_used_has_a_page_table(tables: list[bool], data: st.DataObject) -> None:
+    """The ranges with page tables are as long as they can be, and what is in them is found wherever it is."""
+    space = AddressSpace(1, "hog", len(tables) * PTRS_PER_PTE - 5)
+    space.table_of = [7 if used else -1 for used in tables]
+    pages = [page for page in range(space.nr_pages) if tables[page // PTRS_PER_PTE]]
+    covered = [page for part in space.used() for page in range(*part.indices(space.nr_pages))]
+    assert covered == pages
+    assert all(a.stop < b.start for a, b in pairwise(space.used()))
+    chosen = data.draw(st.lists(st.sampled_from(pages), unique=True, max_size=9)) if pages else []
+    for page in chosen:
+        space.pte_of[page] = 1 if page % 2 else -1
+    assert space.resident().tolist() == sorted(page for page in chosen if page % 2)
+    assert space.swapped().tolist() == sorted(page for page in chosen if not page % 2)
 
 
 def test_bits_are_distinct() -> None:

@@ -457,6 +457,29 @@ def test_who_waits_for_a_read_lets_go_of_the_mmap_lock(make_host) -> None:
     assert written_ns == [NS_PER_S // 2]
 
 
+def test_a_thread_that_ends_without_the_mmap_lock_gives_none_back(make_host) -> None:
+    """What ends it where it waits for a page is what is told, not that the lock is another's by then."""
+    host = make_host(switches={"per_vma_lock": False})
+
+    async def body(task):
+        space = host.memory.map_anonymous(task, 4, nr_threads=2)
+
+        async def ends():
+            raise ZeroDivisionError
+
+        async def fault(task, *_args, **_how):
+            await space.mmap_lock.drop_while(task, ends())
+
+        host.memory.swap.do_swap_page = fault
+        space.pte_of[0] = -1
+        with pytest.raises(ZeroDivisionError):
+            await host.memory.touch_run(task, space, 0, 1, write=True)
+        assert space.mmap_lock.readers == []
+        space.pte_of[0] = 0
+
+    _run(host, body)
+
+
 def test_memory_goes_with_the_last_thread(host) -> None:
     """One that ends leaves it to the others; the process is known by one that is there."""
 

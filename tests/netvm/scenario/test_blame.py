@@ -46,6 +46,10 @@ def _told(text: str) -> list[str]:
         ("run.seed = 9223372036854775808", "run.seed = 9223372036854775808: must be an integer, 0 or more"),
         ("title = 7", "title = 7: must be a string"),
         (
+            'memory_group = [{name = "", limit_kib = 64}]',
+            'memory_group.0.name = "": must be a string that is not empty',
+        ),
+        (
             "kernel.preset = 6.1",
             'kernel.preset = 6.1: must be one of "2.6.11", "3.6", "6.1", "6.18"; write it in quotes',
         ),
