@@ -18,7 +18,8 @@ _U16 = np.uint16
 def check_mapping(cache: PageCache, mapping: Mapping) -> None:
     """A file and the frames of its pages point at each other, and tags, flags and counters agree."""
     frames = cache.frames
-    indices = np.flatnonzero(mapping.pfn)
+    reached = mapping.nr_reached
+    indices = np.flatnonzero(mapping.pfn[:reached])
     pfns = (mapping.pfn[indices] - 1).astype(np.intp)
     assert len(indices) == mapping.nr_cached, f"{mapping.name}: {len(indices)} pages, counts {mapping.nr_cached}"
     assert (frames.mapping[pfns] == -mapping.id).all(), f"{mapping.name}: a page's frame belongs to somebody else"
@@ -27,11 +28,11 @@ def check_mapping(cache: PageCache, mapping: Mapping) -> None:
         (TAG_DIRTY, PG_DIRTY, mapping.nr_dirty),
         (TAG_WRITEBACK, PG_WRITEBACK, mapping.nr_writeback),
     ):
-        tagged = np.flatnonzero(mapping.tags & _U8(tag))
+        tagged = np.flatnonzero(mapping.tags[:reached] & _U8(tag))
         assert len(tagged) == counted, f"{mapping.name}: {len(tagged)} pages carry tag {tag}, counts {counted}"
         flagged = indices[frames.flags[pfns] & _U16(flag) != 0]
         assert flagged.tolist() == tagged.tolist(), f"{mapping.name}: tag {tag} and flag differ"
-    entries = np.flatnonzero((mapping.pfn != 0) | (mapping.shadow != 0))
+    entries = np.flatnonzero((mapping.pfn[:reached] != 0) | (mapping.shadow[:reached] != 0))
     nodes, counts = np.unique(entries >> NODE_SHIFT, return_counts=True)
     assert set(nodes.tolist()) == set(mapping.node_slab), f"{mapping.name}: nodes without entries, or none for some"
     assert (mapping.node_entries[nodes] == counts).all(), f"{mapping.name}: a node counts other entries"

@@ -50,6 +50,7 @@ class Mapping:
         "nr_dirty",
         "nr_mapped",
         "nr_pages",
+        "nr_reached",
         "nr_writeback",
         "pfn",
         "pfn_of",
@@ -75,6 +76,8 @@ class Mapping:
         """The inode's lock, which write(2) holds from its first page to its last."""
         self.nr_pages = nr_pages
         """i_size in pages."""
+        self.nr_reached = 0
+        """Pages up to the last that was ever cached: there are no tags beyond, however long the file is."""
         capacity = max(nr_pages, _MIN_PAGES)
         self.pfn: npt.NDArray[np.int32] = np.zeros(capacity, dtype=np.int32)
         """Frame + 1 of each cached page."""
@@ -134,7 +137,7 @@ class Mapping:
 
     def tagged(self, tag: int, start: int, end: int) -> npt.NDArray[np.intp]:
         """Return the indices in ``[start, end)`` that carry a tag, in order."""
-        end = min(end, self.nr_pages)
+        end = min(end, self.nr_reached)
         if start >= end:
             return np.zeros(0, dtype=np.intp)
         return np.flatnonzero(self.tags[start:end] & np.uint8(tag)) + start
@@ -144,7 +147,7 @@ class Mapping:
 
         At most ``limit`` pages.
         """
-        end = min(end, self.nr_pages)
+        end = min(end, self.nr_reached)
         window = 2048
         bit = np.uint8(tag)
         while start < end:

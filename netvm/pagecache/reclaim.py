@@ -138,7 +138,7 @@ class FileReclaim:
 
 def invalidate_mapping_pages(cache: PageCache, mapping: Mapping) -> int:
     """Drop a file's clean, unmapped pages (POSIX_FADV_DONTNEED); return how many."""
-    indices = np.flatnonzero(mapping.pfn[: mapping.nr_pages])
+    indices = np.flatnonzero(mapping.pfn[: mapping.nr_reached])
     cache.lruvec.lru_add_drain()
     pfns = (mapping.pfn[indices] - 1).astype(np.intp)
     state = cache.frames.flags[pfns]

@@ -54,6 +54,7 @@ class PageTree:
     def count_new(mapping: Mapping, index: int, nr_pages: int) -> None:
         """Count the entries of a run of places that were empty."""
         end = index + nr_pages
+        mapping.nr_reached = max(mapping.nr_reached, end)
         while index < end:
             stop = min(end, ((index >> NODE_SHIFT) + 1) << NODE_SHIFT)
             mapping.node_entries[index >> NODE_SHIFT] += stop - index

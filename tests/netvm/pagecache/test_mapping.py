@@ -12,6 +12,7 @@ from netvm.pagecache.mapping import TAG_DIRTY, TAG_WRITEBACK, Mapping
 def _mapping(tags: list[int]) -> Mapping:
     nothing: Any = None
     mapping = Mapping(1, "file", nothing, nothing, len(tags))
+    mapping.nr_reached = len(tags)
     mapping.tags[: len(tags)] = tags
     return mapping
 
@@ -44,8 +45,18 @@ def test_growth_keeps_what_is_there() -> None:
     assert mapping.tags[:4].tolist() == [1, 2, 3, 0]
     assert mapping.pfn_of[2] == 9
     mapping.tags_of[4999] = TAG_DIRTY
+    mapping.nr_reached = 5000
     assert mapping.first_tagged(TAG_DIRTY, 3, 5000, 8) == (4999, 1)
     assert not np.count_nonzero(mapping.version)
+
+
+def test_a_tag_is_looked_for_as_far_as_pages_were() -> None:
+    """However long a file is, the search ends behind the last page that was ever cached."""
+    mapping = _mapping([0, TAG_DIRTY, 0])
+    mapping.extend(1 << 20)
+    mapping.tags_of[1 << 19] = TAG_DIRTY
+    assert mapping.first_tagged(TAG_DIRTY, 2, 1 << 20, 8) == (3, 0)
+    assert mapping.tagged(TAG_DIRTY, 0, 1 << 20).tolist() == [1]
 
 
 def test_a_file_never_shrinks_by_writing() -> None:

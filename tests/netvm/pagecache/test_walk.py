@@ -35,6 +35,7 @@ def _walk(mapping: Mapping, wbc: WritebackControl, limit: int = 1000) -> list[in
 def _mapping(tags: list[int], writeback_index: int = 0) -> Mapping:
     nothing: Any = None
     mapping = Mapping(1, "file", nothing, nothing, len(tags))
+    mapping.nr_reached = len(tags)
     mapping.tags[: len(tags)] = tags
     mapping.writeback_index = writeback_index
     return mapping
