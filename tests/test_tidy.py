@@ -199,3 +199,10 @@ def _documents() -> Iterator[Path]:
             if path.is_file() and path.suffix in _WRITTEN and not recording:
                 yield path
     yield from (path for path in (_ROOT / "README.md", _ROOT / "pyproject.toml") if path.is_file())
+
+
+def test_the_readme_names_every_exhibit() -> None:
+    """Each folder of exhibits has its line in the table of the museum."""
+    rows = re.findall(r"^\| ([A-Z]\d+) \|", (_ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    halls = [path.name for path in (_ROOT / "scenarios").iterdir() if re.fullmatch(r"[A-Z]\d+", path.name)]
+    assert sorted(rows) == sorted(halls)
