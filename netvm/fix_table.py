@@ -147,6 +147,16 @@ TABLE: Final = (
         summary="a high-order atomic allocation reserves its pageblock as HIGHATOMIC",
     ),
     Fix(
+        name="reclaimable_free_pages",
+        year=2024,
+        version="6.13",
+        source='6aaced5abd32 "mm: vmscan: account for free pages to prevent infinite Loop in '
+        'throttle_direct_reclaim()", Seiji Nishikawa, CVE-2024-57884',
+        summary="a zone of whose pages none can be reclaimed counts its free ones as such, so that a throttled "
+        "reclaimer sees them",
+        in_recorded=True,
+    ),
+    Fix(
         name="highatomic_exact_cap",
         year=2023,
         version="6.8",

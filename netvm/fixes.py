@@ -41,6 +41,7 @@ class Fixes:
     rx_build_skb: bool = True
     napi_skb_cache: bool = True
     highatomic_reserve: bool = True
+    reclaimable_free_pages: bool = True
     highatomic_exact_cap: bool = True
     highatomic_free_only: bool = True
     watermark_boost: bool = True

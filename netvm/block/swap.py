@@ -325,8 +325,8 @@ class SwapArea:
                 task.charge_ns += self.costs.fault_major
                 await self.swapin_readahead(task, space, vpn, slot)
                 pfn = self.cache_of[slot] - 1
-                if pfn < 0:
-                    # somebody has mapped it meanwhile, or there was no memory and the program faults again
+                if pfn < 0 or space.pte_of[vpn] != -(slot + 1):
+                    # another thread has mapped it (pte_same), or there was no memory and the program faults again
                     if task.killed:
                         return False
                     await self.pages.cond_resched(task)

@@ -297,9 +297,15 @@ def _bounds(
         bound["tasks_n"], bound["choices_k"] = n, k
         for depth in range(1, PCT_DEPTH + 1):
             each = 10.0 ** -(math.log10(n) + (depth - 1) * math.log10(k))
-            runs = nr_whole // PCT_DEPTH
-            bound[f"found_if_depth_{depth}"] = 1.0 if each >= 1.0 and runs else -math.expm1(runs * math.log1p(-each))
+            bound[f"found_if_depth_{depth}"] = _chance(each, nr_whole // PCT_DEPTH)
     return bound
+
+
+def _chance(each: float, runs: int) -> float:
+    """Return how likely something is in so many runs that has this chance in each of them."""
+    if not runs or each >= 1.0:
+        return float(runs > 0)
+    return -math.expm1(runs * math.log1p(-each))
 
 
 def _statement(nr_whole: int, nr_cut: int) -> str:

@@ -205,7 +205,12 @@ class MemoryMap:
         else:
             blocks = _orders_of(plan.free)
         free = sum(1 << order for order in blocks)
-        self._place(zone, blocks)
+        try:
+            self._place(zone, blocks)
+        except UsageError:
+            if plan.buddyinfo:
+                raise
+            self._place_together(zone, free)
         zone.nr_free = 0
         for lists in zone.free_lists:
             for free_list in lists:
@@ -256,6 +261,20 @@ class MemoryMap:
                 self.buddy.pageblocks.add_block(zone, end, order, migratetype, tail=True)
             cursor = block
         self._boot_cursor.append((zone.start_pfn, max(zone.start_pfn, cursor & -8)))
+
+    def _place_together(self, zone: Zone, nr_pages: int) -> None:
+        """Let all that is free lie at the top of the zone: it fits however little else there is."""
+        for lists in zone.free_lists:
+            for free_list in lists:
+                for pfn in list(free_list):
+                    self.buddy.pageblocks.del_block(zone, pfn)
+        zone.pageblocks = bytearray([MOVABLE]) * len(zone.pageblocks)
+        pfn = start = zone.end_pfn - nr_pages
+        while pfn < zone.end_pfn:
+            order = min(MAX_ORDER, (pfn & -pfn).bit_length() - 1, (zone.end_pfn - pfn).bit_length() - 1)
+            self.buddy.pageblocks.add_block(zone, pfn, order, MOVABLE, tail=True)
+            pfn += 1 << order
+        self._boot_cursor.append((zone.start_pfn, max(zone.start_pfn, start & -8)))
 
     def _kernel_pageblocks(self, zone: Zone, blocks: list[int]) -> list[tuple[int, list[int]]]:
         """Take out of the list what lies in the partly used UNMOVABLE and RECLAIMABLE pageblocks."""

@@ -19,7 +19,10 @@ A reclaim for a memory group (:mod:`netvm.mm.memcontrol`) goes over the group's 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from netvm.fixes import Fixes
+from netvm.mm.frames import PG_LRU, PG_UNEVICTABLE
 from netvm.mm.gfp import (
     ALLOC_WMARK_MIN,
     GFP_FS,
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Vmscan"]
 
+_U16 = np.uint16
 _DIRECT_RECLAIM_BEGIN: Final = number_of("mm_vmscan_direct_reclaim_begin")
 _DIRECT_RECLAIM_END: Final = number_of("mm_vmscan_direct_reclaim_end")
 _WAKEUP_KSWAPD: Final = number_of("mm_vmscan_wakeup_kswapd")
@@ -182,12 +186,32 @@ class Vmscan:
         return total
 
     def zone_reclaimable_pages(self, zone: Zone) -> int:
-        """Return a zone's reclaimable pages, or its free ones if there are none (zone_reclaimable_pages)."""
-        total = self.node_lru_pages()
-        if len(self.node.zones) > 1:
-            # MODEL: the lists are the node's; a zone's share is by its size, not counted page by page
-            total = total * zone.managed // self.node.managed
-        return total or zone.nr_free
+        """Return a zone's reclaimable pages (zone_reclaimable_pages).
+
+        With ``reclaimable_free_pages``, its free ones if there are none.
+        """
+        zones = self.node.zones
+        if len(zones) == 1:
+            total = self.node_lru_pages()
+        else:
+            # the largest zone has what the others have not: nobody counts millions of pages
+            largest = max(zones, key=lambda other: other.present)
+            if zone is largest:
+                total = self.node_lru_pages() - sum(self._zone_lru_pages(one) for one in zones if one is not zone)
+            else:
+                total = self._zone_lru_pages(zone)
+        if not total and self.fixes.reclaimable_free_pages:
+            return zone.nr_free
+        return total
+
+    def _zone_lru_pages(self, zone: Zone) -> int:
+        """Count a zone's LRU pages that could be reclaimed (NR_ZONE_INACTIVE_ANON to NR_ZONE_ACTIVE_FILE)."""
+        frames = self.lruvec.frames
+        here = slice(zone.start_pfn, zone.end_pfn)
+        found = frames.flags[here] & _U16(PG_LRU | PG_UNEVICTABLE) == PG_LRU
+        if self.swap.nr_free_slots() <= 0:
+            found &= frames.mapping[here] < 0
+        return int(np.count_nonzero(found))
 
     # -- direct reclaim -------------------------------------------------------------------------------------------
 
@@ -248,14 +272,16 @@ class Vmscan:
         if not sc.kswapd and sc.memcg is None and sc.priority == 1 and not sc.nr_reclaimed:
             await self.throttles.reclaim_throttle(task, "VMSCAN_THROTTLE_NOPROGRESS")
 
+    def zones_with_reserve(self) -> list[Zone]:
+        """Return the zones whose reserve counts for :meth:`allow_direct_reclaim`."""
+        return [zone for zone in self.node.zones if zone.index <= ZONE_NORMAL and self.zone_reclaimable_pages(zone)]
+
     def allow_direct_reclaim(self) -> bool:
         """Whether more than half of the min reserve is left (allow_direct_reclaim)."""
         if self.node.kswapd_failures >= MAX_KSWAPD_FAILURES:
             return True
         reserve = free = 0
-        for zone in self.node.zones:
-            if zone.index > ZONE_NORMAL or not self.zone_reclaimable_pages(zone):
-                continue
+        for zone in self.zones_with_reserve():
             reserve += zone.wmark_pages(ALLOC_WMARK_MIN)
             free += zone.nr_free
         if not reserve or free > reserve // 2:

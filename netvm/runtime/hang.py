@@ -40,7 +40,8 @@ HUNG_TASK_LOOKS_PER_TIMEOUT = 64
 class HangDetector:
     """Watches one world and calls ``hung(proved)`` once.
 
-    ``stalled()`` is called in each standstill that is the longest so far, once it has lasted for ``stall_ns``.
+    ``stalled()`` is called in each standstill that is the longest so far, once it has lasted for ``stall_ns``. While
+    ``at_rest()`` nobody wants anything, and nothing stands still.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class HangDetector:
         hung: Callable[[bool], None],
         stall_ns: int | None = None,
         stalled: Callable[[], None] = lambda: None,
+        at_rest: Callable[[], bool] = lambda: False,
     ) -> None:
         self.world = world
         self._digest = digest
@@ -63,6 +65,7 @@ class HangDetector:
         self._hung = hung
         self._stall_ns = timeout_ns if stall_ns is None else stall_ns
         self._stalled = stalled
+        self._at_rest = at_rest
         self._stall_at_ns = -1
         self._seen: Hashable = None
         self._seen_progress = -1
@@ -129,7 +132,7 @@ class HangDetector:
     def _khungtaskd(self) -> None:
         now_ns = self.world.now_ns
         progress = self._progress()
-        if progress != self._last_progress:
+        if progress != self._last_progress or self._at_rest():
             self._last_progress = progress
             self._last_progress_ns = now_ns
         standstill_ns = now_ns - self._last_progress_ns
@@ -230,7 +233,8 @@ def find_knot(tasks: Iterable[Task]) -> Knot:
 
 def _edges_of(node: Node) -> tuple[Node, ...]:
     if isinstance(node, Task):
-        if node.state is TaskState.SLEEPING:
+        # who goes round wants what it goes round for, also in a nap on the way
+        if node.state is TaskState.SLEEPING and not (node.spins_at and node.resource.kind == "timer"):
             return (node.resource,)
         return (node.spins_on,) if node.spins_at else ()
     if isinstance(node, Resource):
@@ -249,18 +253,27 @@ def _can_go_on(node: Node, out: tuple[Node, ...], alive: set[Node]) -> bool:
 def shortest_chain(knot: Knot, start: Task) -> list[Node]:
     """Return the shortest walk from ``start`` that comes back to something it passed: the heart of the explanation.
 
-    Where no walk comes back, the shortest to something that nobody provides; nothing if ``start`` is not in the knot.
+    One that ends in a task that waits for memory which itself could give, as could others, is told only where there is
+    no other. Where no walk comes back, the shortest to something that nobody provides; nothing if ``start`` is not in
+    the knot.
     """
     if start not in knot.edges:
         return []
-    best: list[Node] = []
+    walks: list[tuple[bool, int, list[Node]]] = []
     paths = _shortest_paths(knot, start)
     for node, path in paths.items():
-        loops = (back for back in _shortest_paths(knot, node).values() if node in knot.edges[back[-1]])
-        loop = min(loops, key=len, default=None)
-        if loop is not None and (not best or len(path) + len(loop) < len(best)):
-            best = [*path[:-1], *loop, node]
-    return best or next(path for path in paths.values() if not knot.edges[path[-1]])
+        for loop in _shortest_paths(knot, node).values():
+            if node in knot.edges[loop[-1]]:
+                walks.append((_is_own(knot, loop), len(path) + len(loop), [*path[:-1], *loop, node]))
+    if walks:
+        return min(walks, key=lambda walk: walk[:2])[2]
+    return next(path for path in paths.values() if not knot.edges[path[-1]])
+
+
+def _is_own(knot: Knot, loop: list[Node]) -> bool:
+    """Whether a loop is a task and the memory that it waits for, which others in the knot could give too."""
+    memory = next((node for node in loop if isinstance(node, Resource) and node.kind == "memory"), None)
+    return len(loop) == 2 and memory is not None and len(knot.edges[memory]) > 1
 
 
 def _shortest_paths(knot: Knot, start: Node) -> dict[Node, list[Node]]:

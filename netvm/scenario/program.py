@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from netvm.host.machine import Host
 from netvm.mm.address_space import AddressSpace
-from netvm.runtime.task import Resource, Task
+from netvm.runtime.task import Resource, Task, TaskState
 from netvm.runtime.timer import TimerKind
 from netvm.scenario.schema import Workload
 from netvm.trace.latency import TouchRecorder
@@ -45,6 +45,13 @@ class Program:
     begun_ns: int = 0
     ended_ns: int = 0
     passes: list[PassResult] = field(default_factory=list)
+
+    def is_at_rest(self) -> bool:
+        """Whether it has ended, or sleeps because it wants to: has not started yet, thinks, or holds what it has."""
+        task = self.task
+        if task is None or task.state is TaskState.DEAD:
+            return True
+        return task.state is TaskState.SLEEPING and task.resource is THINK
 
     def end(self, task: Task, host: Host, space: AddressSpace) -> None:
         """Note how and when it ended and give its memory back; nothing if the run is over and it was only cut off."""

@@ -189,6 +189,7 @@ class Experiment:
             hung=self._hung,
             stall_ns=int(run.stall_s * NS_PER_S),
             stalled=self._stalled,
+            at_rest=self._at_rest,
         )
         HungTasks(
             world,
@@ -207,6 +208,10 @@ class Experiment:
     def _all_ended(self) -> None:
         self.finished = True
         self.world.stop()
+
+    def _at_rest(self) -> bool:
+        """Whether nobody wants anything: each program has ended or sleeps because it wants to."""
+        return all(program.is_at_rest() for program in self.programs)
 
     def _hung(self, proved: bool) -> None:
         if self.hang is not None or self.world.stopped:

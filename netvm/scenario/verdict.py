@@ -14,7 +14,7 @@ from typing import Final
 
 from netvm.host.machine import Host
 from netvm.mm.gfp import PF_KTHREAD, PF_MEMALLOC_NOIO, gfp_name
-from netvm.mm.zone import Zone
+from netvm.mm.zone import ZONE_NORMAL, Zone
 from netvm.net.sock import TcpSock
 from netvm.runtime.hang import Knot, find_knot, shortest_chain
 from netvm.runtime.task import NOT_WAITING, Provider, Resource, Task, TaskState
@@ -301,6 +301,8 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
             )
         if "sk_stream_wait_memory" in stack:
             lines.append(_sender_line(host, task, zone))
+    if any("throttle_direct_reclaim" in task.stack() for task in tasks):
+        lines.append(_throttle_line(host))
     if any("balance_dirty_pages" in task.stack() for task in tasks):
         lines.append(_dirt_line(host))
     if host.nic is not None and host.nic.is_stuck:
@@ -309,6 +311,22 @@ def _why_lines(host: Host, tasks: list[Task]) -> list[str]:
         lines.append(f"page allocation failure {count} times: {comm} order:{order} mode:{gfp:#x}({gfp_name(gfp)})")
     lines += [f"{name} dropped {count}" for name, count in host.netstat.as_dict().items() if name in _DROPS_TOLD]
     return lines
+
+
+def _throttle_line(host: Host) -> str:
+    """What reclaimers are held back by, zone by zone, and what kswapd thinks of it."""
+    vmscan = host.vmscan
+    counted = vmscan.zones_with_reserve()
+    free = sum(zone.nr_free for zone in counted)
+    reserve = sum(zone.min_wmark_pages() for zone in counted)
+    line = f"reclaimers are throttled: free {free} must be above half of min {reserve}"
+    if len(host.node.zones) > 1:
+        line += f", of {' and '.join(zone.name for zone in counted)}"
+        passed = [zone.name for zone in host.node.zones if zone.index <= ZONE_NORMAL and zone not in counted]
+        if passed:
+            line += f" (none of {' and '.join(passed)} can be reclaimed)"
+    balanced = [zone.name for zone in host.node.zones if vmscan.pgdat_balanced(0, highest=zone.index)]
+    return line + (f"; to kswapd the node is balanced, by {balanced[0]}" if balanced else "")
 
 
 def _dirt_line(host: Host) -> str:

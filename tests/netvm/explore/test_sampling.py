@@ -35,6 +35,14 @@ def test_a_calm_run_is_measured(machine: Callable[..., Subject]) -> None:
     assert measure(machine(**KEYS, max_steps=50)) == (6, 50)
 
 
+def test_too_few_schedules_for_a_depth_bound_nothing(machine: Callable[..., Subject]) -> None:
+    """One task and one schedule: PCT's guarantee is of three in a row, one for each depth."""
+    budget = Budget(nr_schedules=1)
+    subject = machine(**KEYS | {"reserve": 4, "frames": 9}, max_steps=300)
+    result = sample(subject, "pct", 1, budget.is_spent, nr_schedules=1, size=(1, 1))
+    assert [result.bound[f"found_if_depth_{depth}"] for depth in (1, 2, 3)] == [0.0] * 3
+
+
 @pytest.mark.slow
 def test_repeats_are_the_same_whoever_runs_them(machine: Callable[..., Subject]) -> None:
     """PCT leaves out the same repeats in one process and in two."""

@@ -110,9 +110,22 @@ def test_the_movable_zone_has_no_pageblock_of_the_kernels() -> None:
     normal, movable = memory_map.zones
     assert (normal.nr_free, movable.nr_free) == (5000, 8000)
     assert {movable.pageblock_type(pfn) for pfn in range(movable.start_pfn, movable.end_pfn)} == {MOVABLE}
-    zones[0]["free_pages"] = 7999
+
+
+@pytest.mark.parametrize(("present", "free_pages"), [(9000, 7999), (1400, 1100), (1025, 1000), (3, 2), (600, 593)])
+def test_free_pages_lie_together_where_they_do_not_fit_apart(present: int, free_pages: int) -> None:
+    """Nearly all of a zone may be free, of whatever size it is; blocks that are listed must fit as they are."""
+    zone = {"name": "DMA32", "present_pages": present, "managed_pages": present, "free_pages": free_pages}
+    other = {"name": "Normal", "present_pages": 9000, "managed_pages": 8000, "free_pages": 3000}
+    memory_map = _memory_map(72, zones=[zone, other])
+    low, normal = memory_map.zones
+    assert (low.nr_free, normal.nr_free) == (free_pages, 3000)
+    for each in memory_map.zones:
+        check_zone(each, memory_map.frames)
+    check_ledger(memory_map.ledger, memory_map.frames, memory_map.zones)
+    full = {"present_pages": 9000, "managed_pages": 8999, "buddyinfo": [0] * 10 + [8]}
     with pytest.raises(UsageError, match="free blocks do not fit in 9000 present pages"):
-        _memory_map(72, zones=zones)
+        _memory_map(72, zones=[other | {"free_pages": None} | full])
 
 
 @pytest.mark.parametrize("taken", [0, 1, 8, 16, 23])

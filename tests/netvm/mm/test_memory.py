@@ -480,6 +480,32 @@ def test_a_thread_that_ends_without_the_mmap_lock_gives_none_back(make_host) -> 
     _run(host, body)
 
 
+def test_a_page_that_another_thread_has_mapped_is_not_mapped_again(make_host) -> None:
+    """Two faults on one page: who comes back from its readahead second finds it done (pte_same)."""
+    host = make_host(swap_pages=64)
+
+    async def body(task):
+        space = host.memory.map_anonymous(task, 4)
+        assert await host.memory.touch_run(task, space, 0, 1, write=True)
+        host.lruvec.lru_add_drain()
+        space.bits[:] &= np.uint8(0xFE)
+        await _scan(host, task)
+        await host.pause(task, NS_PER_S)
+        await _scan(host, task)
+        assert space.nr_swap == 1
+        readahead = host.swap.swapin_readahead
+
+        async def slow(*window):
+            host.swap.swapin_readahead = readahead
+            assert await host.swap.do_swap_page(task, space, 0, write=False)
+
+        host.swap.swapin_readahead = slow
+        assert await host.swap.do_swap_page(task, space, 0, write=True)
+        assert (space.nr_anon, space.nr_swap) == (1, 0)
+
+    _run(host, body)
+
+
 def test_memory_goes_with_the_last_thread(host) -> None:
     """One that ends leaves it to the others; the process is known by one that is there."""
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from netvm.mm.frames import PG_LRU
 from netvm.mm.gfp import (
     GFP_ATOMIC,
     GFP_HIGHUSER_MOVABLE,
@@ -54,11 +55,39 @@ def test_reclaimable_pages(make_host) -> None:
     assert host.vmscan.zone_reclaimable_pages(host.zone) == 37
 
 
-def test_a_zone_has_its_share_of_the_lists(make_host) -> None:
-    """On a node of two zones each counts by its size."""
-    host = make_host(zones=(("DMA32", 512), ("Normal", 1536)), free=0)
-    _sizes(host, 0, 0, 100, 300)
-    assert [host.vmscan.zone_reclaimable_pages(zone) for zone in host.node.zones] == [100, 300]
+def _two_zones(make_host, nr_low: int, nr_normal: int, **options):
+    """Return a host of two zones with so many anonymous pages on the list in each, and the zones."""
+    host = make_host(zones=(("DMA32", 512), ("Normal", 1536)), free=0, **options)
+    low, normal = host.node.zones
+    for zone, nr in ((low, nr_low), (normal, nr_normal)):
+        pages = np.arange(zone.start_pfn, zone.start_pfn + nr)
+        host.frames.flags[pages] = PG_LRU
+        host.lruvec.lists[INACTIVE_ANON].add_head(pages)
+    _swap(host, 1, 1000)
+    return host, low, normal
+
+
+def test_a_zone_has_its_own_pages_of_the_lists(make_host) -> None:
+    """On a node of two zones each counts what lies in it, anonymous pages while swap has room."""
+    host, low, normal = _two_zones(make_host, 30, 700)
+    host.frames.mapping[normal.start_pfn : normal.start_pfn + 5] = -1
+    host.frames.mapping[low.start_pfn : low.start_pfn + 2] = -1
+    assert [host.vmscan.zone_reclaimable_pages(zone) for zone in (low, normal)] == [30, 700]
+    _swap(host, 0, 1000)
+    assert host.vmscan.zone_reclaimable_pages(low) == 2
+
+
+@pytest.mark.parametrize("fix", [True, False])
+def test_free_pages_of_a_zone_without_others_count(make_host, fix: bool) -> None:
+    """Fix ``reclaimable_free_pages``: without it DMA32, all free, is passed over, and Normal alone stays short.
+
+    The node is balanced by DMA32 either way, so kswapd does nothing for who waits.
+    """
+    host, low, normal = _two_zones(make_host, 0, 700, switches={"reclaimable_free_pages": fix}, marks=(100, 120, 140))
+    low.nr_free = 300
+    normal.nr_free = 20
+    assert host.vmscan.pgdat_balanced(0)
+    assert host.vmscan.allow_direct_reclaim() is fix
 
 
 # -- direct reclaim ----------------------------------------------------------------------------------------------------

@@ -439,6 +439,34 @@ def test_the_chain_is_the_shortest_that_comes_back() -> None:
     assert [name_of(node) for node in walk] == ["start", "both", "c", "short", "d", "short"]
 
 
+def test_a_reclaimer_that_waits_for_itself_is_told_last() -> None:
+    """Of memory everybody who reclaims is a provider; the chain goes round by another of them if there is one."""
+    graph = Graph()
+    tasks = graph.tasks
+    victims = [Provider(name="killed victim", needs=())]
+    memory = Resource("memory", "a free page", lambda: [tasks["writer"], *victims])
+    lock = Resource("lock", "i_rwsem", lambda: [tasks["writer"]])
+    victim = graph.task("victim", lock)
+    writer = graph.task("writer", memory)
+    victims[:] = [Provider(name="killed victim", needs=(victim,))]
+    walk = shortest_chain(find_knot([victim, writer]), victim)
+    assert [name_of(node) for node in walk] == ["victim", "i_rwsem", "writer", "a free page", "killed victim", "victim"]
+    victims.clear()
+    walk = shortest_chain(find_knot([victim, writer]), victim)
+    assert [name_of(node) for node in walk] == ["victim", "i_rwsem", "writer", "a free page", "writer"]
+
+
+def test_who_naps_on_his_way_round_waits_for_what_he_goes_round_for() -> None:
+    """A nap is a timer's, which says nothing of what would end the loop."""
+    graph = Graph()
+    memory = Resource("memory", "memory", lambda: [graph.tasks["spinner"]])
+    task = graph.task("spinner", Resource("timer", "reclaim_throttle", lambda: [graph.tasks["runner"]]))
+    graph.task("runner")
+    assert graph.knot() == set()
+    task.spins_at, task.spins_on = "should_reclaim_retry", memory
+    assert graph.knot() == {"spinner", "memory"}
+
+
 def test_a_chain_without_return_ends_where_nobody_provides() -> None:
     """What nobody can ever provide is the end of the explanation."""
     graph = Graph()

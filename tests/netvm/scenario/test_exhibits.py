@@ -8,6 +8,8 @@ from netvm.scenario.catalog import entries, find
 from netvm.scenario.matrix import jobs_of, run_cell
 
 _QUICK: Final = (
+    "A10/dma32-broken",
+    "A10/dma32-fixed",
     "A13/nbd-broken",
     "A13/nbd-fixed",
     "A2/nbd-broken",

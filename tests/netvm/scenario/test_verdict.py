@@ -10,7 +10,8 @@ from netvm.mm.oom import OomKill
 from netvm.net.sock import TcpSock
 from netvm.runtime.clock import run_virtual
 from netvm.runtime.task import Resource, Task, TaskState
-from netvm.scenario.load import scenario_from
+from netvm.scenario.catalog import find
+from netvm.scenario.load import load_scenario, scenario_from
 from netvm.scenario.outcome import Outcome
 from netvm.scenario.run import Experiment, run_scenario
 from netvm.scenario.schema import Scenario
@@ -368,22 +369,24 @@ def test_drops_are_watched_second_by_second() -> None:
 
 
 def test_a_throttle_that_kswapd_cannot_end_is_a_livelock() -> None:
-    """A DMA zone is balanced and half of the reserve of all is gone: kswapd and who waits for it wake each other."""
-
-    def zone(name: str, pages: int, free: int) -> dict[str, object]:
-        return {"name": name, "present_pages": pages + 180, "managed_pages": pages, "free_pages": free}
-
-    zones = [zone("DMA", 420, 210), zone("Normal", 2798, 0) | {"pcp_pages": 188}, zone("Movable", 420, 0)]
-    scenario = {
-        "machine": {"ram_mib": 22, "cpus": 2, "zones": zones},
-        "kernel": {"preset": "6.18", "pageblock_order": 10},
-        "nic": {"kind": "virtio-net"},
-        "storage": {"kind": "iscsi", "size_mib": 64},
-        "workload": [{"kind": "anon-hog", "mib": 60}],
-        "expect": ["LIVELOCK"],
-    }
-    outcome = run_scenario(scenario_from(scenario, origin="throttle"), name="throttle")
+    """DMA32 is balanced and passed over, Normal is short: kswapd and who is throttled wake each other."""
+    (entry,) = find("A10/dma32-broken")
+    outcome = run_scenario(load_scenario(entry.path), name="A10")
     assert outcome.verdict == "LIVELOCK"
     assert outcome.audit == []
-    assert "throttle_direct_reclaim and kswapd wake each other" in "\n".join(outcome.explanation)
+    why = "\n".join(outcome.explanation)
+    assert "throttle_direct_reclaim and kswapd wake each other" in why
+    assert (
+        "reclaimers are throttled: free 335 must be above half of min 890, of Normal (none of DMA32 can be reclaimed); "
+        "to kswapd the node is balanced, by DMA32" in why
+    )
     assert outcome.vmstat["kswapd_low_wmark_hit_quickly"] > 1_000
+
+
+@pytest.mark.parametrize("late", [{"hold_ms": 300_000}, {"start_ms": 300_000}])
+def test_a_program_that_sleeps_because_it_wants_to_is_not_hung(late: dict[str, int]) -> None:
+    """It holds its memory, or has not started yet: nobody waits for anything, however long that is."""
+    pulse = {"kind": "anon-pulse", "mib": 2, "repeats": 1} | late
+    outcome = run_scenario(small(workload=[pulse]), name="small")
+    assert (outcome.verdict, outcome.longest_standstill_s) == ("COMPLETED", 0.0)
+    assert outcome.virtual_seconds > 300
