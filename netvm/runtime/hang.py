@@ -262,9 +262,8 @@ def shortest_chain(knot: Knot, start: Task) -> list[Node]:
     walks: list[tuple[bool, int, list[Node]]] = []
     paths = _shortest_paths(knot, start)
     for node, path in paths.items():
-        for loop in _shortest_paths(knot, node).values():
-            if node in knot.edges[loop[-1]]:
-                walks.append((_is_own(knot, loop), len(path) + len(loop), [*path[:-1], *loop, node]))
+        loops = (back for back in _shortest_paths(knot, node).values() if node in knot.edges[back[-1]])
+        walks += [(_is_own(knot, loop), len(path) + len(loop), [*path[:-1], *loop, node]) for loop in loops]
     if walks:
         return min(walks, key=lambda walk: walk[:2])[2]
     return next(path for path in paths.values() if not knot.edges[path[-1]])
