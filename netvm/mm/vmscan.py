@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 __all__ = ["Vmscan"]
 
 _U16 = np.uint16
+_NR_LOOKED_AT: Final = 1 << 14
+"""Frames of a zone that are looked at together where one page decides."""
 _DIRECT_RECLAIM_BEGIN: Final = number_of("mm_vmscan_direct_reclaim_begin")
 _DIRECT_RECLAIM_END: Final = number_of("mm_vmscan_direct_reclaim_end")
 _WAKEUP_KSWAPD: Final = number_of("mm_vmscan_wakeup_kswapd")
@@ -195,23 +197,31 @@ class Vmscan:
             total = self.node_lru_pages()
         else:
             # the largest zone has what the others have not: nobody counts millions of pages
-            largest = max(zones, key=lambda other: other.present)
-            if zone is largest:
-                total = self.node_lru_pages() - sum(self._zone_lru_pages(one) for one in zones if one is not zone)
+            others = [one for one in zones if one is not zone]
+            if zone.present > max(one.present for one in others):
+                total = self.node_lru_pages() - sum(self._lru_pages_in(one.start_pfn, one.end_pfn) for one in others)
             else:
-                total = self._zone_lru_pages(zone)
+                total = self._lru_pages_in(zone.start_pfn, zone.end_pfn)
         if not total and self.fixes.reclaimable_free_pages:
             return zone.nr_free
         return total
 
-    def _zone_lru_pages(self, zone: Zone) -> int:
-        """Count a zone's LRU pages that could be reclaimed (NR_ZONE_INACTIVE_ANON to NR_ZONE_ACTIVE_FILE)."""
+    def _lru_pages_in(self, start: int, end: int) -> int:
+        """Count the LRU pages among some frames that could be reclaimed (NR_ZONE_INACTIVE_ANON to ACTIVE_FILE)."""
         frames = self.lruvec.frames
-        here = slice(zone.start_pfn, zone.end_pfn)
-        found = frames.flags[here] & _U16(PG_LRU | PG_UNEVICTABLE) == PG_LRU
+        found = frames.flags[start:end] & _U16(PG_LRU | PG_UNEVICTABLE) == PG_LRU
         if self.swap.nr_free_slots() <= 0:
-            found &= frames.mapping[here] < 0
+            found &= frames.mapping[start:end] < 0
         return int(np.count_nonzero(found))
+
+    def _has_reclaimable_pages(self, zone: Zone) -> bool:
+        """Whether :meth:`zone_reclaimable_pages` is not zero, which the first such page decides."""
+        if self.fixes.reclaimable_free_pages and zone.nr_free:
+            return True
+        if len(self.node.zones) == 1:
+            return self.node_lru_pages() > 0
+        parts = range(zone.start_pfn, zone.end_pfn, _NR_LOOKED_AT)
+        return any(self._lru_pages_in(start, min(start + _NR_LOOKED_AT, zone.end_pfn)) for start in parts)
 
     # -- direct reclaim -------------------------------------------------------------------------------------------
 
@@ -274,7 +284,7 @@ class Vmscan:
 
     def zones_with_reserve(self) -> list[Zone]:
         """Return the zones whose reserve counts for :meth:`allow_direct_reclaim`."""
-        return [zone for zone in self.node.zones if zone.index <= ZONE_NORMAL and self.zone_reclaimable_pages(zone)]
+        return [zone for zone in self.node.zones if zone.index <= ZONE_NORMAL and self._has_reclaimable_pages(zone)]
 
     def allow_direct_reclaim(self) -> bool:
         """Whether more than half of the min reserve is left (allow_direct_reclaim)."""

@@ -73,6 +73,7 @@ def test_a_zone_has_its_own_pages_of_the_lists(make_host) -> None:
     host.frames.mapping[normal.start_pfn : normal.start_pfn + 5] = -1
     host.frames.mapping[low.start_pfn : low.start_pfn + 2] = -1
     assert [host.vmscan.zone_reclaimable_pages(zone) for zone in (low, normal)] == [30, 700]
+    assert host.vmscan.zones_with_reserve() == [low, normal]
     _swap(host, 0, 1000)
     assert host.vmscan.zone_reclaimable_pages(low) == 2
 
