@@ -74,6 +74,8 @@ class FruitlessLooks:
         self._spun_before = task.spins_at
         self._seen: tuple[int, ...] = ()
         self._count = 0
+        name = "kswapd, which is awake for it alone and has nothing to do"
+        self._each_other = Resource("memory", name, lambda: [task])
 
     async def woken(self) -> None:
         """Take note of one more look, and of what it costs if it is one of many."""
@@ -86,7 +88,7 @@ class FruitlessLooks:
         self._count += 1
         if self._count > _NR_LOOKS_AT_ONCE:
             task.spins_at = f"{task.comm}-{task.pid}: throttle_direct_reclaim and kswapd wake each other"
-            task.spins_on = vmscan.pages.memory
+            task.spins_on = self._each_other
             task.charge_ns += 2 * vmscan.costs.context_switch * _NR_LOOKS_AT_ONCE
             await vmscan.throttles.between_rounds(task)
             await vmscan.pages.cond_resched(task)

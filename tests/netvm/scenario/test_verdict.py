@@ -376,6 +376,7 @@ def test_a_throttle_that_kswapd_cannot_end_is_a_livelock() -> None:
     assert outcome.audit == []
     why = "\n".join(outcome.explanation)
     assert "throttle_direct_reclaim and kswapd wake each other" in why
+    assert outcome.explanation[-1].startswith("the knot: late-16 -> [kswapd, which is awake for it alone")
     assert (
         "reclaimers are throttled: free 335 must be above half of min 890, of Normal (none of DMA32 can be reclaimed); "
         "to kswapd the node is balanced, by DMA32" in why
