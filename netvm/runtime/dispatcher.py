@@ -41,6 +41,9 @@ class Dispatcher(Choices):
         """The task that runs or was interrupted last: what the kernel calls ``current``."""
         self.nr_events = 0
         self.nr_steps = 0
+        self.work_limit = NEVER_NS
+        """Events and steps together after which ``work_over`` is called, at the end of the turn, whatever the time."""
+        self.work_over: Callable[[], None] | None = None
         self.went_idle: Callable[[], None] | None = None
         """Called when no task can run and no progress timer is pending."""
         self.retry_fired: Callable[[str], None] | None = None

@@ -358,6 +358,8 @@ class World(Dispatcher):
         Called by the clock when trio has nothing runnable. Returns False if nothing can ever happen again.
         """
         self._turn_left = TURN
+        if self.nr_steps + self.nr_events > self.work_limit and self.work_over is not None:
+            self.work_over()
         try:
             task, self._given_turn = self._given_turn, None
             if task is None:

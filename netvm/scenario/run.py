@@ -199,6 +199,8 @@ class Experiment:
         )
         world.observe_after(DROPS_EVERY_NS, self._watch_drops)
         world.call_after(int(run.max_virtual_s * NS_PER_S), self._out_of_time, kind=TimerKind.CLOCK)
+        world.work_limit = run.max_steps
+        world.work_over = self._out_of_time
         self._tell_progress()
         world.calm = False
         start_traffic(host, list(self.scenario.traffic))
@@ -256,13 +258,9 @@ class Experiment:
             self.world.stop()
 
     def _tell_progress(self) -> None:
-        world, run = self.world, self.scenario.run
-        if world.nr_steps + world.nr_events > run.max_steps:
-            self._out_of_time()
-            return
         if self._progress is not None:
             self._progress(self.progress())
-        world.observe_after(PROGRESS_EVERY_NS, self._tell_progress)
+        self.world.observe_after(PROGRESS_EVERY_NS, self._tell_progress)
 
     def progress(self) -> Progress:
         """Return where the run stands."""

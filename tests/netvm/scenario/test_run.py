@@ -12,6 +12,7 @@ from msgspec import structs
 
 from netvm.runtime import hang
 from netvm.runtime.clock import run_virtual
+from netvm.runtime.dispatcher import TURN
 from netvm.scenario import run
 from netvm.scenario.imported import import_run
 from netvm.scenario.load import scenario_from
@@ -252,8 +253,18 @@ def test_a_budget_of_time() -> None:
     assert outcome.vmstat["pgfault"] > 0
 
 
+def test_a_budget_of_work_is_kept_to_whatever_the_time() -> None:
+    """A flood faster than any wire makes millions of events in a millisecond: the run ends a turn after its budget."""
+    flood = {"kind": "udp-flood", "packets_per_s": 60_000_000, "bytes": 78}
+    scenario = small(traffic=[flood], run={"max_steps": 20_000})
+    experiment = Experiment(scenario, name="small")
+    run_virtual(experiment.run)
+    assert experiment.outcome().verdict is None
+    assert 20_000 < experiment.world.nr_events + experiment.world.nr_steps < 20_000 + 2 * TURN
+
+
 def test_a_budget_of_steps() -> None:
-    """The number of steps is looked at where progress is told."""
+    """The number of steps is looked at between turns."""
     outcome = run_scenario(small(run={"max_steps": 1}), name="small")
     assert outcome.partial == "budget"
 
