@@ -12,7 +12,7 @@ meanwhile; for isolated pages everybody's, kernel threads' as well.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from netvm.mm.gfp import PF_KSWAPD, PF_KTHREAD
 from netvm.mm.scan_control import SWAP_CLUSTER_MAX
@@ -24,7 +24,7 @@ from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 if TYPE_CHECKING:
     from netvm.mm.vmscan import Vmscan
 
-__all__ = ["CONGESTION_WAIT_NS", "MAX_KSWAPD_FAILURES", "Throttles", "step_of_first_round"]
+__all__ = ["CONGESTION_WAIT_NS", "MAX_KSWAPD_FAILURES", "FruitlessLooks", "Throttles", "step_of_first_round"]
 
 MAX_KSWAPD_FAILURES: Final = 16
 
@@ -39,6 +39,7 @@ THROTTLE_TIMEOUT_NS: Final = {
 }
 CONGESTION_WAIT_NS: Final = NS_PER_S // 10
 _NR_LOOKS_AT_ONCE: Final = 1000
+"""Looks in vain at the reserve, one after another, of which each further one stands for as many."""
 _IDLE_ROUND_NS: Final = NS_PER_MS
 """What a round of reclaim takes where work takes no time."""
 
@@ -71,7 +72,7 @@ class FruitlessLooks:
     def __init__(self, vmscan: "Vmscan", task: Task) -> None:
         self._vmscan = vmscan
         self._task = task
-        self._spun_before = task.spins_at
+        self._before = task.spins_at, task.spins_on
         self._seen: tuple[int, ...] = ()
         self._count = 0
         name = "kswapd, which is awake for it alone and has nothing to do"
@@ -95,7 +96,13 @@ class FruitlessLooks:
 
     def forget(self) -> None:
         """The task does not go round in circles, or not here."""
-        self._task.spins_at = self._spun_before
+        self._task.spins_at, self._task.spins_on = self._before
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.forget()
 
 
 class Throttles:
@@ -140,15 +147,6 @@ class Throttles:
             self.nr_writeback_throttled -= 1
         self.slept_ns[reason] = self.slept_ns.get(reason, 0) + slept_ns
         self.count[reason] = self.count.get(reason, 0) + 1
-
-    @contextmanager
-    def fruitless_looks(self, task: Task) -> Iterator[FruitlessLooks]:
-        """Count a task's looks at the reserve while it waits for that to fill."""
-        looks = FruitlessLooks(self.vmscan, task)
-        try:
-            yield looks
-        finally:
-            looks.forget()
 
     async def between_rounds(self, task: Task) -> None:
         """Tell the world that a task has tried everything once and tries again."""

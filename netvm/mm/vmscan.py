@@ -37,7 +37,7 @@ from netvm.mm.gfp import (
 from netvm.mm.lru import ACTIVE_ANON, ACTIVE_FILE, INACTIVE_ANON, INACTIVE_FILE, Lruvec
 from netvm.mm.page_alloc import PageAllocator
 from netvm.mm.ports import FilePort, PlugPort, SwapPort
-from netvm.mm.reclaim_throttle import MAX_KSWAPD_FAILURES, Throttles
+from netvm.mm.reclaim_throttle import MAX_KSWAPD_FAILURES, FruitlessLooks, Throttles
 from netvm.mm.scan_control import (
     DEACTIVATE_ANON,
     DEACTIVATE_FILE,
@@ -313,7 +313,7 @@ class Vmscan:
         self.vmstat.pgscan_direct_throttle += 1
         if self.tracer is not None:
             self.tracer.emit(_PFMEMALLOC_WAIT_BEGIN, task, self.node.nr_free, 0)
-        with self.throttles.fruitless_looks(task) as looks:
+        with FruitlessLooks(self, task) as looks:
             if not gfp & GFP_FS and self.fixes.throttle_noio_bounded:
                 deadline_ns = self.world.now_ns + NS_PER_S
                 while not self.allow_direct_reclaim() and self.world.now_ns < deadline_ns:

@@ -259,14 +259,17 @@ def shortest_chain(knot: Knot, start: Task) -> list[Node]:
     """
     if start not in knot.edges:
         return []
-    walks: list[tuple[bool, int, list[Node]]] = []
     paths = _shortest_paths(knot, start)
-    for node, path in paths.items():
-        loops = (back for back in _shortest_paths(knot, node).values() if node in knot.edges[back[-1]])
-        walks += [(_is_own(knot, loop), len(path) + len(loop), [*path[:-1], *loop, node]) for loop in loops]
-    if walks:
-        return min(walks, key=lambda walk: walk[:2])[2]
-    return next(path for path in paths.values() if not knot.edges[path[-1]])
+    walks = [
+        (path, loop)
+        for node, path in paths.items()
+        for loop in _shortest_paths(knot, node).values()
+        if node in knot.edges[loop[-1]]
+    ]
+    if not walks:
+        return next(path for path in paths.values() if not knot.edges[path[-1]])
+    path, loop = min(walks, key=lambda walk: (_is_own(knot, walk[1]), len(walk[0]) + len(walk[1])))
+    return [*path[:-1], *loop, loop[0]]
 
 
 def _is_own(knot: Knot, loop: list[Node]) -> bool:

@@ -5,6 +5,7 @@ import pytest
 
 from netvm.mm.gfp import GFP_KERNEL, PF_KSWAPD, PF_KTHREAD
 from netvm.mm.lru import INACTIVE_ANON
+from netvm.mm.reclaim_throttle import FruitlessLooks
 from netvm.mm.scan_control import ScanControl
 from netvm.runtime.hang import HangDetector
 from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
@@ -175,3 +176,21 @@ def test_who_naps_for_isolated_pages_waits_for_those_who_reclaim(make_host) -> N
     asleep: list[object] = []
     host.run(body)
     assert asleep == [reclaimer]
+
+
+def test_who_looked_in_vain_goes_on_as_before(make_host) -> None:
+    """After a thousand looks at the same memory a task goes round with kswapd; past that, for what it did before."""
+    host = make_host()
+
+    async def body(task):
+        task.spins_at, task.spins_on = "should_reclaim_retry", host.pages.memory
+        with FruitlessLooks(host.vmscan, task) as looks:
+            for _ in range(1000):
+                await looks.woken()
+            assert task.spins_at == "should_reclaim_retry"
+            await looks.woken()
+            assert "kswapd wake each other" in task.spins_at
+            assert list(task.spins_on.providers()) == [task]
+        assert (task.spins_at, task.spins_on) == ("should_reclaim_retry", host.pages.memory)
+
+    host.run(body)
