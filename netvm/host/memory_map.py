@@ -127,13 +127,6 @@ def _free_of(zone: Any) -> int:
     return max(0, int(zone.managed_pages) - BOOT_HELD_PAGES)
 
 
-def _does_not_fit(zone: Zone, order: int) -> UsageError:
-    return UsageError(
-        f"machine.zones ({zone.name}): free blocks do not fit in {zone.present} present pages; "
-        f"the first that does not is of order {order}"
-    )
-
-
 class MemoryMap:
     """A machine's memory on the way up."""
 
@@ -205,11 +198,13 @@ class MemoryMap:
         else:
             blocks = _orders_of(plan.free)
         free = sum(1 << order for order in blocks)
-        try:
-            self._place(zone, blocks)
-        except UsageError:
+        unplaced = self._place(zone, blocks)
+        if unplaced is not None:
             if plan.buddyinfo:
-                raise
+                raise UsageError(
+                    f"machine.zones ({zone.name}): free blocks do not fit in {zone.present} present pages; "
+                    f"the first that does not is of order {unplaced}"
+                )
             self._place_together(zone, free)
         zone.nr_free = 0
         for lists in zone.free_lists:
@@ -232,8 +227,11 @@ class MemoryMap:
             end = pfn + (1 << (self.frames.block_of[pfn] & 0x0F))
         owner[end : zone.end_pfn] = self.owner_boot
 
-    def _place(self, zone: Zone, blocks: list[int]) -> None:
-        """Place free blocks from the top of the zone down, so that no two free buddies touch."""
+    def _place(self, zone: Zone, blocks: list[int]) -> int | None:
+        """Place free blocks from the top of the zone down, so that no two free buddies touch.
+
+        Returns the order of the first that does not fit; those before it are on the lists then.
+        """
         pageblock = 1 << zone.pageblock_order
         special = self._kernel_pageblocks(zone, blocks)
         cursor = zone.end_pfn
@@ -243,7 +241,7 @@ class MemoryMap:
             if order < MAX_ORDER and self._buddy_is_free(zone, start, order):
                 start -= size
             if start < zone.start_pfn:
-                raise _does_not_fit(zone, order)
+                return order
             self.buddy.pageblocks.add_block(zone, start, order, MOVABLE, tail=True)
             cursor = min(cursor, start)
         for migratetype, orders in special:
@@ -257,13 +255,17 @@ class MemoryMap:
             for order in orders:
                 end = (end - (1 << order)) & -(1 << order)
                 if end < zone.start_pfn:
-                    raise _does_not_fit(zone, order)
+                    return order
                 self.buddy.pageblocks.add_block(zone, end, order, migratetype, tail=True)
             cursor = block
         self._boot_cursor.append((zone.start_pfn, max(zone.start_pfn, cursor & -8)))
+        return None
 
     def _place_together(self, zone: Zone, nr_pages: int) -> None:
-        """Let all that is free lie at the top of the zone: it fits however little else there is."""
+        """Let all that is free lie at the top of the zone, where it fits however little else there is.
+
+        Blocks that have been placed so far are taken back.
+        """
         for lists in zone.free_lists:
             for free_list in lists:
                 for pfn in list(free_list):
