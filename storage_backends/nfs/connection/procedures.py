@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from storage_backends.nfs.messages import data, files, mount, nfs3
+from storage_backends.nfs.messages.compound import CompoundArgs, CompoundRes
 from storage_backends.nfs.messages.mount import MOUNT_PROGRAM, MOUNT_VERSION, MountProc
 from storage_backends.nfs.messages.nfs3 import NFS_PROGRAM, NFS_VERSION, NfsProc
+from storage_backends.nfs.messages.nfs4 import NFS4_VERSION, Nfs4Proc
 from storage_backends.nfs.xdr import XdrReader, XdrWriter
 
 __all__ = [
     "ACCESS",
     "COMMIT",
+    "COMPOUND",
     "CREATE",
     "FSINFO",
     "GETATTR",
@@ -18,6 +21,7 @@ __all__ = [
     "MNT",
     "MOUNT_NULL",
     "NULL",
+    "NULL4",
     "PROCEDURES",
     "READ",
     "SETATTR",
@@ -25,6 +29,7 @@ __all__ = [
     "VERSIONS",
     "WRITE",
     "Procedure",
+    "compound",
 ]
 
 
@@ -92,6 +97,17 @@ FSINFO: Final = _nfs(NfsProc.FSINFO, nfs3.push_fh_args, nfs3.pull_fh_args, files
 COMMIT: Final = _nfs(
     NfsProc.COMMIT, data.push_commit_args, data.pull_commit_args, data.push_commit_res, data.pull_commit_res
 )
+NULL4: Final = NULL._replace(version=NFS4_VERSION, number=Nfs4Proc.NULL)
+COMPOUND: Final = Procedure(
+    Nfs4Proc.COMPOUND.name,
+    NFS_PROGRAM,
+    NFS4_VERSION,
+    Nfs4Proc.COMPOUND,
+    lambda writer, args: args.push(writer),
+    CompoundArgs.pull,
+    lambda writer, res: res.push(writer),
+    CompoundRes.pull,
+)
 MOUNT_NULL: Final = _mount(MountProc.NULL, _push_void, _pull_void, _push_void, _pull_void)
 MNT: Final = _mount(
     MountProc.MNT, mount.push_mount_args, mount.pull_mount_args, mount.push_mount_res, mount.pull_mount_res
@@ -109,11 +125,21 @@ _ALL: Final = (
     CREATE,
     FSINFO,
     COMMIT,
+    NULL4,
+    COMPOUND,
     MOUNT_NULL,
     MNT,
     UMNT,
 )
-PROCEDURES: Final[Mapping[tuple[int, int], Procedure]] = {(p.program, p.number): p for p in _ALL}
-"""By program and number."""
-VERSIONS: Final[Mapping[int, int]] = {NFS_PROGRAM: NFS_VERSION, MOUNT_PROGRAM: MOUNT_VERSION}
-"""The one version there is of each program."""
+PROCEDURES: Final[Mapping[tuple[int, int, int], Procedure]] = {(p.program, p.version, p.number): p for p in _ALL}
+"""By program, version and number."""
+VERSIONS: Final[Mapping[int, tuple[int, int]]] = {
+    NFS_PROGRAM: (NFS_VERSION, NFS4_VERSION),
+    MOUNT_PROGRAM: (MOUNT_VERSION, MOUNT_VERSION),
+}
+"""The lowest and the highest version there is of each program; those between are there, too."""
+
+
+def compound(name: str) -> Procedure:
+    """Return COMPOUND under the name of what its operations are for."""
+    return COMPOUND._replace(name=name)

@@ -156,12 +156,11 @@ class NfsServerConnection:
         if program not in VERSIONS:
             self._refuse(ReplyHeader(xid=xid, accept_stat=AcceptStat.PROG_UNAVAIL))
             return None
-        version = VERSIONS[program]
-        if header.version != version:
-            stat = AcceptStat.PROG_MISMATCH
-            self._refuse(ReplyHeader(xid=xid, accept_stat=stat, low=version, high=version))
+        low, high = VERSIONS[program]
+        if not low <= header.version <= high:
+            self._refuse(ReplyHeader(xid=xid, accept_stat=AcceptStat.PROG_MISMATCH, low=low, high=high))
             return None
-        procedure = PROCEDURES.get((program, header.procedure))
+        procedure = PROCEDURES.get((program, header.version, header.procedure))
         if procedure is None:
             self._refuse(ReplyHeader(xid=xid, accept_stat=AcceptStat.PROC_UNAVAIL))
         return procedure

@@ -26,6 +26,7 @@ from storage_backends.wire import Octets, Payload, RemoteProtocolError
 
 __all__ = [
     "MAX_DATA_BYTES",
+    "NO_DATA",
     "VERFSIZE",
     "CommitArgs",
     "CommitRes",
@@ -34,6 +35,7 @@ __all__ = [
     "StableHow",
     "WriteArgs",
     "WriteRes",
+    "check_stable",
     "pull_commit_args",
     "pull_commit_res",
     "pull_read_args",
@@ -54,6 +56,7 @@ VERFSIZE = 8
 """NFS3_WRITEVERFSIZE."""
 
 NO_DATA = Octets(b"")
+"""An answer without data."""
 
 _OK = NfsStat3.NFS3_OK
 _RANGE = Struct(">QI")
@@ -176,7 +179,7 @@ def pull_write_args(reader: XdrReader) -> WriteArgs:
     """Consume the arguments of WRITE."""
     fh = pull_fh(reader)
     offset, count, stable = reader.unpack(_WRITE)
-    _check_stable("WRITE", stable)
+    check_stable("WRITE", stable)
     data = reader.payload(MAX_DATA_BYTES)
     if data.size_bytes != count:
         raise RemoteProtocolError(f"WRITE of count {count} with {data.size_bytes} bytes of data")
@@ -199,7 +202,7 @@ def pull_write_res(reader: XdrReader) -> WriteRes:
     if status != _OK:
         return WriteRes(status=status, wcc=wcc)
     count, committed = reader.unpack(_TWO)
-    _check_stable("answer to WRITE", committed)
+    check_stable("answer to WRITE", committed)
     return WriteRes(wcc=wcc, count=count, committed=committed, verifier=reader.fixed(VERFSIZE))
 
 
@@ -231,6 +234,7 @@ def pull_commit_res(reader: XdrReader) -> CommitRes:
     return CommitRes(status=status, wcc=wcc, verifier=reader.fixed(VERFSIZE) if status == _OK else bytes(VERFSIZE))
 
 
-def _check_stable(message: str, stable: int) -> None:
+def check_stable(message: str, stable: int) -> None:
+    """Insist on a ``stable_how``. Raises RemoteProtocolError."""
     if stable > StableHow.FILE_SYNC:
         raise RemoteProtocolError(f"{message} says stable_how {stable}")
