@@ -131,4 +131,28 @@ NFS_TABLE: Final = (
         summary="a COMMIT follows the WRITEs of one writepages by itself; before, whoever wrote next sent it for what "
         "had been answered by then",
     ),
+    Fix(
+        name="nfs4_manager_kept",
+        year=2022,
+        version="5.18",
+        source='4dc73c679114 "NFSv4: keep state manager thread active if swap is enabled", NeilBrown',
+        summary="the thread that gets lost state of NFS version 4 back is made when a file of the mount begins to be "
+        "swapped to, and stays; before, it was made when it was needed",
+    ),
+    Fix(
+        name="nfs4_manager_nofs",
+        year=2022,
+        version="5.18",
+        source='3e17898aca29 "NFSv4: Protect the state recovery thread against direct reclaim", Trond Myklebust',
+        summary="the thread that gets lost state of NFS version 4 back reclaims without entering a file system",
+    ),
+    Fix(
+        name="nfs4_freeze_session",
+        year=2023,
+        version="6.5",
+        source='c907e72f58ed "NFSv4.1: freeze the session table upon receiving NFS4ERR_BADSESSION", Olga Kornievskaia',
+        summary="from the first answer that the server does not know the session nobody calls in it; before, from the "
+        "state manager's first step",
+        in_recorded=True,
+    ),
 )

@@ -104,6 +104,9 @@ class Fixes:
     nfs_swap_stable: bool = True
     swap_file_batches: bool = True
     nfs_commit_after_writeback: bool = True
+    nfs4_manager_kept: bool = True
+    nfs4_manager_nofs: bool = True
+    nfs4_freeze_session: bool = True
     isolated_wait_once: bool = True
     memcg_wait_enters_fs: bool = True
     memcg_oom_in_faults: bool = True

@@ -43,6 +43,7 @@ __all__ = [
     "FileBackend",
     "LinkPair",
     "MountContext",
+    "TellingBackend",
     "TracedBackend",
     "load_backend",
 ]
@@ -175,6 +176,15 @@ class FileBackend(Protocol):
 
     def half_open(self, until_ns: int) -> None:
         """Fault: the server's end of the connection is gone without a word, and silent until then."""
+        ...
+
+
+@runtime_checkable
+class TellingBackend(Protocol):
+    """A backend that has something to say of a run."""
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the verdict should know, a line each."""
         ...
 
 

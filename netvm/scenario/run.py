@@ -13,6 +13,7 @@ import structlog
 from netvm import __version__
 from netvm.block.bdev import read_first_page
 from netvm.errors import Errno
+from netvm.host.backend import TellingBackend
 from netvm.host.boot import boot, start_threads
 from netvm.host.machine import Host
 from netvm.host.tracing import attach
@@ -355,6 +356,7 @@ class Experiment:
             f"{program.name} was told {Errno(-program.io_errno).name}" for program in self.programs if program.io_errno
         ]
         explanation += [note for fs in host.files.cache.filesystems for note in fs.notes()]
+        explanation += host.backend.notes() if isinstance(host.backend, TellingBackend) else []
         explanation += host.stack.ip_frags.notes() if host.stack.ip_frags is not None else []
         if host.files.cache.nr_lost:
             explanation.append(f"{host.files.cache.nr_lost} file pages were lost in writes that failed")

@@ -232,6 +232,9 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
                 yield Blame(path=("storage", key), value=getattr(storage, key), problem=problem)
     if storage.transport == "udp":
         yield from _udp(scenario)
+    if storage.vers != "3" and (storage.kind != "nfs" or storage.place == "local" or storage.transport == "udp"):
+        problem = 'is of an NFS server outside, over TCP; must be "3", or kind "nfs", place "remote", transport "tcp"'
+        yield Blame(path=("storage", "vers"), value=storage.vers, problem=problem)
     for index, fault in enumerate(scenario.fault):
         if fault.kind == "slow-commit" and storage.kind != "nfs":
             problem = 'only NFS has a COMMIT; storage.kind must be "nfs"'

@@ -97,6 +97,8 @@ class Storage(_Table, frozen=True, kw_only=True):
     """NFS: most data in one WRITE."""
     rsize_bytes: Annotated[int, Meta(ge=4096, le=1_048_576, multiple_of=4096)] = 1_048_576
     """NFS: most data in one READ."""
+    vers: Literal["3", "4.1"] = "3"
+    """NFS: version of the protocol. 4.1 has a session, open files and a lease at the server, which a restart loses."""
     transport: Literal["tcp", "udp"] = "tcp"
     """NFS: what carries the calls. Over ``udp`` a call or reply is one datagram, sent in fragments, and wsize and rsize
     are 32 KiB at most."""

@@ -179,6 +179,7 @@ def _storage(draw: _Draw) -> dict[str, Any]:
             rsize_bytes=draw.of(4096, 65536),
             tcp_max_slot_table_entries=draw.of(2, 16),
             commit_ms=draw.of(1, 100),
+            vers="4.1",
         )
     if role == "fs" and draw.chance(40):
         storage["swap_mib"] = draw.of(2, 4)

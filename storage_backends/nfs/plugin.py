@@ -23,6 +23,9 @@ from storage_backends.export.store import BlockStore
 from storage_backends.nfs.client.clnt import RpcClient
 from storage_backends.nfs.client.file_system import NfsFileSystem
 from storage_backends.nfs.client.mount import Mount
+from storage_backends.nfs.client.nfs4_mount import Nfs4Mount
+from storage_backends.nfs.client.nfs4_proc import Nfs4CallOps
+from storage_backends.nfs.client.nfs4_state import Nfs4Client
 from storage_backends.nfs.client.nfs_trace import NfsTrace
 from storage_backends.nfs.client.pools import NfsPools
 from storage_backends.nfs.client.swap_file import NfsSwapFile
@@ -33,6 +36,7 @@ from storage_backends.nfs.connection.timeouts import TCP_TIMEOUT, UDP_TIMEOUT, R
 from storage_backends.nfs.messages.data import MAX_DATA_BYTES
 from storage_backends.nfs.messages.nfs3 import NfsStat3
 from storage_backends.nfs.server.datagram import DatagramNfsServer
+from storage_backends.nfs.server.nfs4 import Nfs4Service
 from storage_backends.nfs.server.nfsd import LocalNfsServer
 from storage_backends.nfs.server.remote import RemoteNfsServer
 from storage_backends.nfs.server.service import EXPORT_PATH, FileStore, NfsService
@@ -73,9 +77,19 @@ class NfsBackend:
         self.client.xprt = self._udp() if options.transport == "udp" else self._tcp()
         most_bytes = UDP_MAX_BYTES if options.transport == "udp" else MAX_DATA_BYTES
         wsize_bytes, rsize_bytes = min(options.wsize_bytes, most_bytes), min(options.rsize_bytes, most_bytes)
-        self.server = Mount(self.client, wsize_bytes=wsize_bytes, rsize_bytes=rsize_bytes)
+        self.state: Nfs4Client | None = None
+        self.server = self._mount(wsize_bytes, rsize_bytes)
         self.files: NfsFileSystem | None = None
         self.driver = NfsSwapFile(self.client, wsize_bytes=wsize_bytes, rsize_bytes=rsize_bytes)
+
+    def _mount(self, wsize_bytes: int, rsize_bytes: int) -> Mount:
+        """Make the mount of the version that was asked for, and that version's part of the server."""
+        if self.context.options.vers == "3":
+            return Mount(self.client, wsize_bytes=wsize_bytes, rsize_bytes=rsize_bytes)
+        Nfs4Service(self.service)
+        self.state = Nfs4Client(self.context, self.client)
+        self.client.ops = Nfs4CallOps(self.client, self.state)
+        return Nfs4Mount(self.state, wsize_bytes=wsize_bytes, rsize_bytes=rsize_bytes)
 
     def _tcp(self) -> Transport:
         """Make the transport over TCP, and the server's end if that is outside."""
@@ -145,6 +159,8 @@ class NfsBackend:
         if attributes is not None and attributes.used_bytes < attributes.size_bytes:
             raise UsageError("storage: the swap file has holes (nfs_swap_activate)")
         self.client.swap_activate()
+        if self.state is not None:
+            await self.state.enable_swap(task)
 
     def export(self, context: MountContext) -> None:
         """Make the server on this host: its disk, a file system there, and the file to swap to."""
@@ -215,6 +231,11 @@ class NfsBackend:
         self.client.tracer = NfsTrace(recorder)
         for reserve in (self.pools.tasks, self.pools.buffers, self.pools.write_headers, self.pools.commit_headers):
             recorder.pools.append((reserve.pool.name, reserve.pool.elements))
+
+    def notes(self) -> list[str]:
+        """Tell how often the client's state was made anew."""
+        nr = 0 if self.state is None else self.state.nr_recoveries
+        return [f"{nr} times the state manager made the session with the server anew"] if nr else []
 
     def tasks(self) -> list[Task]:
         """Return the server's threads on this host."""

@@ -5,7 +5,7 @@ sleeps where a worker would leave. Either needs a ``struct rpc_task`` first, fro
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netvm.host.backend import BackendContext
 from netvm.mm.gfp import GFP_NOIO
@@ -21,9 +21,36 @@ from storage_backends.nfs.rpc import AuthSys
 if TYPE_CHECKING:
     from storage_backends.nfs.client.transport import Transport
 
-__all__ = ["RpcClient"]
+__all__ = ["CallOps", "RpcClient"]
 
 XID_MASK: Final = 0xFFFFFFFF
+
+
+class CallOps(Protocol):
+    """``struct rpc_call_ops``: what a version of NFS does before a call is made and when it is answered.
+
+    Version 3 does nothing; version 4.1 is :mod:`storage_backends.nfs.client.nfs4_proc`.
+    """
+
+    def prepare(self, rpc: RpcTask) -> bool:
+        """Say whether a call may be made now; if not it sleeps, and asks again when it wakes (rpc_call_prepare)."""
+        ...
+
+    def encode(self, rpc: RpcTask) -> tuple[Procedure, Any]:
+        """Return what goes over the wire."""
+        ...
+
+    async def done(self, rpc: RpcTask, task: Task) -> bool:
+        """Take the answer; False if the call is to be made again, after its sleep if it has one (rpc_call_done)."""
+        ...
+
+    def needs(self, rpc: RpcTask) -> tuple[Resource | Task, ...]:
+        """Say what a call waits for that sleeps on something of this version."""
+        ...
+
+    def digest(self) -> tuple[Any, ...]:
+        """Return what of its state could make a retry succeed."""
+        ...
 
 
 class RpcClient:
@@ -59,6 +86,8 @@ class RpcClient:
         self.nr_failed = 0
         """Calls for which there was no memory at all."""
         self.xprt: Transport
+        self.ops: CallOps | None = None
+        """What the version of NFS adds to a call; version 3 adds nothing."""
         self.tracer: NfsTrace | None = None
         self._xid = context.world.seeds.stream("nfs.xid").below(XID_MASK)
 
@@ -123,4 +152,4 @@ class RpcClient:
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
-        return (len(self.tasks), self.xprt.digest())
+        return (len(self.tasks), self.xprt.digest(), self.ops.digest() if self.ops is not None else ())

@@ -42,7 +42,6 @@ _MAJOR: Final = 0
 _MINOR: Final = 0x10
 """An anonymous device, as every mount of NFS has."""
 _CLIENT: Final = 1
-_VERSION: Final = 3
 assert {COMMIT.name, READ.name, WRITE.name} == set(_INITIATE)
 
 
@@ -73,7 +72,7 @@ class NfsTrace:
             extra = (recorder.name(StableHow(rpc.args.stable).name),) if isinstance(rpc.args, WriteArgs) else ()
             recorder.emit(event, task, *self._place(rpc.args), _count(rpc.args), *extra)
         mode = "" if rpc.waiter is not None else "a"
-        words = (recorder.name("nfs"), _VERSION, recorder.name(rpc.name), recorder.name(mode))
+        words = (recorder.name("nfs"), _version(rpc), recorder.name(rpc.name), recorder.name(mode))
         recorder.emit(_REQUEST, task, number, _CLIENT, *words)
 
     def done(self, task: Task, rpc: "RpcTask") -> None:
@@ -87,7 +86,7 @@ class NfsTrace:
         sent_ns = now_ns if sent_ns < 0 else sent_ns
         replied_ns = now_ns if replied_ns < 0 else replied_ns
         spent_us = ((sent_ns - begun_ns) // 1000, (replied_ns - sent_ns) // 1000, (now_ns - begun_ns) // 1000)
-        words = (recorder.name("nfs"), _VERSION, recorder.name(rpc.name))
+        words = (recorder.name("nfs"), _version(rpc), recorder.name(rpc.name))
         recorder.emit(_LATENCY, task, number, _CLIENT, rpc.xid, *words, *spent_us)
         event = _DONE.get(rpc.name)
         if event is None:
@@ -157,3 +156,7 @@ def _count(args: object) -> int:
         return size_of(args.data)
     assert isinstance(args, ReadArgs | CommitArgs)
     return args.count
+
+
+def _version(rpc: "RpcTask") -> int:
+    return 3 if rpc.client.ops is None else 4

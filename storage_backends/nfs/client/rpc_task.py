@@ -98,7 +98,7 @@ class RpcTask:
         """Called by nfsiod when it is over; None for a call that somebody waits for."""
         self.xid = 0
         self.name = procedure.name
-        self.action: Step | None = RpcTask.call_reserve
+        self.action: Step | None = RpcTask.call_reserve if client.ops is None else RpcTask.call_prepare
         self.status = 0
         self.reply: Reply | None = None
         self.queued = False
@@ -191,6 +191,12 @@ class RpcTask:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
+    async def call_prepare(self, _task: Task) -> None:
+        """Have what the version of NFS asks for first (rpc_prepare_task)."""
+        assert self.client.ops is not None
+        if self.client.ops.prepare(self):
+            self.action = RpcTask.call_reserve
+
     async def call_reserve(self, task: Task) -> None:
         """Have a request slot (xprt_alloc_slot)."""
         slots = self.client.xprt.slots
@@ -228,7 +234,9 @@ class RpcTask:
         if not self.bvec_under_lock and not await self.alloc_bvec(task, self._gfp(task)):
             self.delay(ALLOCATE_DELAY_NS, "rpc_delay: no memory for a bio_vec array")
             return
-        self.client.connection.call(self.xid, self.procedure, self.args)
+        ops = self.client.ops
+        procedure, args = (self.procedure, self.args) if ops is None else ops.encode(self)
+        self.client.connection.call(self.xid, procedure, args)
         self.client.xprt.enqueue(self)
         self.action = RpcTask.call_connect
 
@@ -272,7 +280,7 @@ class RpcTask:
     async def call_transmit_status(self, _task: Task) -> None:
         """Wait for the reply, or go back to where the sending failed."""
         if self.reply is not None and (not self.need_xmit or self.client.xprt.dequeue(self)):
-            self.action = None
+            self.action = None if self.client.ops is None else RpcTask.call_done
         elif not self.need_xmit:
             self.action = RpcTask.call_status
             self.client.xprt.wait_receive(self)
@@ -286,11 +294,22 @@ class RpcTask:
     async def call_status(self, _task: Task) -> None:
         """The reply has come, or a time-out, or the end of the connection."""
         if self.reply is not None and (not self.need_xmit or self.client.xprt.dequeue(self)):
-            self.action = None
+            self.action = None if self.client.ops is None else RpcTask.call_done
         elif self.need_xmit:
             self.action = RpcTask.call_connect
         else:
             self.client.xprt.wait_receive(self)
+
+    async def call_done(self, task: Task) -> None:
+        """Hand the answer to the version of NFS, which may have the call made again (rpc_exit_task)."""
+        assert self.client.ops is not None
+        if await self.client.ops.done(self, task):
+            self.action = None
+            return
+        self._xprt_release()
+        self.reply = self.retransmit = None
+        self.status = 0
+        self.action = RpcTask.call_prepare
 
     def _gfp(self, task: Task) -> int:
         if self.client.fixes.rpc_alloc_nowait:
@@ -306,23 +325,30 @@ class RpcTask:
         client = self.client
         pools = client.pools
         task.charge_ns += client.costs.complete_request
-        client.tasks.pop(self.xid, None)
         if client.tracer is not None:
             client.tracer.done(task, self)
+        self._xprt_release()
+        if self.done is not None:
+            client.nfsiod.queue_work(self.release)
+        else:
+            pools.tasks.free(self.object)
+
+    def _xprt_release(self) -> None:
+        """Give back what one try took: request slot, buffer and vector (xprt_release)."""
+        client = self.client
+        pools = client.pools
+        client.tasks.pop(self.xid, None)
         if self.bvec >= 0:
             pools.kmalloc(self.nr_pages * BIO_VEC_BYTES).free(self.bvec)
         assert self.buffer is not None
         pools.buffers.free(self.buffer)
         if self.rqst >= 0:
             pools.kmalloc(RPC_RQST_BYTES).free(self.rqst)
-        self.bvec = -1
+        spare = self.rqst < 0
+        self.bvec = self.rqst = -1
         self.buffer = None
         client.xprt.release_write(self)
-        client.xprt.slots.give_back(spare=self.rqst < 0)
-        if self.done is not None:
-            client.nfsiod.queue_work(self.release)
-        else:
-            pools.tasks.free(self.object)
+        client.xprt.slots.give_back(spare=spare)
 
     async def rpc_release(self, task: Task) -> None:
         """Tell who asked (rpc_async_release)."""
@@ -347,5 +373,8 @@ class RpcTask:
             if item.pending:
                 return Provider(name=f"{what}, queued on {queue.name}", needs=(queue.pool.needs_worker,))
         if self.queued:
-            return Provider(name=f"{what}, asleep: {self.sleeps_on}", needs=self.client.xprt.needs(self))
+            ops = self.client.ops
+            on_state = ops is not None and self.sleeps_on.startswith("nfs4")
+            waits_for = ops if ops is not None and on_state else self.client.xprt
+            return Provider(name=f"{what}, asleep: {self.sleeps_on}", needs=waits_for.needs(self))
         return Provider(name=what)

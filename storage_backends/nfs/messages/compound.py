@@ -15,7 +15,6 @@ from storage_backends.nfs.messages.nfs4 import (
     pull_status4,
 )
 from storage_backends.nfs.messages.operations import (
-    CloseArgs,
     Commit4Args,
     Commit4Res,
     FhRes,
@@ -27,7 +26,6 @@ from storage_backends.nfs.messages.operations import (
     PutFhArgs,
     Read4Args,
     Read4Res,
-    StateIdRes,
     Write4Args,
     Write4Res,
 )
@@ -61,7 +59,6 @@ class Operation(NamedTuple):
 
 
 OPERATIONS: Final[Mapping[int, Operation]] = {
-    Nfs4Op.CLOSE: Operation(CloseArgs, StateIdRes),
     Nfs4Op.COMMIT: Operation(Commit4Args, Commit4Res),
     Nfs4Op.GETATTR: Operation(Getattr4Args, Getattr4Res),
     Nfs4Op.GETFH: Operation(VoidArgs, FhRes),
@@ -76,15 +73,8 @@ OPERATIONS: Final[Mapping[int, Operation]] = {
     Nfs4Op.DESTROY_SESSION: Operation(DestroySessionArgs, StatusRes),
     Nfs4Op.SEQUENCE: Operation(SequenceArgs, SequenceRes),
     Nfs4Op.RECLAIM_COMPLETE: Operation(ReclaimCompleteArgs, StatusRes),
+    Nfs4Op.ILLEGAL: Operation(VoidArgs, StatusRes),
 }
-
-
-def _op_of(number: int) -> Operation:
-    """Return how an operation is read. Raises RemoteProtocolError for one that is not here."""
-    try:
-        return OPERATIONS[number]
-    except KeyError:
-        raise RemoteProtocolError(f"nfs_opnum4 {number} is not here") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +96,21 @@ class CompoundArgs:
 
     @classmethod
     def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
+        """Consume one: of another minor version its number alone, else all up to an operation that is not here."""
         tag, minorversion = reader.string(_MAX_TAG_BYTES), reader.uint()
-        operations = []
+        operations: list[tuple[int, Any]] = []
+        if minorversion != NFS4_MINOR_VERSION:
+            reader.rest()
+            return cls(operations=(), tag=tag, minorversion=minorversion)
         for _ in range(reader.length(MAX_OPERATIONS)):
             number = reader.uint()
-            operations.append((number, _op_of(number).args.pull(reader)))
+            operation = OPERATIONS.get(number)
+            if operation is None:
+                # how long it is nobody knows
+                reader.rest()
+                operations.append((Nfs4Op.ILLEGAL, VoidArgs()))
+                break
+            operations.append((number, operation.args.pull(reader)))
         return cls(operations=tuple(operations), tag=tag, minorversion=minorversion)
 
 
@@ -140,7 +139,9 @@ class CompoundRes:
         results = []
         for _ in range(reader.length(MAX_OPERATIONS)):
             number = reader.uint()
-            results.append((number, _op_of(number).res.pull(reader)))
+            if number not in OPERATIONS:
+                raise RemoteProtocolError(f"nfs_opnum4 {number} is answered, which nobody asked for")
+            results.append((number, OPERATIONS[number].res.pull(reader)))
         return cls(status=status, results=tuple(results), tag=tag)
 
     def of(self, number: int) -> Any:

@@ -1,8 +1,9 @@
 """The operations of NFS version 4.1 on files (RFC 8881, section 18).
 
 A file is opened before it is read or written, and what the OPEN gave (a stateid) is said with each READ and WRITE.
-After a restart of the server a client opens its files again with CLAIM_PREVIOUS. Data is payload by reference; how
-stable it is and what a verifier means is as in version 3 (:mod:`~storage_backends.nfs.messages.data`).
+After a restart of the server a client opens its files again with CLAIM_PREVIOUS, or with CLAIM_FH if it comes too late.
+Data is payload by reference; how stable it is and what a verifier means is as in version 3
+(:mod:`~storage_backends.nfs.messages.data`).
 """
 
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from storage_backends.nfs.xdr import XdrReader, XdrWriter
 from storage_backends.wire import Payload, RemoteProtocolError
 
 __all__ = [
+    "SHARE_ACCESS_BOTH",
     "Claim",
-    "CloseArgs",
     "Commit4Args",
     "Commit4Res",
     "FhRes",
@@ -38,12 +39,12 @@ __all__ = [
     "PutFhArgs",
     "Read4Args",
     "Read4Res",
-    "StateIdRes",
     "Write4Args",
     "Write4Res",
 ]
 
 SHARE_ACCESS_BOTH = 3
+"""OPEN4_SHARE_ACCESS_BOTH: reading and writing."""
 
 _OK = NfsStat4.NFS4_OK
 _RANGE = Struct(">QI")
@@ -60,6 +61,8 @@ class Claim(IntEnum):
     """By its name in the current directory."""
     PREVIOUS = 1
     """It was open before the server was restarted; the current file handle is it."""
+    FH = 4
+    """It is the current file handle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +182,7 @@ class OpenArgs:
         writer.uint(self.claim)
         if self.claim == Claim.NULL:
             writer.string(self.name)
-        else:
+        elif self.claim == Claim.PREVIOUS:
             writer.uint(_OPEN_DELEGATE_NONE)
 
     @classmethod
@@ -203,8 +206,8 @@ class OpenArgs:
         name = ""
         if claim == Claim.NULL:
             name = reader.string(NFS4_OPAQUE_LIMIT)
-        else:
-            reader.uint()
+        elif claim == Claim.PREVIOUS:
+            _pull_no_delegation(reader, "OPEN claims")
         return cls(
             clientid=clientid,
             owner=owner,
@@ -252,49 +255,8 @@ class OpenRes:
         stateid, atomic = StateId.pull(reader), reader.boolean()
         before, after, rflags = reader.hyper(), reader.hyper(), reader.uint()
         attrset = pull_bitmap4(reader)
-        delegation = reader.uint()
-        if delegation != _OPEN_DELEGATE_NONE:
-            raise RemoteProtocolError(f"OPEN brings delegation {delegation}, which nobody asked for")
+        _pull_no_delegation(reader, "OPEN brings")
         return cls(stateid=stateid, atomic=atomic, before=before, after=after, rflags=rflags, attrset=attrset)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseArgs:
-    """``CLOSE4args``."""
-
-    stateid: StateId
-    seqid: int = 0
-
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.seqid)
-        self.stateid.push(writer)
-
-    @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        seqid = reader.uint()
-        return cls(seqid=seqid, stateid=StateId.pull(reader))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateIdRes:
-    """``CLOSE4res``."""
-
-    status: int = _OK
-    stateid: StateId = ANONYMOUS
-
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status == _OK:
-            self.stateid.push(writer)
-
-    @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        return cls(status=status, stateid=StateId.pull(reader)) if status == _OK else cls(status=status)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -431,3 +393,9 @@ class Commit4Res:
         """Consume one."""
         status = pull_status4(reader)
         return cls(status=status, verifier=reader.fixed(NFS4_VERIFIER_SIZE)) if status == _OK else cls(status=status)
+
+
+def _pull_no_delegation(reader: XdrReader, message: str) -> None:
+    delegation = reader.uint()
+    if delegation != _OPEN_DELEGATE_NONE:
+        raise RemoteProtocolError(f"{message} delegation {delegation}; there are none here")

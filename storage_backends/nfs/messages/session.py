@@ -40,11 +40,16 @@ EXCHGID4_FLAG_USE_NON_PNFS = 0x00010000
 EXCHGID4_FLAG_CONFIRMED_R = 0x80000000
 
 _OK = NfsStat4.NFS4_OK
+_MAX_SEC_PARMS = 8
+"""Bound of ours."""
 _SP4_NONE = 0
-_AUTH_NONE = 0
+_AUTH_NONE, _AUTH_SYS = 0, 1
+_MAX_NAME_BYTES = 255
+_MAX_GIDS = 16
 _SIX = Struct(">6I")
 _FOUR = Struct(">4I")
 _FIVE = Struct(">5I")
+_TWO = Struct(">II")
 _NO_SESSION: Final = bytes(NFS4_SESSIONID_SIZE)
 
 
@@ -151,7 +156,7 @@ class ChannelAttrs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateSessionArgs:
-    """``CREATE_SESSION4args``; the back channel's callbacks would come without credentials."""
+    """``CREATE_SESSION4args``; the back channel's callbacks would come as root of the client."""
 
     clientid: int
     sequenceid: int
@@ -159,6 +164,7 @@ class CreateSessionArgs:
     fore: ChannelAttrs = ChannelAttrs()
     back: ChannelAttrs = ChannelAttrs()
     cb_program: int = 0x40000000
+    machinename: str = ""
 
     def push(self, writer: XdrWriter) -> None:
         """Append it."""
@@ -168,8 +174,11 @@ class CreateSessionArgs:
         self.fore.push(writer)
         self.back.push(writer)
         writer.uint(self.cb_program)
-        writer.uint(1)
-        writer.uint(_AUTH_NONE)
+        writer.pack(_TWO, 1, _AUTH_SYS)
+        writer.uint(0)
+        writer.string(self.machinename)
+        writer.pack(_TWO, 0, 0)
+        writer.uint(0)
 
     @classmethod
     def pull(cls, reader: XdrReader) -> Self:
@@ -177,11 +186,18 @@ class CreateSessionArgs:
         clientid, sequenceid, flags = reader.hyper(), reader.uint(), reader.uint()
         fore, back = ChannelAttrs.pull(reader), ChannelAttrs.pull(reader)
         program = reader.uint()
-        for _ in range(reader.length(1)):
-            flavor = reader.uint()
-            if flavor != _AUTH_NONE:
-                raise RemoteProtocolError(f"CREATE_SESSION wants callbacks of flavor {flavor}")
-        return cls(clientid=clientid, sequenceid=sequenceid, flags=flags, fore=fore, back=back, cb_program=program)
+        machinename = ""
+        for _ in range(reader.length(_MAX_SEC_PARMS)):
+            machinename = _pull_sec_parms(reader) or machinename
+        return cls(
+            clientid=clientid,
+            sequenceid=sequenceid,
+            flags=flags,
+            fore=fore,
+            back=back,
+            cb_program=program,
+            machinename=machinename,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,3 +342,18 @@ def _pull_impl_id(reader: XdrReader) -> None:
         reader.opaque(NFS4_OPAQUE_LIMIT)
         reader.hyper()
         reader.uint()
+
+
+def _pull_sec_parms(reader: XdrReader) -> str:
+    """Consume how callbacks would be authenticated; return the machine's name, if that says one."""
+    flavor = reader.uint()
+    if flavor == _AUTH_NONE:
+        return ""
+    if flavor != _AUTH_SYS:
+        raise RemoteProtocolError(f"CREATE_SESSION wants callbacks of flavor {flavor}")
+    reader.uint()
+    machinename = reader.string(_MAX_NAME_BYTES)
+    reader.unpack(_TWO)
+    for _ in range(reader.length(_MAX_GIDS)):
+        reader.uint()
+    return machinename

@@ -67,7 +67,7 @@ class DatagramNfsServer:
 
     def restart(self, until_ns: int) -> None:
         """Kill the server: what it was doing, and the replies it kept, are gone; it is back then."""
-        self.service.restart()
+        self.service.restart(until_ns)
         self._down_until_ns = until_ns
         self.connection = self._new()
 

@@ -171,7 +171,7 @@ class LocalNfsServer:
 
     def restart(self, until_ns: int) -> None:
         """Kill the server and start it again then: another verifier, and every connection is gone."""
-        self.service.restart()
+        self.service.restart(until_ns)
         self._is_up = False
         self.reset()
         if self.sock is not None:

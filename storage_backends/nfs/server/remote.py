@@ -142,7 +142,7 @@ class RemoteNfsServer:
             self.forget()
 
     def _data(self, sock: RemoteSocket, content: list[Content]) -> None:
-        if sock is self.sock:
+        if sock is self.sock and self.world.now_ns >= self._down_until_ns:
             for chunk in content:
                 self.up.push(chunk)
 
@@ -191,7 +191,7 @@ class RemoteNfsServer:
 
     def restart(self, until_ns: int) -> None:
         """Kill the server; until it is back connections are accepted and closed."""
-        self.service.restart()
+        self.service.restart(until_ns)
         self._down_until_ns = until_ns
         self.reset()
 

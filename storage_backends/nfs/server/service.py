@@ -25,6 +25,7 @@ from storage_backends.export.store import BlockStore
 from storage_backends.nfs.connection.procedures import (
     ACCESS,
     COMMIT,
+    COMPOUND,
     CREATE,
     FSINFO,
     GETATTR,
@@ -33,6 +34,7 @@ from storage_backends.nfs.connection.procedures import (
     READ,
     SETATTR,
     WRITE,
+    Procedure,
 )
 from storage_backends.nfs.connection.server import Request
 from storage_backends.nfs.messages import data, files, mount
@@ -40,6 +42,7 @@ from storage_backends.nfs.messages.attributes import Fattr3, Ftype3, WccAttr, Wc
 from storage_backends.nfs.messages.data import StableHow
 from storage_backends.nfs.messages.files import IO_SIZE_BYTES
 from storage_backends.nfs.messages.nfs3 import NfsStat3
+from storage_backends.nfs.messages.nfs4 import Nfs4Op
 from storage_backends.wire import BLOCK_SIZE
 
 __all__ = ["EXPORT_PATH", "ROOT_FH", "ExportedFile", "FileStore", "NfsService"]
@@ -120,6 +123,8 @@ class NfsService:
         """Most data of one READ or WRITE."""
         self.new_store: Callable[[str], FileStore] = lambda _name: BlockStore(self.capacity_bytes, write_cache=True)
         """Makes what keeps a new file's pages."""
+        self.restarted: list[Callable[[int], None]] = []
+        """Called when the server is killed, with the instant at which it will be back."""
         self.nr_lost_blocks = 0
         self.written_bytes = 0
         self._procedures: dict[Any, Callable[[Any], object]] = {
@@ -141,26 +146,32 @@ class NfsService:
         self.files[file.fh] = file
         return file
 
-    def restart(self) -> None:
-        """Kill the server and start it again: unstable data is lost, and the verifier is another."""
+    def restart(self, back_ns: int) -> None:
+        """Kill the server, which is back then: unstable data is lost, and the verifier is another."""
         for file in self.files.values():
             self.nr_lost_blocks += file.store.lose_uncommitted()
         number = int.from_bytes(self.boot_verifier, "little") + 1
         self.boot_verifier = number.to_bytes(8, "little")
+        for forget in self.restarted:
+            forget(back_ns)
 
     def due_ns(self, request: Request, now_ns: int) -> int:
         """Return when a call will have been executed."""
-        if request.procedure is WRITE:
-            return self.disk.submit(request.args.data.size_bytes, now_ns)
-        if request.procedure is READ:
-            return self.disk.submit(request.args.count, now_ns)
-        due_ns = self.disk.submit(0, now_ns)
-        return due_ns + self.commit_ns if request.procedure is COMMIT else due_ns
+        moved_bytes, commits = _work_of(request)
+        due_ns = self.disk.submit(moved_bytes, now_ns)
+        return due_ns + self.commit_ns if commits else due_ns
 
     def execute(self, request: Request) -> object:
         """Execute a call and return its result."""
-        procedure = self._procedures.get(request.procedure)
-        return None if procedure is None else procedure(request.args)
+        return self.call(request.procedure, request.args) if request.procedure in self._procedures else None
+
+    def call(self, procedure: Procedure, args: object) -> Any:
+        """Execute a procedure that this export has and return its result."""
+        return self._procedures[procedure](args)
+
+    def serve(self, procedure: Procedure, function: Callable[[Any], object]) -> None:
+        """Have one more procedure."""
+        self._procedures[procedure] = function
 
     # -- procedures -----------------------------------------------------------------------------------------------
 
@@ -300,3 +311,21 @@ class NfsService:
         assert isinstance(file.store, BlockStore)
         file.store.flush()
         return data.CommitRes(wcc=WccData(after=file.attributes()), verifier=self.boot_verifier)
+
+
+def _work_of(request: Request) -> tuple[int, bool]:
+    """Return the bytes a call moves to or from the disk, and whether it makes others safe."""
+    if request.procedure is COMPOUND:
+        moved_bytes, commits = 0, False
+        for number, args in request.args.operations:
+            if number == Nfs4Op.WRITE:
+                moved_bytes += args.data.size_bytes
+            elif number == Nfs4Op.READ:
+                moved_bytes += args.count
+            commits = commits or number == Nfs4Op.COMMIT
+        return moved_bytes, commits
+    if request.procedure is WRITE:
+        return request.args.data.size_bytes, False
+    if request.procedure is READ:
+        return request.args.count, False
+    return 0, request.procedure is COMMIT

@@ -161,11 +161,11 @@ def test_exactly_what_a_killed_server_had_not_committed_is_sent_again(monkeypatc
     restart = service.restart
     uncommitted: list[int] = []
 
-    def noted() -> None:
+    def noted(back_ns: int) -> None:
         (mapping,) = experiment.host.files.cache.mappings.values()
         private: Any = mapping.private
         uncommitted.append(int((private.states >= REQ_UNSTABLE).sum()) * PAGE_SIZE)
-        restart()
+        restart(back_ns)
 
     monkeypatch.setattr(service, "restart", noted)
     run_virtual(experiment.run)

@@ -47,7 +47,7 @@ def test_a_file_is_written_and_safe() -> None:
     wrote, kept = content(experiment)
     assert np.array_equal(wrote, kept)
     fs = experiment.host.files.fs
-    experiment.host.backend.service.restart()
+    experiment.host.backend.service.restart(experiment.host.world.now_ns)
     assert np.array_equal(*content(experiment))
     assert fs.pools.nfs_pages.nr_active == 0
     assert (fs.nr_writeback, experiment.host.vmstat.nr_writeback) == (0, 0)

@@ -103,7 +103,7 @@ def test_unstable_batches_are_committed_and_resent_after_a_restart(mounted) -> N
     assert [error for _, error in host.ended] == [0]
     assert host.backend.driver.nr_committed_again == 1
     assert host.backend.stored()[1:5].tolist() == [7] * 4
-    host.backend.service.restart()
+    host.backend.service.restart(host.world.now_ns)
     assert host.backend.stored()[1:5].tolist() == [7] * 4
 
 

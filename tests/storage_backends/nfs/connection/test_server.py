@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage_backends.nfs.connection.client import NfsClientConnection
-from storage_backends.nfs.connection.procedures import COMMIT, NULL, WRITE
+from storage_backends.nfs.connection.procedures import COMMIT, COMPOUND, NULL, NULL4, WRITE, compound
 from storage_backends.nfs.connection.server import CACHESIZE, NfsServerConnection
+from storage_backends.nfs.messages.compound import CompoundArgs, CompoundRes
 from storage_backends.nfs.messages.data import CommitArgs, CommitRes, WriteArgs, WriteRes
+from storage_backends.nfs.messages.nfs4 import Nfs4Op, StatusRes, VoidArgs
 from storage_backends.nfs.rpc import AuthSys
 from storage_backends.wire import Blocks, Chunk, LocalProtocolError, RemoteProtocolError, render
 
@@ -19,12 +21,22 @@ HEAD = "00000007 00000000"
 REFUSED = {
     "rpc version": (f"{HEAD} 00000003 000186a3 00000003 00000000", "00000001 00000000 00000002 00000002"),
     "program": (f"{HEAD} 00000002 000186a4 00000003 00000000", "00000000 00000000 00000000 00000001"),
-    "version": (
-        f"{HEAD} 00000002 000186a3 00000004 00000000",
+    "version too high": (
+        f"{HEAD} 00000002 000186a3 00000005 00000000",
+        "00000000 00000000 00000000 00000002 00000003 00000004",
+    ),
+    "version too low": (
+        f"{HEAD} 00000002 000186a3 00000002 00000000",
+        "00000000 00000000 00000000 00000002 00000003 00000004",
+    ),
+    "version of MOUNT": (
+        f"{HEAD} 00000002 000186a5 00000004 00000000",
         "00000000 00000000 00000000 00000002 00000003 00000003",
     ),
     "procedure": (f"{HEAD} 00000002 000186a3 00000003 00000063", "00000000 00000000 00000000 00000003"),
+    "procedure of version 3": (f"{HEAD} 00000002 000186a3 00000004 00000007", "00000000 00000000 00000000 00000003"),
     "arguments": (f"{HEAD} 00000002 000186a3 00000003 00000001", "00000000 00000000 00000000 00000004"),
+    "compound": (f"{HEAD} 00000002 000186a3 00000004 00000001", "00000000 00000000 00000000 00000004"),
 }
 
 
@@ -65,6 +77,24 @@ def test_replies_find_their_calls() -> None:
     assert [(reply.xid, reply.result) for reply in replies] == [(8, CommitRes(verifier=b"verifier")), (7, wrote)]
     with pytest.raises(LocalProtocolError):
         server.reply(7, wrote)
+
+
+def test_both_versions_are_served_on_one_connection() -> None:
+    """A COMPOUND and a NULL of version 4 are requests beside one of version 3, and are answered as they are called."""
+    client, server = NfsClientConnection(AuthSys(uid=501)), NfsServerConnection()
+    put = CompoundArgs(operations=((Nfs4Op.PUTROOTFH, VoidArgs()),))
+    for xid, procedure, args in ((7, compound("LOOK"), put), (8, NULL4, None), (9, NULL, None)):
+        client.call(xid, procedure, args)
+    requests = [r for xid in client.xids for chunk in client.send(xid) for r in server.receive(chunk)]
+    assert [(r.xid, r.procedure, r.args) for r in requests] == [(7, COMPOUND, put), (8, NULL4, None), (9, NULL, None)]
+    done = CompoundRes(results=((Nfs4Op.PUTROOTFH, StatusRes()),))
+    answer = server.reply(9, None) + server.reply(8, None) + server.reply(7, done)
+    replies = [reply for chunk in answer for reply in client.receive(chunk)]
+    assert [(r.xid, r.procedure.name, r.result) for r in replies] == [
+        (9, "NULL", None),
+        (8, "NULL", None),
+        (7, "LOOK", done),
+    ]
 
 
 def test_a_call_that_comes_again_is_served_once() -> None:

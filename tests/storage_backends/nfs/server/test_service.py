@@ -1,5 +1,7 @@
 """The procedures on an export."""
 
+from typing import Any
+
 import pytest
 
 from netvm.runtime.seeds import Seeds
@@ -10,8 +12,11 @@ from storage_backends.nfs.connection import procedures as p
 from storage_backends.nfs.connection.server import Request
 from storage_backends.nfs.messages import data, files, mount
 from storage_backends.nfs.messages.attributes import Sattr3
+from storage_backends.nfs.messages.compound import CompoundArgs, CompoundRes
 from storage_backends.nfs.messages.data import StableHow
 from storage_backends.nfs.messages.nfs3 import FhArgs, NfsStat3
+from storage_backends.nfs.messages.nfs4 import ANONYMOUS, Nfs4Op, VoidArgs
+from storage_backends.nfs.messages.operations import Commit4Args, Read4Args, Write4Args
 from storage_backends.nfs.server.service import EXPORT_PATH, ROOT_FH, NfsService
 from storage_backends.wire import BLOCK_SIZE, Blocks, Octets
 
@@ -24,7 +29,7 @@ def service() -> NfsService:
     return made
 
 
-def call(service: NfsService, procedure: p.Procedure, args: object):
+def call(service: NfsService, procedure: p.Procedure, args: object) -> Any:
     """Execute one call."""
     return service.execute(Request(1, procedure, args, 0))
 
@@ -64,13 +69,13 @@ def test_what_is_unstable_is_lost_with_the_server(service: NfsService) -> None:
     first = call(service, p.WRITE, unstable)
     assert (first.count, first.committed) == (2 * BLOCK_SIZE, StableHow.UNSTABLE)
     assert call(service, p.WRITE, stable).committed == StableHow.FILE_SYNC
-    service.restart()
+    service.restart(0)
     assert file.store.versions[:3].tolist() == [0, 0, 3]
     assert service.nr_lost_blocks == 2
     assert call(service, p.COMMIT, data.CommitArgs(fh=file.fh)).verifier != first.verifier
     call(service, p.WRITE, unstable)
     call(service, p.COMMIT, data.CommitArgs(fh=file.fh))
-    service.restart()
+    service.restart(0)
     assert file.store.versions[:3].tolist() == [1, 2, 3]
 
 
@@ -105,3 +110,61 @@ def test_a_full_disk_takes_old_pages_and_no_new_ones(service: NfsService) -> Non
     assert call(service, p.COMMIT, data.CommitArgs(fh=file.fh)).status == NfsStat3.NFS3_OK
     service.is_full = False
     assert call(service, p.WRITE, beyond).status == NfsStat3.NFS3_OK
+
+
+def test_a_restart_is_told_with_the_instant_of_its_end(service: NfsService) -> None:
+    """Everybody who asked hears when the server is back, in order, once what was unstable is lost."""
+    told: list[tuple[str, int, bytes]] = []
+    before = service.boot_verifier
+    service.restarted.append(lambda back_ns: told.append(("first", back_ns, service.boot_verifier)))
+    service.restarted.append(lambda back_ns: told.append(("second", back_ns, service.boot_verifier)))
+    service.restart(5_000_000_000)
+    assert told == [(who, 5_000_000_000, service.boot_verifier) for who in ("first", "second")]
+    assert service.boot_verifier != before
+
+
+def test_an_export_has_the_procedures_it_is_given(service: NfsService) -> None:
+    """A procedure nobody serves has no result; one that is added is executed as the others are."""
+    args = CompoundArgs(operations=((Nfs4Op.PUTROOTFH, VoidArgs()),))
+    assert call(service, p.COMPOUND, args) is None
+    answer = CompoundRes(tag="tag")
+    asked: list[object] = []
+
+    def compound(args: object) -> CompoundRes:
+        asked.append(args)
+        return answer
+
+    service.serve(p.COMPOUND, compound)
+    assert call(service, p.COMPOUND, args) is answer
+    assert service.call(p.COMPOUND, args) is answer
+    assert asked == [args, args]
+    assert service.call(p.GETATTR, FhArgs(fh=ROOT_FH)).status == NfsStat3.NFS3_OK
+
+
+def test_a_compound_takes_as_long_as_what_is_in_it() -> None:
+    """A WRITE and a READ move their bytes and a COMMIT takes its time, as they do in calls of their own."""
+    disk = DiskModel(bandwidth_bytes_per_s=BLOCK_SIZE * 1_000)
+    service = NfsService(World(seeds=Seeds(1)), disk, capacity_bytes=16 * BLOCK_SIZE, commit_ns=300)
+    pages = Blocks.of((1, 2))
+    write = Write4Args(stateid=ANONYMOUS, offset=0, stable=StableHow.UNSTABLE, data=pages)
+    root = (Nfs4Op.PUTROOTFH, VoidArgs())
+    rows: list[tuple[p.Procedure, object, int]] = [
+        (p.WRITE, data.WriteArgs(fh=b"f", offset=0, stable=StableHow.UNSTABLE, data=pages), 2_000_000),
+        (p.READ, data.ReadArgs(fh=b"f", offset=0, count=3 * BLOCK_SIZE), 3_000_000),
+        (p.COMMIT, data.CommitArgs(fh=b"f"), 300),
+        (p.GETATTR, FhArgs(fh=b"f"), 0),
+        (p.COMPOUND, CompoundArgs(operations=(root, (Nfs4Op.WRITE, write))), 2_000_000),
+        (
+            p.COMPOUND,
+            CompoundArgs(
+                operations=(root, (Nfs4Op.READ, Read4Args(stateid=ANONYMOUS, offset=0, count=3 * BLOCK_SIZE)))
+            ),
+            3_000_000,
+        ),
+        (p.COMPOUND, CompoundArgs(operations=(root, (Nfs4Op.COMMIT, Commit4Args()))), 300),
+        (p.COMPOUND, CompoundArgs(operations=(root,)), 0),
+        (p.COMPOUND, CompoundArgs(operations=()), 0),
+    ]
+    for at, (procedure, args, takes_ns) in enumerate(rows):
+        now_ns = at * 1_000_000_000
+        assert service.due_ns(Request(1, procedure, args, 0), now_ns) - now_ns == takes_ns
