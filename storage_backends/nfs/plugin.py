@@ -233,9 +233,8 @@ class NfsBackend:
             recorder.pools.append((reserve.pool.name, reserve.pool.elements))
 
     def notes(self) -> list[str]:
-        """Tell how often the client's state was made anew."""
-        nr = 0 if self.state is None else self.state.nr_recoveries
-        return [f"{nr} times the state manager made the session with the server anew"] if nr else []
+        """Tell of the client's state at the server: how often it was made anew, and who waits for that."""
+        return self.state.notes() if self.state is not None else []
 
     def tasks(self) -> list[Task]:
         """Return the server's threads on this host."""

@@ -166,6 +166,17 @@ class Nfs4Client:
             return (self.manager,)
         return (self._creator.done,) if self._available else ()
 
+    def notes(self) -> list[str]:
+        """Tell how often state was made anew, and of a recovery that is not over."""
+        told = []
+        if self.nr_recoveries:
+            told.append(f"{self.nr_recoveries} times the state manager made the session with the server anew")
+        if self.running:
+            nr = len(self._waiting) + self.table.nr_waiting
+            where = "is there" if self.manager is not None else "is being made"
+            told.append(f"{nr} calls sleep until the state manager, whose thread {where}, has made the session anew")
+        return told
+
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
         table = self.table

@@ -112,3 +112,25 @@ def test_a_server_that_is_down_executes_nothing(nfs4: MakeHost) -> None:
         await host.until_ended(task, 1)
 
     host.run(script)
+
+
+def test_a_recovery_that_is_not_over_is_told(nfs4: MakeHost) -> None:
+    """How many calls sleep for it, and whether there is a thread that could end it."""
+    host = nfs4(fixes=("nfs4_manager_kept",))
+    told: list[str] = []
+
+    async def script(task: Task) -> None:
+        host.forget()
+        create = host.state._creator.kthread_create
+
+        async def spy(*about: Any) -> None:
+            told.extend(host.backend.notes())
+            await create(*about)
+
+        host.state._creator.kthread_create = spy
+        await host.write(task, 1, 5)
+        await host.until_ended(task, 1)
+
+    host.run(script)
+    assert told == ["0 calls sleep until the state manager, whose thread is being made, has made the session anew"]
+    assert host.backend.notes()[-1] == "1 times the state manager made the session with the server anew"
