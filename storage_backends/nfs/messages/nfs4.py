@@ -175,15 +175,26 @@ class VoidArgs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRes:
-    """A result that is a status and nothing else."""
+    """A result that is a status and nothing else, and the beginning of those that have more to say with NFS4_OK."""
 
     status: int = NfsStat4.NFS4_OK
 
     def push(self, writer: XdrWriter) -> None:
         """Append it."""
         writer.uint(self.status)
+        if self.status == NfsStat4.NFS4_OK:
+            self.push_body(writer)
+
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
 
     @classmethod
     def pull(cls, reader: XdrReader) -> Self:
         """Consume one."""
-        return cls(status=pull_status4(reader))
+        status = pull_status4(reader)
+        return cls.pull_body(reader) if status == NfsStat4.NFS4_OK else cls(status=status)
+
+    @classmethod
+    def pull_body(cls, _reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
+        return cls()

@@ -18,9 +18,8 @@ from storage_backends.nfs.messages.nfs4 import (
     NFS4_FHSIZE,
     NFS4_OPAQUE_LIMIT,
     NFS4_VERIFIER_SIZE,
-    NfsStat4,
     StateId,
-    pull_status4,
+    StatusRes,
 )
 from storage_backends.nfs.xdr import XdrReader, XdrWriter
 from storage_backends.wire import Payload, RemoteProtocolError
@@ -46,7 +45,6 @@ __all__ = [
 SHARE_ACCESS_BOTH = 3
 """OPEN4_SHARE_ACCESS_BOTH: reading and writing."""
 
-_OK = NfsStat4.NFS4_OK
 _RANGE = Struct(">QI")
 _TWO = Struct(">II")
 _OPEN4_NOCREATE, _OPEN4_CREATE = 0, 1
@@ -82,23 +80,19 @@ class PutFhArgs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FhRes:
+class FhRes(StatusRes):
     """``GETFH4res``."""
 
-    status: int = _OK
     fh: bytes = b""
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status == _OK:
-            writer.opaque(self.fh)
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
+        writer.opaque(self.fh)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        return cls(status=status, fh=reader.opaque(NFS4_FHSIZE) if status == _OK else b"")
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
+        return cls(fh=reader.opaque(NFS4_FHSIZE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,23 +128,19 @@ class Getattr4Args:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Getattr4Res:
+class Getattr4Res(StatusRes):
     """``GETATTR4res``."""
 
-    status: int = _OK
     attributes: Fattr4 = NO_ATTRIBUTES
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status == _OK:
-            self.attributes.push(writer)
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
+        self.attributes.push(writer)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        return cls(status=status, attributes=Fattr4.pull(reader)) if status == _OK else cls(status=status)
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
+        return cls(attributes=Fattr4.pull(reader))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,10 +211,9 @@ class OpenArgs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenRes:
+class OpenRes(StatusRes):
     """``OPEN4res``; no delegation is given."""
 
-    status: int = _OK
     stateid: StateId = ANONYMOUS
     atomic: bool = True
     before: int = 0
@@ -233,11 +222,8 @@ class OpenRes:
     rflags: int = 0
     attrset: tuple[int, ...] = ()
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status != _OK:
-            return
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
         self.stateid.push(writer)
         writer.boolean(self.atomic)
         writer.hyper(self.before)
@@ -247,11 +233,8 @@ class OpenRes:
         writer.uint(_OPEN_DELEGATE_NONE)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        if status != _OK:
-            return cls(status=status)
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
         stateid, atomic = StateId.pull(reader), reader.boolean()
         before, after, rflags = reader.hyper(), reader.hyper(), reader.uint()
         attrset = pull_bitmap4(reader)
@@ -281,26 +264,20 @@ class Read4Args:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Read4Res:
+class Read4Res(StatusRes):
     """``READ4res``."""
 
-    status: int = _OK
     eof: bool = False
     data: Payload = NO_DATA
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status == _OK:
-            writer.boolean(self.eof)
-            writer.payload(self.data)
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
+        writer.boolean(self.eof)
+        writer.payload(self.data)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        if status != _OK:
-            return cls(status=status)
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
         eof = reader.boolean()
         return cls(eof=eof, data=reader.payload(MAX_DATA_BYTES))
 
@@ -331,27 +308,21 @@ class Write4Args:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Write4Res:
+class Write4Res(StatusRes):
     """``WRITE4res``."""
 
-    status: int = _OK
     count: int = 0
     committed: int = StableHow.UNSTABLE
     verifier: bytes = bytes(NFS4_VERIFIER_SIZE)
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status == _OK:
-            writer.pack(_TWO, self.count, self.committed)
-            writer.fixed(self.verifier)
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
+        writer.pack(_TWO, self.count, self.committed)
+        writer.fixed(self.verifier)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        if status != _OK:
-            return cls(status=status)
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
         count, committed = reader.unpack(_TWO)
         check_stable("answer to WRITE", committed)
         return cls(count=count, committed=committed, verifier=reader.fixed(NFS4_VERIFIER_SIZE))
@@ -376,23 +347,19 @@ class Commit4Args:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Commit4Res:
+class Commit4Res(StatusRes):
     """``COMMIT4res``."""
 
-    status: int = _OK
     verifier: bytes = bytes(NFS4_VERIFIER_SIZE)
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status == _OK:
-            writer.fixed(self.verifier)
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
+        writer.fixed(self.verifier)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        return cls(status=status, verifier=reader.fixed(NFS4_VERIFIER_SIZE)) if status == _OK else cls(status=status)
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
+        return cls(verifier=reader.fixed(NFS4_VERIFIER_SIZE))
 
 
 def _pull_no_delegation(reader: XdrReader, message: str) -> None:

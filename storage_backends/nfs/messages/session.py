@@ -16,8 +16,7 @@ from storage_backends.nfs.messages.nfs4 import (
     NFS4_OPAQUE_LIMIT,
     NFS4_SESSIONID_SIZE,
     NFS4_VERIFIER_SIZE,
-    NfsStat4,
-    pull_status4,
+    StatusRes,
 )
 from storage_backends.nfs.xdr import XdrReader, XdrWriter
 from storage_backends.wire import RemoteProtocolError
@@ -39,7 +38,6 @@ __all__ = [
 EXCHGID4_FLAG_USE_NON_PNFS = 0x00010000
 EXCHGID4_FLAG_CONFIRMED_R = 0x80000000
 
-_OK = NfsStat4.NFS4_OK
 _MAX_SEC_PARMS = 8
 """Bound of ours."""
 _SP4_NONE = 0
@@ -82,10 +80,9 @@ class ExchangeIdArgs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangeIdRes:
+class ExchangeIdRes(StatusRes):
     """``EXCHANGE_ID4res``."""
 
-    status: int = _OK
     clientid: int = 0
     sequenceid: int = 0
     """What the next CREATE_SESSION has to say."""
@@ -93,11 +90,8 @@ class ExchangeIdRes:
     server_owner: bytes = b""
     server_scope: bytes = b""
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status != _OK:
-            return
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
         writer.hyper(self.clientid)
         writer.uint(self.sequenceid)
         writer.uint(self.flags)
@@ -108,11 +102,8 @@ class ExchangeIdRes:
         writer.uint(0)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        if status != _OK:
-            return cls(status=status)
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
         clientid, sequenceid, flags = reader.hyper(), reader.uint(), reader.uint()
         _pull_sp4_none(reader)
         reader.hyper()
@@ -201,32 +192,26 @@ class CreateSessionArgs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateSessionRes:
+class CreateSessionRes(StatusRes):
     """``CREATE_SESSION4res``."""
 
-    status: int = _OK
     sessionid: bytes = _NO_SESSION
     sequenceid: int = 0
     flags: int = 0
     fore: ChannelAttrs = ChannelAttrs()
     back: ChannelAttrs = ChannelAttrs()
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status == _OK:
-            writer.fixed(self.sessionid)
-            writer.uint(self.sequenceid)
-            writer.uint(self.flags)
-            self.fore.push(writer)
-            self.back.push(writer)
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
+        writer.fixed(self.sessionid)
+        writer.uint(self.sequenceid)
+        writer.uint(self.flags)
+        self.fore.push(writer)
+        self.back.push(writer)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        if status != _OK:
-            return cls(status=status)
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
         sessionid, sequenceid, flags = reader.fixed(NFS4_SESSIONID_SIZE), reader.uint(), reader.uint()
         fore, back = ChannelAttrs.pull(reader), ChannelAttrs.pull(reader)
         return cls(sessionid=sessionid, sequenceid=sequenceid, flags=flags, fore=fore, back=back)
@@ -276,10 +261,9 @@ class SequenceArgs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SequenceRes:
+class SequenceRes(StatusRes):
     """``SEQUENCE4res``."""
 
-    status: int = _OK
     sessionid: bytes = _NO_SESSION
     sequenceid: int = 0
     slotid: int = 0
@@ -287,20 +271,15 @@ class SequenceRes:
     target_highest_slotid: int = 0
     status_flags: int = 0
 
-    def push(self, writer: XdrWriter) -> None:
-        """Append it."""
-        writer.uint(self.status)
-        if self.status == _OK:
-            writer.fixed(self.sessionid)
-            slots = (self.slotid, self.highest_slotid, self.target_highest_slotid)
-            writer.pack(_FIVE, self.sequenceid, *slots, self.status_flags)
+    def push_body(self, writer: XdrWriter) -> None:
+        """Append what is said with NFS4_OK."""
+        writer.fixed(self.sessionid)
+        slots = (self.slotid, self.highest_slotid, self.target_highest_slotid)
+        writer.pack(_FIVE, self.sequenceid, *slots, self.status_flags)
 
     @classmethod
-    def pull(cls, reader: XdrReader) -> Self:
-        """Consume one."""
-        status = pull_status4(reader)
-        if status != _OK:
-            return cls(status=status)
+    def pull_body(cls, reader: XdrReader) -> Self:
+        """Consume what is said with NFS4_OK."""
         sessionid = reader.fixed(NFS4_SESSIONID_SIZE)
         sequenceid, slotid, highest, target, flags = reader.unpack(_FIVE)
         return cls(
