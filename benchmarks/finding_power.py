@@ -83,6 +83,8 @@ EXHIBITS = (
     *(Exhibit(name, name) for name in ("C4/strict-broken", "C4/flush-broken", "C5/crypt-broken", "F1/lock-broken")),
     Exhibit("A12/ring-broken", "A12/ring-broken"),
     Exhibit("C6/wbt-broken", "C6/wbt-broken"),
+    *(Exhibit(name, name) for name in ("B4/drain-broken", "B4/thread-broken", "A10/dma32-broken")),
+    *(Exhibit(name, name) for name in ("E1/disk-broken", "E1/nbd-broken", "E3/nbd-broken")),
 )
 
 
