@@ -373,8 +373,8 @@ class RpcTask:
             if item.pending:
                 return Provider(name=f"{what}, queued on {queue.name}", needs=(queue.pool.needs_worker,))
         if self.queued:
-            ops = self.client.ops
-            on_state = ops is not None and self.sleeps_on.startswith("nfs4")
-            waits_for = ops if ops is not None and on_state else self.client.xprt
-            return Provider(name=f"{what}, asleep: {self.sleeps_on}", needs=waits_for.needs(self))
+            needs = self.client.xprt.needs(self)
+            if self.client.ops is not None and self.sleeps_on.startswith("nfs4"):
+                needs = self.client.ops.needs(self)
+            return Provider(name=f"{what}, asleep: {self.sleeps_on}", needs=needs)
         return Provider(name=what)
