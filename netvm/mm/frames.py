@@ -9,6 +9,7 @@ A frame takes 23 bytes here, and 4 more in the ring of the LRU list it is on (:m
 ``swap`` hold value + 1 so that zero means none.
 """
 
+import mmap
 import sys
 from typing import Any, Final, TypeAlias
 
@@ -37,12 +38,18 @@ __all__ = [
     "Frames",
     "PfnArray",
     "common_item",
+    "grown",
     "is_blank",
     "scalar_view",
 ]
 
 PfnArray: TypeAlias = npt.NDArray[np.intp]
 """Page frame numbers; intp, so that numpy indexes with it directly."""
+
+_LARGE_BYTES: Final = 64 << 20
+"""From so much on a column is likely to be used here and there."""
+_GROWN_ITEMS: Final = 1 << 16
+"""What a column is looked at in when it grows."""
 
 PG_LOCKED: Final = 0x0001
 PG_REFERENCED: Final = 0x0002
@@ -131,6 +138,33 @@ class Frames:
 def is_blank(column: npt.NDArray[Any]) -> bool:
     """Return whether a short piece of a column is all zero; ``any()`` of numpy takes six times as long."""
     return not column.tobytes().strip(b"\0")
+
+
+def _zeros(capacity: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return a blank column that takes memory by the small page, not by the huge one, if it is a large one."""
+    size_bytes = capacity * dtype.itemsize
+    if size_bytes < _LARGE_BYTES or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return np.zeros(capacity, dtype=dtype)
+    try:
+        memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"a column of {size_bytes} bytes: {error.strerror}") from None
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype=dtype)
+
+
+def grown(column: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
+    """Return a column with room for so many items, blank behind those that it had.
+
+    Memory that nobody has written to stays so, in the old part as in the new: a column costs what is used of it. Raises
+    MemoryError.
+    """
+    found = _zeros(capacity, column.dtype)
+    for start in range(0, len(column), _GROWN_ITEMS):
+        part = column[start : start + _GROWN_ITEMS]
+        if part.any():
+            found[start : start + len(part)] = part
+    return found
 
 
 def common_item(piece: npt.NDArray[Any]) -> int | None:

@@ -30,7 +30,7 @@ from netvm.block.bio import BioSet
 from netvm.block.blk_mq import Request, blk_status_to_errno
 from netvm.block.plug import Plug
 from netvm.errors import Errno, UsageError
-from netvm.mm.frames import PfnArray
+from netvm.mm.frames import PfnArray, grown
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
 from netvm.mm.slab import SlabCache
 from netvm.pagecache.bdi import BackingDevice
@@ -67,11 +67,10 @@ class _Inode:
     """Slab + 1 of each page's buffer head, 0 for none."""
 
     def grow(self, nr_pages: int) -> None:
-        more = nr_pages - len(self.blocks)
-        if more > 0:
-            more = max(more, len(self.blocks))
-            self.blocks = np.concatenate([self.blocks, np.zeros(more, dtype=np.int32)])
-            self.buffer_heads = np.concatenate([self.buffer_heads, np.zeros(more, dtype=np.int32)])
+        if nr_pages > len(self.blocks):
+            capacity = max(nr_pages, 2 * len(self.blocks))
+            self.blocks = grown(self.blocks, capacity)
+            self.buffer_heads = grown(self.buffer_heads, capacity)
 
 
 class BlockFileSystem:
@@ -178,7 +177,7 @@ class BlockFileSystem:
     async def write_begin(self, task: Task, mapping: Mapping, index: int, nr_pages: int) -> int:
         """Reserve blocks and attach buffer heads; return 0 or -ENOSPC."""
         inode = self.inode_of(mapping)
-        inode.grow(index + nr_pages)
+        inode.grow(max(index + nr_pages, mapping.capacity_pages))
         if self.delalloc is not None:
             if self.delalloc.reserve(mapping, index, nr_pages):
                 return -Errno.ENOSPC

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from netvm.block.plug import Plug
 from netvm.errors import Errno
+from netvm.mm.frames import grown
 from netvm.mm.gfp import GFP_MOVABLE, GFP_NOFAIL, GFP_NOFS
 from netvm.pagecache.file_bio import IoEnd
 from netvm.pagecache.mapping import TAG_DIRTY, TAG_WRITEBACK, Mapping
@@ -58,9 +59,8 @@ class _Tree:
     """Pages that were written and have no block yet: space is set aside for them."""
 
     def grow(self, nr_pages: int) -> None:
-        more = nr_pages - len(self.delayed)
-        if more > 0:
-            self.delayed = np.concatenate([self.delayed, np.zeros(max(more, len(self.delayed)), dtype=np.bool_)])
+        if nr_pages > len(self.delayed):
+            self.delayed = grown(self.delayed, max(nr_pages, 2 * len(self.delayed)))
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ class DelayedAllocation:
     def reserve(self, mapping: Mapping, index: int, nr_pages: int) -> int:
         """Set space aside for pages that are written; return 0 or -ENOSPC (ext4_da_reserve_space)."""
         tree = self._trees[mapping.id]
-        tree.grow(index + nr_pages)
+        tree.grow(max(index + nr_pages, mapping.capacity_pages))
         blocks = self.fs.inode_of(mapping).blocks[index : index + nr_pages]
         delayed = tree.delayed[index : index + nr_pages]
         new = (blocks == 0) & ~delayed

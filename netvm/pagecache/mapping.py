@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from netvm.mm.frames import is_blank, scalar_view
+from netvm.mm.frames import grown, is_blank, scalar_view
 from netvm.runtime.wait import Semaphore
 from netvm.runtime.world import World
 
@@ -30,6 +30,9 @@ NODE_SHIFT: Final = 6
 """XA_CHUNK_SHIFT: 64 entries a node."""
 
 _MIN_PAGES: Final = 64
+_FAR_PAGES: Final = 1 << 16
+"""From so far on the tree's nodes are looked at for the next page, instead of the pages."""
+_NODES_AT_ONCE: Final = 1 << 16
 
 
 class Mapping:
@@ -118,20 +121,24 @@ class Mapping:
 
     def extend(self, nr_pages: int) -> None:
         """Make the file at least this long (i_size_write)."""
-        if nr_pages <= self.nr_pages:
-            return
-        self.nr_pages = nr_pages
-        old = len(self.pfn)
-        if nr_pages <= old:
-            return
-        capacity = max(nr_pages, 2 * old)
+        self.nr_pages = max(self.nr_pages, nr_pages)
+        if nr_pages > self.capacity_pages:
+            self._grow(max(nr_pages, 2 * self.capacity_pages))
+
+    def reserve(self, nr_pages: int) -> None:
+        """Have room for a file of this length, of which the pages that are used will take memory."""
+        if nr_pages > self.capacity_pages:
+            self._grow(nr_pages)
+
+    @property
+    def capacity_pages(self) -> int:
+        """How long the file may be without another look for room."""
+        return len(self.pfn)
+
+    def _grow(self, capacity: int) -> None:
         for column in ("pfn", "tags", "version", "stored", "shadow", "pte", "lost"):
-            grown = np.zeros(capacity, dtype=getattr(self, column).dtype)
-            grown[:old] = getattr(self, column)
-            setattr(self, column, grown)
-        nodes = np.zeros((capacity >> NODE_SHIFT) + 1, dtype=np.int32)
-        nodes[: len(self.node_entries)] = self.node_entries
-        self.node_entries = nodes
+            setattr(self, column, grown(getattr(self, column), capacity))
+        self.node_entries = grown(self.node_entries, (capacity >> NODE_SHIFT) + 1)
         self.pfn_of = scalar_view(self.pfn)
         self.tags_of = scalar_view(self.tags)
 
@@ -141,6 +148,16 @@ class Mapping:
         if start >= end:
             return np.zeros(0, dtype=np.intp)
         return np.flatnonzero(self.tags[start:end] & np.uint8(tag)) + start
+
+    def _next_node(self, start: int, end: int) -> int:
+        """Return the first index in ``[start, end)`` whose node of the tree has an entry; ``end`` if none has."""
+        node, last = start >> NODE_SHIFT, end - 1 >> NODE_SHIFT
+        while node <= last:
+            part = self.node_entries[node : min(node + _NODES_AT_ONCE, last + 1)]
+            if part.any():
+                return max(start, node + int((part != 0).argmax()) << NODE_SHIFT)
+            node += len(part)
+        return end
 
     def first_tagged(self, tag: int, start: int, end: int, limit: int) -> tuple[int, int]:
         """Return the first run of consecutive pages that carry a tag, as ``(index, pages)``; pages 0 if there is none.
@@ -153,7 +170,7 @@ class Mapping:
         while start < end:
             stop = min(end, start + window)
             if is_blank(self.tags[start:stop]):
-                start = stop
+                start = stop if end - stop < _FAR_PAGES else self._next_node(stop, end)
                 continue
             hits = self.tags[start:stop] & bit
             first = int(hits.argmax())

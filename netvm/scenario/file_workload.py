@@ -88,6 +88,7 @@ async def _write_pass(task: Task, host: Host, program: Program, mapping: Mapping
     cache = host.files.cache
     shared = SharedMapping(cache, host.files.reader, mapping) if spec.mmap else None
     seen = mapping.wb_err
+    mapping.reserve(spec.mib * PAGES_PER_MIB)
     for page, nr_pages in _chunks(spec, random):
         begun_ns = task.time_ns
         if shared is not None:

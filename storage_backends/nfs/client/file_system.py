@@ -122,7 +122,7 @@ class NfsFileSystem:
         inode = self._inode(mapping)
         await self._open(task, inode)
         end = index + nr_pages
-        inode.grow(end)
+        inode.grow(max(end, mapping.capacity_pages))
         if mapping.nr_writeback:
             await self.cache.wait_on_writeback(task, mapping, index, end)
         bare, nr = inode.without_request(index, end)

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from netvm.mm.frames import is_blank
+from netvm.mm.frames import grown, is_blank
 from netvm.pagecache.mapping import Mapping
 from netvm.units import PAGE_SIZE
 from storage_backends.nfs.client.pools import PoolObject
@@ -60,10 +60,7 @@ class Inode:
             return
         capacity = max(nr_pages, 2 * old)
         for name in ("requests", "states", "sent"):
-            column = getattr(self, name)
-            grown = np.zeros(capacity, dtype=column.dtype)
-            grown[:old] = column
-            setattr(self, name, grown)
+            setattr(self, name, grown(getattr(self, name), capacity))
 
     def without_request(self, index: int, end: int) -> tuple[npt.NDArray[np.intp] | slice, int]:
         """Return which pages of a range have no request yet, and how many they are."""

@@ -1,10 +1,14 @@
 """The columns: what a frame costs, and that both views are the same memory."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from netvm.mm import frames as frames_module
-from netvm.mm.frames import BYTES_PER_FRAME, Frames, common_item, is_blank
+from netvm.mm import frames as module
+from netvm.mm.frames import BYTES_PER_FRAME, Frames, common_item, grown, is_blank
 
 COLUMNS = ("flags", "block", "owner", "mapping", "index", "swap", "lru_slot", "pins", "memcg")
 
@@ -66,3 +70,31 @@ def test_what_a_batch_has_in_common(dtype: type, items: list[int]) -> None:
         alike = {sign * item for item in items} or {0}
         found = common_item(np.array([sign * item for item in items], dtype=dtype))
         assert found == (alike.pop() if len(alike) == 1 else None)
+
+
+@pytest.mark.parametrize("large_bytes", [0, 1 << 30])
+def test_a_column_that_grows_keeps_its_items(monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
+    """The old items come first, behind them all is blank, and both can be written, in a large column as in a small."""
+    monkeypatch.setattr(module, "_LARGE_BYTES", large_bytes)
+    monkeypatch.setattr(module, "_GROWN_ITEMS", 4)
+    old = np.array([0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 9], dtype=np.int32)
+    found = grown(old, 20)
+    assert found.dtype == old.dtype
+    assert found.tolist() == [*old.tolist(), *[0] * 9]
+    found[19] = found[0] = 1
+    assert old[0] == 0
+    assert found[[0, 4, 19]].tolist() == [1, 7, 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is resident")
+def test_a_large_column_takes_the_memory_that_is_used() -> None:
+    """Sixteen items here and there in 4 GiB are sixteen pages of memory, not as many huge ones."""
+    before = _resident_pages()
+    column = grown(np.ones(3, dtype=np.int8), 1 << 32)
+    column[:: 1 << 28] = 1
+    assert int(column[1 << 28]) == 1
+    assert _resident_pages() - before < 2000
+
+
+def _resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

@@ -3,9 +3,11 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netvm.pagecache import mapping as module
 from netvm.pagecache.mapping import TAG_DIRTY, TAG_WRITEBACK, Mapping
 
 
@@ -64,3 +66,33 @@ def test_a_file_never_shrinks_by_writing() -> None:
     mapping = _mapping([0] * 10)
     mapping.extend(4)
     assert mapping.nr_pages == 10
+
+
+@given(st.lists(st.integers(0, 40), max_size=6, unique=True), st.integers(0, 2600), st.integers(0, 2700))
+def test_what_lies_far_ahead_is_found_by_its_node(nodes: list[int], start: int, end: int) -> None:
+    """In a file that is nearly empty ``first_tagged`` finds what going over the pages finds."""
+    mapping = _mapping([0] * 2624)
+    for node in nodes:
+        index = node * 64 + node
+        mapping.tags[index] = TAG_DIRTY
+        mapping.node_entries[index >> 6] = 1
+    hits = [index for index in sorted(node * 65 for node in nodes) if start <= index < end]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_FAR_PAGES", 0)
+        patch.setattr(module, "_NODES_AT_ONCE", 3)
+        index, nr = mapping.first_tagged(TAG_DIRTY, start, end, 9)
+    assert nr == bool(hits)
+    assert not hits or index == hits[0]
+
+
+def test_room_that_is_reserved_changes_no_length() -> None:
+    """A file that will be long is as long as it is, and grows without looking for room again."""
+    mapping = _mapping([TAG_DIRTY])
+    mapping.reserve(5000)
+    assert (mapping.nr_pages, mapping.capacity_pages, mapping.tags[0]) == (1, 5000, TAG_DIRTY)
+    tags = mapping.tags
+    mapping.extend(5000)
+    assert mapping.tags is tags
+    assert mapping.nr_pages == 5000
+    mapping.reserve(10)
+    assert mapping.capacity_pages == 5000
