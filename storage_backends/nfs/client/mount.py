@@ -71,11 +71,16 @@ class Mount:
         return found.fh, attributes
 
     async def _call(self, task: Task, procedure: Procedure, args: Any) -> Any:
+        result = await self._result(task, procedure, args)
+        status = getattr(result, "status", NfsStat3.NFS3_OK)
+        if status:
+            raise UsageError(f"storage: the NFS server answered {procedure.name} with status {status}")
+        return result
+
+    async def _result(self, task: Task, procedure: Procedure, args: Any) -> Any:
+        """Make a call and return what it came to. Raises UsageError if it was not executed."""
         reply = await self.client.call_sync(task, procedure, args)
         if reply is None or reply.refusal:
             why = "no memory" if reply is None else reply.refusal
             raise UsageError(f"storage: NFS {procedure.name} failed: {why}")
-        status = getattr(reply.result, "status", NfsStat3.NFS3_OK)
-        if status:
-            raise UsageError(f"storage: the NFS server answered {procedure.name} with status {status}")
         return reply.result

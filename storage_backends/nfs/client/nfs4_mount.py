@@ -72,11 +72,7 @@ class Nfs4Mount(Mount):
         self, task: Task, name: str, *operations: tuple[int, Any], cachethis: bool = False
     ) -> CompoundRes:
         call = Call4(operations=operations, cachethis=cachethis)
-        reply = await self.client.call_sync(task, compound(name), call)
-        if reply is None or reply.refusal:
-            why = "no memory" if reply is None else reply.refusal
-            raise UsageError(f"storage: NFS {name} failed: {why}")
-        result: CompoundRes = reply.result
+        result: CompoundRes = await self._result(task, compound(name), call)
         if result.status:
             raise UsageError(f"storage: the NFS server answered {name} with {NfsStat4(result.status).name}")
         return result

@@ -34,7 +34,7 @@ from storage_backends.nfs.messages.operations import (
 )
 from storage_backends.nfs.messages.session import SequenceArgs
 
-__all__ = ["Call4", "Nfs4CallOps"]
+__all__ = ["SESSION_LOST", "Call4", "Nfs4CallOps"]
 
 NFS4_POLL_RETRY_MIN_NS: Final = NS_PER_S // 10
 NFS4_POLL_RETRY_MAX_NS: Final = 15 * NS_PER_S
@@ -42,7 +42,8 @@ _WRITTEN: Final = (3, 4, 45, 52, 53)
 """What is asked about a file that was written to: change, size, space_used, time_metadata, time_modify."""
 _COMPOUNDS: Final = {procedure: compound(procedure.name) for procedure in (READ, WRITE, COMMIT)}
 
-_SESSION_LOST: Final = (NfsStat4.NFS4ERR_BADSESSION, NfsStat4.NFS4ERR_DEADSESSION)
+SESSION_LOST: Final = (NfsStat4.NFS4ERR_BADSESSION, NfsStat4.NFS4ERR_DEADSESSION)
+"""The server does not know the session (any more)."""
 _STATE_LOST: Final = (
     NfsStat4.NFS4ERR_STALE_CLIENTID,
     NfsStat4.NFS4ERR_STALE_STATEID,
@@ -150,7 +151,7 @@ class Nfs4CallOps:
             return False
         if status in (NfsStat4.NFS4_OK, *_EXECUTED):
             slot.seq_nr += 1
-        elif status in _SESSION_LOST:
+        elif status in SESSION_LOST:
             if self.client.fixes.nfs4_freeze_session:
                 self.state.table.draining = True
             self.state.session_reset = True
@@ -169,7 +170,7 @@ class Nfs4CallOps:
         if status in _STATE_LOST:
             self.state.lease_expired = True
             await self.state.schedule(task)
-        if status in _SESSION_LOST or status in _STATE_LOST:
+        if status in SESSION_LOST or status in _STATE_LOST:
             if self.state.running:
                 self.state.wait_for_recovery(rpc)
             return False

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from netvm.errors import Errno
 from netvm.runtime.task import Task
-from storage_backends.nfs.client.nfs4_proc import Call4
+from storage_backends.nfs.client.nfs4_proc import SESSION_LOST, Call4
 from storage_backends.nfs.client.nfs4_state import Nfs4Client, OpenState
 from storage_backends.nfs.connection.procedures import compound
 from storage_backends.nfs.messages.compound import MAX_OPERATIONS, CompoundRes
@@ -29,7 +29,6 @@ OPEN_OWNER: Final = b"open id:0"
 _OVERHEAD_BYTES: Final = 4096
 """Room for what goes round the data of a READ or WRITE."""
 _CACHED_BYTES: Final = 4096
-_SESSION_LOST: Final = (NfsStat4.NFS4ERR_BADSESSION, NfsStat4.NFS4ERR_DEADSESSION)
 
 Failure = tuple[str, int]
 """What could not be done, and the negative errno or the server's status."""
@@ -88,10 +87,14 @@ class Recovery:
             if failed:
                 return failed
         if state.lease_expired:
-            for step in (self.establish, self._reclaim_opens, self._reclaim_complete, self._open_expired):
-                failed = await step(task)
-                if failed:
-                    return failed
+            failed = await self.establish(task) or await self._reclaim_opens(task)
+            if failed:
+                return failed
+            # a server that does not take this waits out its grace, and that is all
+            await self.complete(task)
+            failed = await self._open_expired(task)
+            if failed:
+                return failed
             state.lease_expired = False
         return None
 
@@ -100,7 +103,7 @@ class Recovery:
         state.session_reset = False
         args = DestroySessionArgs(sessionid=state.sessionid)
         result = await self._call(task, Nfs4Op.DESTROY_SESSION, args, in_session=False)
-        if result.status in (NfsStat4.NFS4_OK, *_SESSION_LOST):
+        if result.status in (NfsStat4.NFS4_OK, *SESSION_LOST):
             failed = await self._create_session(task, state.session_sequenceid)
             if failed and failed[1] == NfsStat4.NFS4ERR_STALE_CLIENTID:
                 state.lease_expired = True
@@ -117,11 +120,6 @@ class Recovery:
             opened.reclaim_nograce = status == NfsStat4.NFS4ERR_NO_GRACE
             if status and not opened.reclaim_nograce:
                 return ("reclaim reboot", status)
-        return None
-
-    async def _reclaim_complete(self, task: Task) -> Failure | None:
-        """Say that all was claimed back; if the server does not take it, it waits out its grace, and that is all."""
-        await self.complete(task)
         return None
 
     async def _open_expired(self, task: Task) -> Failure | None:

@@ -279,7 +279,7 @@ class RpcTask:
 
     async def call_transmit_status(self, _task: Task) -> None:
         """Wait for the reply, or go back to where the sending failed."""
-        if self.reply is not None and (not self.need_xmit or self.client.xprt.dequeue(self)):
+        if self._is_answered():
             self.action = None if self.client.ops is None else RpcTask.call_done
         elif not self.need_xmit:
             self.action = RpcTask.call_status
@@ -291,9 +291,13 @@ class RpcTask:
             if self.status == NO_MEMORY:
                 self.delay(RESERVE_DELAY_NS, "rpc_delay: no memory for the socket's packets")
 
+    def _is_answered(self) -> bool:
+        """Whether the reply has come and no part of the call is still to be sent."""
+        return self.reply is not None and (not self.need_xmit or self.client.xprt.dequeue(self))
+
     async def call_status(self, _task: Task) -> None:
         """The reply has come, or a time-out, or the end of the connection."""
-        if self.reply is not None and (not self.need_xmit or self.client.xprt.dequeue(self)):
+        if self._is_answered():
             self.action = None if self.client.ops is None else RpcTask.call_done
         elif self.need_xmit:
             self.action = RpcTask.call_connect

@@ -71,6 +71,8 @@ _ON_A_FILE_HANDLE: Final = (
     Nfs4Op.COMMIT,
 )
 """Operations that need a current file handle."""
+_ON_A_FILE: Final = (Nfs4Op.READ, Nfs4Op.WRITE, Nfs4Op.COMMIT)
+"""Those of them that need one of a file."""
 
 
 @dataclass(slots=True)
@@ -214,15 +216,19 @@ class Nfs4Service:
     def _execute(self, state: _Compound, args: CompoundArgs, results: list[tuple[int, Any]]) -> CompoundRes:
         status: int = _OK
         for number, op in args.operations[len(results) :]:
-            if number in _ON_A_FILE_HANDLE and not state.fh:
-                res = StatusRes(status=NfsStat4.NFS4ERR_NOFILEHANDLE)
-            else:
-                res = self._operations[number](state, op)
+            refused = self._refuses_handle(number, state.fh)
+            res = StatusRes(status=refused) if refused else self._operations[number](state, op)
             results.append((number, res))
             status = res.status
             if status:
                 break
         return CompoundRes(status=status, tag=args.tag, results=tuple(results))
+
+    def _refuses_handle(self, number: int, fh: bytes) -> int:
+        """Return the status of an operation that wants another current file handle than this."""
+        if number in _ON_A_FILE_HANDLE and not fh:
+            return NfsStat4.NFS4ERR_NOFILEHANDLE
+        return self._refuses_directory(fh) if number in _ON_A_FILE else _OK
 
     # -- sessions -------------------------------------------------------------------------------------------------
 
@@ -396,8 +402,8 @@ class Nfs4Service:
         if self.in_grace or not client.reclaim_complete:
             return OpenRes(status=NfsStat4.NFS4ERR_GRACE)
         if args.claim == Claim.FH:
-            is_directory = self._is_directory(state.fh)
-            return OpenRes(status=is_directory) if is_directory else self._opened(state, client)
+            status = self._refuses_directory(state.fh)
+            return OpenRes(status=status) if status else self._opened(state, client)
         if state.fh == PSEUDO_ROOT_FH:
             return OpenRes(status=NfsStat4.NFS4ERR_NOENT if args.create is None else NfsStat4.NFS4ERR_ACCESS)
         if args.create is None:
@@ -414,9 +420,10 @@ class Nfs4Service:
         """Return the status of claiming the current file back as one that was open before the restart."""
         if not self.in_grace or client.ownerid not in self._to_reclaim:
             return NfsStat4.NFS4ERR_NO_GRACE
-        return self._is_directory(state.fh)
+        return self._refuses_directory(state.fh)
 
-    def _is_directory(self, fh: bytes) -> int:
+    def _refuses_directory(self, fh: bytes) -> int:
+        """Return the status of doing to a directory what is done to files."""
         return NfsStat4.NFS4ERR_ISDIR if fh in (PSEUDO_ROOT_FH, ROOT_FH) else _OK
 
     def _opened(self, state: _Compound, client: _Client) -> OpenRes:
@@ -426,9 +433,6 @@ class Nfs4Service:
 
     def _check_stateid(self, state: _Compound, stateid: StateId) -> int:
         """Return the status of reading or writing the current file with a stateid (nfs4_preprocess_stateid_op)."""
-        is_directory = self._is_directory(state.fh)
-        if is_directory:
-            return is_directory
         if stateid == ANONYMOUS:
             return NfsStat4.NFS4ERR_GRACE if self.in_grace else _OK
         found = self._opens.get(stateid.other)
@@ -457,9 +461,6 @@ class Nfs4Service:
         return Write4Res(count=found.count, committed=found.committed, verifier=found.verifier)
 
     def _commit(self, state: _Compound, args: Any) -> Commit4Res:
-        is_directory = self._is_directory(state.fh)
-        if is_directory:
-            return Commit4Res(status=is_directory)
         found = self.service.call(COMMIT, CommitArgs(fh=state.fh, offset=args.offset, count=args.count))
         return Commit4Res(status=_status4(found.status), verifier=found.verifier)
 
