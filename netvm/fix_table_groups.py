@@ -78,5 +78,35 @@ GROUP_TABLE: Final = (
         source='a1231fda7e94 "SUNRPC: Set memalloc_nofs_save() on all rpciod/xprtiod jobs", Trond Myklebust',
         summary="a call's packets are allocated with GFP_KERNEL again, in the worker's NOFS scope, and it may reclaim",
     ),
+    Fix(
+        name="compaction",
+        year=2010,
+        version="2.6.35",
+        source='56de7263fcf3 "mm: compaction: direct compact when a high-order allocation fails", Mel Gorman',
+        summary="who needs a block and finds memory in pieces moves pages together, as kswapd does for the order it "
+        "was woken for; before, both reclaim until a block is there",
+    ),
+    Fix(
+        name="kcompactd",
+        year=2016,
+        version="4.6",
+        source='698b1b30642f "mm, compaction: introduce kcompactd", Vlastimil Babka',
+        summary="a thread of its own compacts in the background, woken by kswapd on its way to sleep",
+    ),
+    Fix(
+        name="proactive_compaction",
+        year=2020,
+        version="5.9",
+        source='facdaa917c4d "mm: proactive compaction", Nitin Gupta',
+        summary="kcompactd looks by itself, twice a second, whether free memory is in too small pieces",
+    ),
+    Fix(
+        name="compaction_isolation_limit",
+        year=2023,
+        version="6.5",
+        source='"mm: compaction: avoid GFP_NOFS ABBA deadlock", Johannes Weiner, May 2023',
+        summary="compaction that may enter a file system stops at an eighth of the isolated pages, so that one that "
+        "may not never waits for it",
+    ),
 )
 """Every cure of this kind, in the order of the fields of :class:`netvm.fixes.Fixes`."""

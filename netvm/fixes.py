@@ -116,6 +116,10 @@ class Fixes:
     ext4_page_before_handle: bool = True
     rpc_send_atomic: bool = True
     rpc_send_nofs: bool = True
+    compaction: bool = True
+    kcompactd: bool = True
+    proactive_compaction: bool = True
+    compaction_isolation_limit: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""

@@ -208,6 +208,12 @@ class SwapArea:
         self.vmstat.nr_file_pages -= len(pfns)
         self.slots.free(unused)
 
+    def move_in_swap_cache(self, src: int, dst: int) -> None:
+        """Have the slot of a page find it in its new frame."""
+        slot = self.frames.swap_of[dst] - 1
+        assert self.cache_of[slot] == src + 1, f"frame {src} is not where its slot has it"
+        self.cache_of[slot] = dst + 1
+
     def try_to_free_swap(self, pfn: int) -> bool:
         """Give up a page's slot if only the cache refers to it; the page is then dirty (folio_free_swap)."""
         frames = self.frames
@@ -487,13 +493,4 @@ class SwapArea:
 
     def digest(self) -> tuple[Any, ...]:
         """Return what of its state could make a retry succeed."""
-        return (
-            self.slots.nr_free,
-            self.nr_cleaned,
-            self.nr_read,
-            self.io.digest(),
-        )
-
-    def nr_nodes(self) -> int:
-        """Return the tree nodes in use."""
-        return len(self.tree)
+        return self.slots.nr_free, self.nr_cleaned, self.nr_read, self.io.digest()

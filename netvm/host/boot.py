@@ -28,6 +28,7 @@ from netvm.host.network import connect_nic, make_stack
 from netvm.mm.address_space import BOOT_TABLE, OOM_SCORE_ADJ_MIN, PTE_DIRTY, PTE_WRITE, PTE_YOUNG
 from netvm.mm.frames import PG_SWAPBACKED
 from netvm.mm.gfp import GFP_KERNEL, PF_KTHREAD
+from netvm.mm.kcompactd import Kcompactd
 from netvm.mm.kswapd import Kswapd
 from netvm.mm.ledger import Ledger
 from netvm.mm.lru import Lruvec
@@ -170,6 +171,7 @@ class _Boot:
             swap=swap,
             vmscan=vmscan,
             kswapd=Kswapd(self.world, vmscan),
+            kcompactd=vmscan.kcompactd,
             oom=oom,
             memory=memory,
             files=files,
@@ -364,7 +366,10 @@ class _Boot:
             costs=self.costs,
             swappiness=self.options.vm.swappiness,
             laptop_mode=bool(self.options.vm.laptop_mode),
+            compaction_proactiveness=self.options.vm.compaction_proactiveness,
         )
+        if self.fixes.kcompactd:
+            vmscan.kcompactd = Kcompactd(self.world, vmscan.compaction)
         swap.vmscan = vmscan
         return vmscan
 
@@ -482,5 +487,7 @@ def start_threads(host: Host) -> None:
     if host.crypt is not None:
         host.crypt.start(host.cpus)
     host.kswapd.start(host.cpus)
+    if host.kcompactd is not None:
+        host.kcompactd.start(host.cpus)
     if files.fuse_server is not None:
         host.world.spawn("fuse", files.fuse_server.serve, host.memory, cpus=host.cpus)

@@ -17,6 +17,7 @@ from netvm.host.files import Files
 from netvm.host.memory_map import MemoryMap
 from netvm.mm.buddy import Buddy
 from netvm.mm.frames import Frames
+from netvm.mm.kcompactd import Kcompactd
 from netvm.mm.kswapd import Kswapd
 from netvm.mm.ledger import Ledger
 from netvm.mm.lru import Lruvec
@@ -73,6 +74,7 @@ class Host:
     swap: SwapArea
     vmscan: Vmscan
     kswapd: Kswapd
+    kcompactd: Kcompactd | None
     oom: OomKiller
     memory: Memory
     files: Files

@@ -9,7 +9,7 @@ import numpy as np
 from netvm.host.backend import TracedBackend
 from netvm.host.machine import Host
 from netvm.host.sched_trace import SchedTrace, WorkTrace
-from netvm.mm.gfp import GFP_DIRECT_RECLAIM, PF_MEMALLOC, gfp_name
+from netvm.mm.gfp import GFP_DIRECT_RECLAIM, PF_MEMALLOC, gfp_migratetype, gfp_name
 from netvm.mm.mempool import Mempool
 from netvm.mm.page_alloc import PageAllocator
 from netvm.net.net_trace import NetTrace
@@ -55,13 +55,13 @@ def _probe_pages(pages: PageAllocator, recorder: Recorder) -> None:
     def get_page_from_freelist(task: Task, order: int, gfp: int, alloc_flags: int, owner: int) -> int:
         pfn = take(task, order, gfp, alloc_flags, owner)
         if pfn >= 0:
-            recorder.emit(_ALLOC, task, -1, pfn, order, pages.migratetype(gfp), recorder.mask(gfp))
+            recorder.emit(_ALLOC, task, -1, pfn, order, gfp_migratetype(gfp), recorder.mask(gfp))
         return pfn
 
     def try_alloc_run(task: Task, nr_pages: int, gfp: int, owner: int) -> list[int]:
         pfns = take_run(task, nr_pages, gfp, owner)
         rows = np.empty((len(pfns), 5), dtype=np.int64)
-        rows[:] = (-1, 0, 0, pages.migratetype(gfp), recorder.mask(gfp))
+        rows[:] = (-1, 0, 0, gfp_migratetype(gfp), recorder.mask(gfp))
         rows[:, 1] = pfns
         recorder.emit_many(_ALLOC, task, rows)
         return pfns
@@ -90,7 +90,7 @@ def attach(host: Host, recorder: Recorder) -> None:
     """Turn the tracepoints of a host on."""
     recorder.gfp_name = gfp_name
     recorder.may_stall = lambda task, gfp: bool(gfp & GFP_DIRECT_RECLAIM) and not task.flags & PF_MEMALLOC
-    host.vmscan.tracer = recorder
+    host.vmscan.tracer = host.vmscan.compaction.trace.recorder = recorder
     host.pages.tracer = recorder
     host.oom.tracer = recorder
     host.swap.tracer = recorder

@@ -362,9 +362,14 @@ class Buddy:
         # MODEL: at once on every CPU; the kernel sends a work item to each and waits.
         """
         for zone in zones:
-            for pcp in zone.pcp:
-                while pcp.count:
-                    self._free_pcppages_bulk(zone, pcp, min(pcp.count, pcp.batch << 5), 0)
+            for cpu in range(len(zone.pcp)):
+                self.drain_pages(zone, cpu)
+
+    def drain_pages(self, zone: Zone, cpu: int) -> None:
+        """Give the per-cpu pages of one CPU back (drain_pages_zone)."""
+        pcp = zone.pcp[cpu if cpu < len(zone.pcp) else 0]
+        while pcp.count:
+            self._free_pcppages_bulk(zone, pcp, min(pcp.count, pcp.batch << 5), 0)
 
     # -- handing out ----------------------------------------------------------------------------------------------
 
@@ -377,6 +382,8 @@ class Buddy:
         frames.block_of[pfn] = order
         if order:
             frames.owner[pfn : pfn + size] = owner
+            # only a head says what order it is of
+            frames.block[pfn + 1 : pfn + size] = 0
         else:
             frames.owner_of[pfn] = owner
         self.ledger.counts[owner] += size

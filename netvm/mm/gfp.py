@@ -62,7 +62,9 @@ __all__ = [
     "PF_OOM_VICTIM",
     "GfpScope",
     "current_gfp_context",
+    "gfp_migratetype",
     "gfp_name",
+    "gfp_to_alloc_flags",
     "gfp_zone",
 ]
 
@@ -173,6 +175,25 @@ def gfp_zone(gfp: int) -> int:
     # MODEL: nobody asks for __GFP_DMA or __GFP_DMA32 memory.
     """
     return _MOVABLE if gfp & (GFP_HIGHMEM | GFP_MOVABLE) == GFP_HIGHMEM | GFP_MOVABLE else _NORMAL
+
+
+def gfp_migratetype(gfp: int) -> int:
+    """Return the migrate type a mask asks for: 1 movable, 2 reclaimable, else 0 (gfp_migratetype)."""
+    return 1 if gfp & GFP_MOVABLE else 2 if gfp & GFP_RECLAIMABLE else 0
+
+
+def gfp_to_alloc_flags(gfp: int, order: int) -> int:
+    """Return the slow path's flags for a mask (gfp_to_alloc_flags)."""
+    alloc_flags = ALLOC_WMARK_MIN
+    if gfp & GFP_HIGH:
+        alloc_flags |= ALLOC_MIN_RESERVE
+    if gfp & GFP_KSWAPD_RECLAIM:
+        alloc_flags |= ALLOC_KSWAPD
+    if not gfp & GFP_DIRECT_RECLAIM and not gfp & GFP_NOMEMALLOC:
+        alloc_flags |= ALLOC_NON_BLOCK
+        if order > 0 and alloc_flags & ALLOC_MIN_RESERVE:
+            alloc_flags |= ALLOC_HIGHATOMIC
+    return alloc_flags
 
 
 def current_gfp_context(task: Task, gfp: int) -> int:

@@ -58,11 +58,13 @@ class Kswapd:
             alloc_order, vmscan.kswapd_order = vmscan.kswapd_order, 0
             self.highest, vmscan.kswapd_highest = self._kswapd_highest_zoneidx(), -1
             reclaim_order = await self.balance_pgdat(task, alloc_order)
+            asked_order = alloc_order
             if reclaim_order == alloc_order:
                 # a run that kept its order may sleep for what was asked meanwhile, not for what it was woken for
                 reclaim_order = vmscan.kswapd_order
                 self.highest = self._kswapd_highest_zoneidx()
-            await self.kswapd_try_to_sleep(task, reclaim_order)
+                asked_order = reclaim_order
+            await self.kswapd_try_to_sleep(task, asked_order, reclaim_order)
 
     def _kswapd_highest_zoneidx(self) -> int:
         """Return the highest zone somebody asked for, or that of the last run."""
@@ -82,12 +84,14 @@ class Kswapd:
             return True
         return False
 
-    async def kswapd_try_to_sleep(self, task: Task, reclaim_order: int) -> None:
-        """Nap, and if the node is still balanced then, sleep until woken."""
+    async def kswapd_try_to_sleep(self, task: Task, alloc_order: int, reclaim_order: int) -> None:
+        """Nap, and if the node is still balanced then, sleep until woken; kcompactd sees to the order meanwhile."""
         vmscan = self.vmscan
         if not self._prepare_kswapd_sleep(reclaim_order):
             vmscan.vmstat.kswapd_high_wmark_hit_quickly += 1
             return
+        vmscan.compaction.reset_isolation_suitable()
+        vmscan.wakeup_kcompactd(alloc_order, self.highest)
         woken = await vmscan.kswapd_wait.wait(task, timeout_ns=vmscan.world.wheel_ns(NAP_NS))
         if woken:
             vmscan.kswapd_order = max(vmscan.kswapd_order, reclaim_order)
@@ -124,6 +128,10 @@ class Kswapd:
         if boosted:
             for zone, boost in zip(zones, boosts, strict=True):
                 zone.watermark_boost -= min(zone.watermark_boost, boost)
+            # the steal that raised the boost mixed a pageblock: make another whole
+            vmscan.wakeup_kcompactd(zones[-1].pageblock_order, self.highest)
+        if order and vmscan.fixes.compaction and not vmscan.fixes.kcompactd:
+            await vmscan.compaction.compact_pgdat(task, order)
         vmscan.snapshot_refaults()
         return sc.order
 

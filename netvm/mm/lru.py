@@ -441,11 +441,15 @@ class Lruvec:
     def forget_many(self, pfns: PfnArray) -> None:
         """Take pages that are freed off their lists (munmap, exit)."""
         self.lru_add_drain()
-        if self.by_memcg:
-            for lruvec, mine in self._by_group(pfns.tolist()):
-                lruvec.take_off(np.array(mine, dtype=np.intp))
+        self.isolate(pfns)
+
+    def isolate(self, pfns: PfnArray) -> None:
+        """Take pages off their lists, whatever group they belong to; batches keep what they hold."""
+        if not self.by_memcg:
+            self.take_off(pfns)
             return
-        self.take_off(pfns)
+        for lruvec, mine in self._by_group(pfns.tolist()):
+            lruvec.take_off(np.array(mine, dtype=np.intp))
 
     def take_off(self, pfns: PfnArray) -> None:
         """Take pages of this lruvec off its lists."""
@@ -468,6 +472,11 @@ class Lruvec:
     def batched(self) -> list[int]:
         """The pages in the ``lru_add`` batch."""
         return [*self._add_batch, *(pfn for lruvec in self.by_memcg[1:] for pfn in lruvec.batched)]
+
+    @property
+    def rotating(self) -> list[int]:
+        """The pages in the ``lru_rotate`` batch, which holds a reference to each."""
+        return [*self._rotate_batch, *(pfn for lruvec in self.by_memcg[1:] for pfn in lruvec.rotating)]
 
     def note_cost(self, *, file: bool, nr_pages: int) -> None:
         """Remember what reclaiming a type has cost, here and above; old costs fade (lru_note_cost)."""

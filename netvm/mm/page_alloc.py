@@ -9,7 +9,6 @@ A request that may not sleep is an ordinary function, :meth:`PageAllocator.try_a
 program that touches much memory takes pages in blocks (:meth:`PageAllocator.try_alloc_run`), which gives exactly the
 pages so many single requests would get.
 
-# MODEL: no compaction: a high-order request that must block reclaims and retries as if compaction were always skipped.
 # MODEL: cpusets, mempolicies and node reclaim do not exist on one node.
 """
 
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
 from netvm.mm.buddy import Buddy
-from netvm.mm.frames import PG_BUDDY, PG_PCP, Frames
+from netvm.mm.compact_control import CompactPriority, CompactTries
+from netvm.mm.frames import PG_PCP, Frames
 from netvm.mm.gfp import (
     ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
     ALLOC_MIN_RESERVE,
     ALLOC_NO_WATERMARKS,
-    ALLOC_NON_BLOCK,
     ALLOC_OOM,
     ALLOC_RESERVES,
     ALLOC_WMARK_HIGH,
@@ -33,31 +32,28 @@ from netvm.mm.gfp import (
     GFP_ATOMIC_BIT,
     GFP_DIRECT_RECLAIM,
     GFP_FS,
-    GFP_HIGH,
+    GFP_IO,
     GFP_KSWAPD_RECLAIM,
     GFP_MEMALLOC,
-    GFP_MOVABLE,
     GFP_NOFAIL,
     GFP_NOMEMALLOC,
     GFP_NORETRY,
     GFP_NOWARN,
-    GFP_RECLAIMABLE,
     GFP_RETRY_MAYFAIL,
     GFP_WRITE,
     PF_MEMALLOC,
     PF_OOM_VICTIM,
     current_gfp_context,
+    gfp_migratetype,
     gfp_name,
+    gfp_to_alloc_flags,
     gfp_zone,
 )
 from netvm.mm.ledger import FREE, PCP, Ledger
 from netvm.mm.ports import LogPort, NodeDirtyPort
 from netvm.mm.zone import (
     MOVABLE,
-    NR_PCPTYPES,
     PAGE_ALLOC_COSTLY_ORDER,
-    RECLAIMABLE,
-    UNMOVABLE,
     Node,
     Zone,
 )
@@ -119,24 +115,6 @@ class PageAllocator:
 
     # -- masks to flags -------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def migratetype(gfp: int) -> int:
-        """Return the migrate type a mask asks for (gfp_migratetype)."""
-        return MOVABLE if gfp & GFP_MOVABLE else RECLAIMABLE if gfp & GFP_RECLAIMABLE else UNMOVABLE
-
-    def gfp_to_alloc_flags(self, gfp: int, order: int) -> int:
-        """Return the slow path's flags for a mask (gfp_to_alloc_flags)."""
-        alloc_flags = ALLOC_WMARK_MIN
-        if gfp & GFP_HIGH:
-            alloc_flags |= ALLOC_MIN_RESERVE
-        if gfp & GFP_KSWAPD_RECLAIM:
-            alloc_flags |= ALLOC_KSWAPD
-        if not gfp & GFP_DIRECT_RECLAIM and not gfp & GFP_NOMEMALLOC:
-            alloc_flags |= ALLOC_NON_BLOCK
-            if order > 0 and alloc_flags & ALLOC_MIN_RESERVE:
-                alloc_flags |= ALLOC_HIGHATOMIC
-        return alloc_flags
-
     def gfp_pfmemalloc_flags(self, task: Task, gfp: int) -> int:
         """Return what opens the deep reserve to this request, 0 if nothing does (__gfp_pfmemalloc_flags)."""
         if gfp & GFP_NOMEMALLOC:
@@ -161,7 +139,7 @@ class PageAllocator:
 
     def get_page_from_freelist(self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int) -> int:
         """Try each zone the mask may use once, highest first; return a block's first frame or -1."""
-        migratetype = self.migratetype(gfp)
+        migratetype = gfp_migratetype(gfp)
         highest = gfp_zone(gfp)
         for zone in reversed(self.node.zones):
             if zone.index > highest:
@@ -215,21 +193,20 @@ class PageAllocator:
         refused = self.world.mishaps and self.world.mishap("alloc", 2)
         pfn = -1 if refused else self._fast_path(task, order, gfp, owner)
         if pfn < 0 and not refused:
-            pfn, _ = self._first_slow_attempts(task, order, gfp, owner)
+            pfn, alloc_flags = self._attempt_at_min(task, order, gfp, owner)
+            if pfn < 0:
+                pfn, _ = self._retry_attempt(task, order, gfp, alloc_flags, owner)
         if pfn < 0:
             self.warn_alloc(task, order, gfp)
         return pfn
 
-    def _first_slow_attempts(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, int]:
-        """Steps 1 to 5 of the slow path: the min mark, then whatever reserve is open. Returns frame and flags."""
+    def _attempt_at_min(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, int]:
+        """Steps 1 to 3 of the slow path: kswapd is woken, and the min mark tried. Returns frame and flags."""
         self.charge(task, self.costs.alloc_slow)
-        alloc_flags = self.gfp_to_alloc_flags(gfp, order)
+        alloc_flags = gfp_to_alloc_flags(gfp, order)
         if alloc_flags & ALLOC_KSWAPD:
             self.wake_all_kswapds(gfp, order)
-        pfn = self.get_page_from_freelist(task, order, gfp, alloc_flags, owner)
-        if pfn >= 0:
-            return pfn, alloc_flags
-        return self._retry_attempt(task, order, gfp, alloc_flags, owner)
+        return self.get_page_from_freelist(task, order, gfp, alloc_flags, owner), alloc_flags
 
     def _retry_attempt(self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int) -> tuple[int, int]:
         """Step 5: with the reserve, if this request is entitled to it, else as before."""
@@ -253,11 +230,16 @@ class PageAllocator:
 
     async def alloc_pages_slowpath(self, task: Task, order: int, gfp: int, owner: int) -> int:
         """Do what the fast path could not (__alloc_pages_slowpath)."""
-        pfn, alloc_flags = self._first_slow_attempts(task, order, gfp, owner)
+        pfn, alloc_flags = self._attempt_at_min(task, order, gfp, owner)
+        tries = CompactTries()
+        if pfn < 0 and order:
+            pfn = await self._compact_first(task, order, gfp, alloc_flags, owner)
+        if pfn < 0:
+            pfn, alloc_flags = self._retry_attempt(task, order, gfp, alloc_flags, owner)
         stalls = pfn < 0 and self.tracer is not None and self.tracer.begin_stall(task, order, gfp)
         no_progress_loops = 0
         while pfn < 0:
-            pfn, loops = await self._reclaim_round(task, order, gfp, alloc_flags, no_progress_loops, owner)
+            pfn, loops = await self._reclaim_round(task, order, gfp, alloc_flags, no_progress_loops, owner, tries)
             if pfn >= 0:
                 break
             if loops >= 0:
@@ -284,8 +266,27 @@ class PageAllocator:
             self.warn_alloc(task, order, gfp)
         return pfn
 
+    async def _compact_first(self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int) -> int:
+        """Step 4: a block that cannot move is worth compaction before reclaim; return its first frame or -1.
+
+        # MODEL: nobody asks for more than order 3.
+        """
+        if not gfp & GFP_DIRECT_RECLAIM or not gfp & GFP_IO or self.gfp_pfmemalloc_allowed(task, gfp):
+            return -1
+        if order <= PAGE_ALLOC_COSTLY_ORDER and gfp_migratetype(gfp) == MOVABLE:
+            return -1
+        tries = CompactTries(CompactPriority.ASYNC)
+        return await self.vmscan.compaction.direct_compact(task, order, gfp, alloc_flags, tries, owner)
+
     async def _reclaim_round(
-        self, task: Task, order: int, gfp: int, alloc_flags: int, no_progress_loops: int, owner: int
+        self,
+        task: Task,
+        order: int,
+        gfp: int,
+        alloc_flags: int,
+        no_progress_loops: int,
+        owner: int,
+        tries: CompactTries,
     ) -> tuple[int, int]:
         """Steps 6 to 14 of the slow path: reclaim, try, and say whether to go round again.
 
@@ -294,10 +295,15 @@ class PageAllocator:
         if not gfp & GFP_DIRECT_RECLAIM or task.flags & PF_MEMALLOC:
             return -1, -1
         pfn, did_some_progress = await self.alloc_pages_direct_reclaim(task, order, gfp, alloc_flags, owner)
+        compaction = self.vmscan.compaction
+        if pfn < 0 and order:
+            pfn = await compaction.direct_compact(task, order, gfp, alloc_flags, tries, owner)
         if pfn >= 0 or gfp & GFP_NORETRY or (order > PAGE_ALLOC_COSTLY_ORDER and not gfp & GFP_RETRY_MAYFAIL):
             return pfn, -1
         loops = 0 if did_some_progress and order <= PAGE_ALLOC_COSTLY_ORDER else no_progress_loops + 1
         if await self.should_reclaim_retry(task, order, alloc_flags, loops, gfp):
+            return -1, loops
+        if did_some_progress and compaction.should_compact_retry(task, order, gfp, tries):
             return -1, loops
         pfn, oom_progress = await self.alloc_pages_may_oom(task, order, gfp, owner)
         if pfn >= 0:
@@ -355,7 +361,7 @@ class PageAllocator:
     def _unreserve_highatomic(self, gfp: int, *, force: bool) -> bool:
         """Give a HIGHATOMIC pageblock of the request's zones back; whether pages moved."""
         zones = [zone for zone in self.node.zones if zone.index <= gfp_zone(gfp)]
-        return self.buddy.pageblocks.unreserve_highatomic_pageblock(zones, self.migratetype(gfp), force=force)
+        return self.buddy.pageblocks.unreserve_highatomic_pageblock(zones, gfp_migratetype(gfp), force=force)
 
     async def alloc_pages_may_oom(self, task: Task, order: int, gfp: int, owner: int) -> tuple[int, bool]:
         """Last attempt at the high mark, then the OOM killer; return frame and whether that was progress."""
@@ -406,7 +412,7 @@ class PageAllocator:
             self.wake_all_kswapds(gfp, 0)
             nr_pages = 1 if task.cpus is not None and task.cpus.need_resched else min(nr_pages, spare)
             self.charge(task, self.costs.alloc_slow * nr_pages)
-        migratetype = self.migratetype(gfp)
+        migratetype = gfp_migratetype(gfp)
         pcp_list = pcp.lists[migratetype]
         from_pcp = min(nr_pages, len(pcp_list))
         pages = [pcp_list.popleft() for _ in range(from_pcp)]
@@ -488,7 +494,3 @@ class PageAllocator:
         """Pay and give way if need be, on a host whose CPU time counts."""
         if task.cpus is not None:
             await task.cpus.cond_resched(task)
-
-
-assert not PG_BUDDY & PG_PCP
-assert NR_PCPTYPES == RECLAIMABLE + 1

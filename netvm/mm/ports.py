@@ -53,6 +53,14 @@ class FilePort(Protocol):
         """Have file systems give up their private data of clean pages; return which can go (filemap_release_folio)."""
         ...
 
+    def may_migrate(self, pfn: int) -> bool:
+        """Whether a page can move to another frame: its file system keeps nothing with it (folio_test_private)."""
+        ...
+
+    def move_folio(self, src: int, dst: int) -> None:
+        """Have the file of a page, whose columns have moved, find it in its new frame (folio_migrate_mapping)."""
+        ...
+
     def remove_mapping(self, pfns: PfnArray) -> None:
         """Take clean, unmapped pages out of their files, leaving shadows (__remove_mapping)."""
         ...
@@ -148,6 +156,10 @@ class SwapPort(Protocol):
 
     def delete_from_swap_cache(self, pfns: list[int]) -> None:
         """Take clean pages out of the swap cache and free slots nobody refers to (__remove_mapping)."""
+        ...
+
+    def move_in_swap_cache(self, src: int, dst: int) -> None:
+        """Have the slot of a page, whose columns have moved, find it in its new frame (folio_migrate_mapping)."""
         ...
 
     def try_to_free_swap(self, pfn: int) -> bool:

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from netvm.fixes import Fixes
+from netvm.mm.compaction import Compaction
 from netvm.mm.frames import PG_LRU, PG_UNEVICTABLE
 from netvm.mm.gfp import (
     ALLOC_WMARK_MIN,
+    GFP_DIRECT_RECLAIM,
     GFP_FS,
     GFP_IO,
     GFP_KERNEL,
@@ -62,6 +64,7 @@ from netvm.trace.vmstat import VmStat
 from netvm.units import NS_PER_S
 
 if TYPE_CHECKING:
+    from netvm.mm.kcompactd import Kcompactd
     from netvm.mm.memcontrol import MemCgroup
 
 __all__ = ["Vmscan"]
@@ -100,6 +103,7 @@ class Vmscan:
         costs: CpuCosts,
         swappiness: int,
         laptop_mode: bool = False,
+        compaction_proactiveness: int = 20,
     ) -> None:
         self.world = world
         self.node = node
@@ -126,6 +130,8 @@ class Vmscan:
         self.tracer: Recorder | None = None
         self.shrinker = Shrinker(self)
         self.slab_shrinkers = SlabShrinkers(vmstat)
+        self.compaction = Compaction(self, proactiveness=compaction_proactiveness)
+        self.kcompactd: Kcompactd | None = None
         self.file_shrinker: FileShrinker | None = None
         """None while the host has no page cache: then there are no file pages."""
         pages.vmscan = self
@@ -163,10 +169,18 @@ class Vmscan:
         hopeless = self.kswapd_gave_up()
         boosted = any(zone.watermark_boost for zone in self.node.zones if zone.index <= highest)
         if hopeless or (self.pgdat_balanced(order, highest=highest) and not boosted):
+            if not gfp & GFP_DIRECT_RECLAIM:
+                # nothing to reclaim for, but who asks cannot compact either
+                self.wakeup_kcompactd(order, highest)
             return
         if self.tracer is not None:
             self.tracer.emit(_WAKEUP_KSWAPD, self.world.current, 0, order, self.tracer.mask(gfp))
         self.kswapd_wait.wake_one()
+
+    def wakeup_kcompactd(self, order: int, highest: int) -> None:
+        """Ask kcompactd for blocks of an order, if there is one."""
+        if self.kcompactd is not None:
+            self.kcompactd.wakeup_kcompactd(order, highest)
 
     def pgdat_balanced(self, order: int, *, highest: int = ZONE_MOVABLE) -> bool:
         """Whether some zone up to this one is above its high mark for this order (pgdat_balanced)."""

@@ -244,13 +244,29 @@ class Zone:
             return -1000
         return 1000 - (1000 + self.nr_free * 1000 // (1 << order)) // sum(nr_blocks)
 
+    def extfrag_for_order(self, order: int) -> int:
+        """Return how much of free memory is in blocks smaller than this order, in percent (extfrag_for_order)."""
+        if not self.nr_free:
+            return 0
+        suitable = sum(len(heads) << at for at, lists in enumerate(self.free_lists) if at >= order for heads in lists)
+        return (self.nr_free - suitable) * 100 // self.nr_free
+
     def compaction_suitable(self, order: int) -> bool:
         """Whether a block is there or compaction could make one: not COMPACT_SKIPPED (mm/compaction.c)."""
         if self.watermark_ok(order, self.min_wmark_pages(), 3, 0, self.nr_free):
             return True
+        return self.could_compact(order, 3, self.nr_free) and self.is_fragmented(order)
+
+    def could_compact(self, order: int, highest_zoneidx: int, free_pages: int) -> bool:
+        """Whether so many free pages are enough to move others: twice the block above the min mark.
+
+        For a costly order above the low mark (__compaction_suitable).
+        """
         mark = self.wmark_pages(ALLOC_WMARK_LOW if order > PAGE_ALLOC_COSTLY_ORDER else ALLOC_WMARK_MIN)
-        if not self.watermark_ok(0, mark + (2 << order), 3, 0, self.nr_free):
-            return False
+        return self.watermark_ok(0, mark + (2 << order), highest_zoneidx, 0, free_pages)
+
+    def is_fragmented(self, order: int) -> bool:
+        """Whether fragmentation is what is wrong, for a costly order, and not too little memory."""
         return order <= PAGE_ALLOC_COSTLY_ORDER or not 0 <= self.fragmentation_index(order) <= EXTFRAG_THRESHOLD
 
 

@@ -92,6 +92,18 @@ class FileReclaim:
                 can_go[here] = await mapping.fs.release_folios(task, pfns[here], gfp)
         return can_go
 
+    def may_migrate(self, pfn: int) -> bool:
+        """Whether the file system keeps nothing with a page: NFS's move only without a request (nfs_migrate_folio)."""
+        private = self.cache.mappings[-self.frames.mapping_of[pfn]].fs.has_private(np.array([pfn], dtype=np.intp))
+        return private is None or not private.any()
+
+    def move_folio(self, src: int, dst: int) -> None:
+        """Have the file of a page find it in its new frame."""
+        mapping = self.cache.mappings[-self.frames.mapping_of[dst]]
+        index = self.frames.index_of[dst] - 1
+        assert mapping.pfn_of[index] == src + 1, f"frame {src} is not where its file has it"
+        mapping.pfn_of[index] = dst + 1
+
     def remove_mapping(self, pfns: PfnArray) -> None:
         """Take clean, unmapped pages out of their files, leaving shadows (__remove_mapping, workingset_eviction)."""
         lruvec = self.cache.lruvec

@@ -34,6 +34,8 @@ class CpuCosts:
     """A clean page freed."""
     scan_activate: int = 900
     """A page met under writeback and activated."""
+    compact_scan: int = 50
+    """A frame that a scanner of compaction passes; no recorded run that counts instructions has any."""
     shrink_call: int = 2_500
     """A batch of its own: list locks, drain, trace."""
     reclaim_pass: int = 4_000

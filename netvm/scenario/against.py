@@ -60,6 +60,12 @@ _COUNTERS: Final = (
     "pgfree",
     "slabs_scanned",
     "compact_stall",
+    "compact_daemon_wake",
+    "compact_migrate_scanned",
+    "compact_free_scanned",
+    "compact_isolated",
+    "pgmigrate_success",
+    "pgmigrate_fail",
     "oom_kill",
 )
 """Counters of /proc/vmstat that tell how reclaim, swap and writeback went; ``allocstall`` is the sum over zones."""

@@ -22,6 +22,7 @@ _SYSCTLS: Final = {
     "min_free_kbytes": "min_free_kbytes",
     "watermark_scale_factor": "watermark_scale_factor",
     "watermark_boost_factor": "watermark_boost_factor",
+    "compaction_proactiveness": "compaction_proactiveness",
     "swappiness": "swappiness",
     "page-cluster": "page-cluster",
 }

@@ -179,6 +179,8 @@ class Vm(_Table, frozen=True, kw_only=True, rename=lambda name: name.replace("pa
     """Distance between the watermarks, at least this many ten-thousandths of the zone."""
     watermark_boost_factor: Natural = 15000
     """Boost after a fragmenting fallback: at most this many ten-thousandths of the high mark; 0: no boost."""
+    compaction_proactiveness: Annotated[int, Meta(ge=0, le=100)] = 20
+    """How small the pieces of free memory may get before kcompactd compacts by itself; 0: it does not."""
     swappiness: Annotated[int, Meta(ge=0, le=200)] = 60
     """Relative cost of swapping against dropping file pages."""
     page_cluster: Annotated[int, Meta(ge=0, le=10)] = 3

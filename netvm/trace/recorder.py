@@ -28,7 +28,7 @@ __all__ = ["DEFAULT_GROUPS", "FULL_GROUPS", "SAMPLE_NS", "Recorder"]
 
 CHUNK_RECORDS: Final = 1 << 14
 SAMPLE_NS: Final = 1_000_000
-DEFAULT_GROUPS: Final = ("vmscan", "oom", "writeback", "nfs", "sunrpc", "sched", "netvm")
+DEFAULT_GROUPS: Final = ("vmscan", "compaction", "oom", "writeback", "nfs", "sunrpc", "sched", "netvm")
 FULL_GROUPS: Final = (*DEFAULT_GROUPS, "sock", "skb", "tcp", "workqueue", "kmem")
 
 _STALL_BEGIN: Final = number_of("alloc_stall_begin")

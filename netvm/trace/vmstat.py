@@ -63,9 +63,17 @@ _COUNTERS = (
     "pageoutrun",
     "pgrotated",
     "oom_kill",
+    "pgmigrate_success",
+    "pgmigrate_fail",
+    "compact_migrate_scanned",
+    "compact_free_scanned",
+    "compact_isolated",
     "compact_stall",
     "compact_fail",
     "compact_success",
+    "compact_daemon_wake",
+    "compact_daemon_migrate_scanned",
+    "compact_daemon_free_scanned",
     "swap_ra",
     "swap_ra_hit",
 )
@@ -128,9 +136,17 @@ class VmStat:
     pageoutrun: int
     pgrotated: int
     oom_kill: int
+    pgmigrate_success: int
+    pgmigrate_fail: int
+    compact_migrate_scanned: int
+    compact_free_scanned: int
+    compact_isolated: int
     compact_stall: int
     compact_fail: int
     compact_success: int
+    compact_daemon_wake: int
+    compact_daemon_migrate_scanned: int
+    compact_daemon_free_scanned: int
     swap_ra: int
     swap_ra_hit: int
 

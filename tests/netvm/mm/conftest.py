@@ -18,7 +18,7 @@ from netvm.block.swap import SwapArea
 from netvm.block.swap_file import FileSwapIo, SwapFileSystem
 from netvm.block.swap_io import BlockSwapIo
 from netvm.fixes import Fixes, preset
-from netvm.mm.address_space import AddressSpace
+from netvm.mm.address_space import BOOT_TABLE, AddressSpace
 from netvm.mm.buddy import Buddy
 from netvm.mm.frames import Frames, PfnArray
 from netvm.mm.gfp import PF_KTHREAD
@@ -304,15 +304,8 @@ class MiniHost:
         self.swap.vmscan = self.vmscan
         self.shrinker = self.vmscan.shrinker
         self.oom = OomKiller(self.world, vmscan=self.vmscan, fixes=self.fixes, log=self.pages.log)
-        self.memory = Memory(
-            self.world,
-            pages=self.pages,
-            lruvec=self.lruvec,
-            shrinker=self.shrinker,
-            swap=self.swap,
-            vmstat=self.vmstat,
-            costs=self.costs,
-        )
+        rooms = {"pages": self.pages, "lruvec": self.lruvec, "shrinker": self.shrinker, "swap": self.swap}
+        self.memory = Memory(self.world, **rooms, vmstat=self.vmstat, costs=self.costs)
         self.oom.unmap = self.memory.unmap_all
         self.kswapd = Kswapd(self.world, self.vmscan)
 
@@ -342,13 +335,8 @@ class MiniHost:
         )
 
     def _file_io(self, file_system: SwapFileSystem) -> FileSwapIo:
-        io = FileSwapIo(
-            self.world,
-            file_system,
-            self.slabs["kmalloc-1k"],
-            nomemalloc=self.fixes.mempool_nomemalloc,
-            log=self.pages.log,
-        )
+        slabs, nomemalloc = self.slabs["kmalloc-1k"], self.fixes.mempool_nomemalloc
+        io = FileSwapIo(self.world, file_system, slabs, nomemalloc=nomemalloc, log=self.pages.log)
         io.fill(self.softirq)
         return io
 
@@ -402,6 +390,16 @@ class MiniHost:
         self.frames.flags[held] = 0x0048 | (0x0010 if lru & 1 else 0)  # PG_LRU, PG_SWAPBACKED, PG_ACTIVE
         self.lruvec.lists[lru].add_head(held)
         return held
+
+    def program(self, pfns: list[int], task: Task | None = None) -> AddressSpace:
+        """Map a program's pages at frames that boot holds, in this order, and put them on their list."""
+        space = self.memory.map_anonymous(task or self.task(), len(pfns))
+        space.table_of[:] = [BOOT_TABLE] * len(space.table_of)
+        for pfn in pfns:
+            self.ledger.change_owner(self.frames, pfn, 1, self.memory.owner_anon)
+        self.memory._map_new(self.task(), space, 0, np.array(pfns, dtype=np.intp))
+        self.lruvec.lru_add_drain()
+        return space
 
     # Running
 

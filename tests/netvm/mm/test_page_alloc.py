@@ -31,6 +31,7 @@ from netvm.mm.gfp import (
     PF_MEMALLOC,
     PF_MEMALLOC_NOIO,
     PF_OOM_VICTIM,
+    gfp_migratetype,
 )
 from netvm.mm.zone import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
 from netvm.runtime.workqueue import PF_WQ_WORKER
@@ -57,7 +58,7 @@ class Script:
         self.nr_locked = 0
         """So many attempts find oom_lock taken."""
         self.unlocked_ns = []
-        host.pages.vmscan = host.pages.oom = self.throttles = self
+        host.pages.vmscan = host.pages.oom = self.throttles = self.compaction = self
 
     async def between_rounds(self, task):
         """Go on at once."""
@@ -78,6 +79,15 @@ class Script:
         self.masks.append(gfp)
         self.on_reclaim(self.nr_reclaims)
         return self.progress
+
+    async def direct_compact(self, task, order, gfp, alloc_flags, tries, owner):
+        """Note how hard, and find nothing."""
+        self.log.append(f"compact {tries.priority.name}")
+        return -1
+
+    def should_compact_retry(self, task, order, gfp, tries):
+        """Once is enough."""
+        return False
 
     def zone_reclaimable_pages(self, zone):
         """What the test says."""
@@ -346,7 +356,7 @@ def test_a_mask_without_the_kswapd_bit_wakes_nobody(make_host) -> None:
 )
 def test_the_mask_names_the_migrate_type(host, gfp: int, kind: int) -> None:
     """__GFP_MOVABLE, __GFP_RECLAIMABLE, or neither."""
-    assert host.pages.migratetype(gfp) == kind
+    assert gfp_migratetype(gfp) == kind
 
 
 def test_zones_are_tried_from_the_highest(make_host) -> None:

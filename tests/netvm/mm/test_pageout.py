@@ -48,7 +48,7 @@ def _sent(make_host, *, quick: bool, batches: list[tuple[int, int]], **options: 
         "vmstat": host.vmstat.as_dict(),
         "requests": host.device.shapes,
         "bios": host.bios.nr_ready(),
-        "nodes": host.swap.nr_nodes(),
+        "nodes": len(host.swap.tree),
     }
 
 

@@ -163,7 +163,7 @@ def restarted(**tables: Any) -> Scenario:
         "kernel": {"fixes": {"io_flusher_iscsid": False}},
         "storage": {"kind": "iscsi", "size_mib": 64, "timeout_s": 6},
         "workload": [{"kind": "anon-hog", "mib": 10, "passes": 1, "processes": 3}],
-        "fault": [{"kind": "server-restart", "at_ms": 55, "for_ms": 500}],
+        "fault": [{"kind": "server-restart", "at_ms": 60, "for_ms": 500}],
         "run": {"stall_s": 4},
     } | tables
     return small(**tables)
@@ -175,11 +175,11 @@ def test_an_error_after_a_standstill_tells_of_both() -> None:
     assert outcome.verdict == "IO_ERROR"
     began, fault_line, *rest = outcome.explanation
     assert began.startswith("nothing got done for 5.")
-    assert fault_line == "fault.0 (server-restart) was on from 0.106 to 0.606 s"
+    assert fault_line == "fault.0 (server-restart) was on from 0.111 to 0.611 s"
     wait = next(line for line in rest if line.startswith("the wait: "))
-    assert wait.startswith("the wait: hog0-14 -> [fs_bio_set bio-160 (min_nr 2)] -> sda: WRITE of ")
-    assert wait.endswith("recovery by iscsid -> iscsid-13 -> [fs_bio_set bio-160 (min_nr 2)]")
-    daemon = next(line for line in rest if line.startswith("iscsid-13 is needed for what it waits for: "))
+    assert wait.startswith("the wait: hog0-15 -> [fs_bio_set bio-160 (min_nr 2)] -> sda: WRITE of ")
+    assert wait.endswith("recovery by iscsid -> iscsid-14 -> [fs_bio_set bio-160 (min_nr 2)]")
+    daemon = next(line for line in rest if line.startswith("iscsid-14 is needed for what it waits for: "))
     assert "kernel.fixes.io_flusher_iscsid" in daemon
     assert rest.index(wait) < next(i for i, line in enumerate(rest) if line.startswith("swap: writes of "))
     assert any(line.endswith("session1: session recovery timed out after 6 secs") for line in rest)
@@ -376,9 +376,9 @@ def test_a_throttle_that_kswapd_cannot_end_is_a_livelock() -> None:
     assert outcome.audit == []
     why = "\n".join(outcome.explanation)
     assert "throttle_direct_reclaim and kswapd wake each other" in why
-    assert outcome.explanation[-1].startswith("the knot: late-16 -> [kswapd, which is awake for it alone")
+    assert outcome.explanation[-1].startswith("the knot: late-17 -> [kswapd, which is awake for it alone")
     assert (
-        "reclaimers are throttled: free 335 must be above half of min 890, of Normal (none of DMA32 can be reclaimed); "
+        "reclaimers are throttled: free 332 must be above half of min 890, of Normal (none of DMA32 can be reclaimed); "
         "to kswapd the node is balanced, by DMA32" in why
     )
     assert outcome.vmstat["kswapd_low_wmark_hit_quickly"] > 1_000
