@@ -16,7 +16,7 @@ from typing import Final
 from netvm.mm.compact_control import COMPACT_MAX_DEFER_SHIFT, CompactControl, CompactResult, MigrateMode
 from netvm.mm.compaction import Compaction
 from netvm.mm.gfp import GFP_KERNEL, PF_KTHREAD, gfp_migratetype
-from netvm.mm.zone import ZONE_INDEX, ZONE_MOVABLE
+from netvm.mm.zone import ZONE_INDEX
 from netvm.runtime.cpu import Cpus
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.timer import TimerKind
@@ -44,7 +44,8 @@ class Kcompactd:
         self.wait_queue = WaitQueue(world, Resource("work", "kcompactd_wait", external=True))
         self.max_order = 0
         """The largest order somebody asked for since it last worked (kcompactd_max_order)."""
-        self.highest = ZONE_MOVABLE
+        self.highest = self._last_zone = self.vmscan.node.zones[-1].index
+        """The highest zone somebody asked for blocks in; the last one of the node until then."""
 
     def start(self, cpus: Cpus | None) -> Task:
         """Start the thread."""
@@ -140,7 +141,7 @@ class Kcompactd:
         if self.max_order <= order:
             self.max_order = 0
         if self.highest >= highest:
-            self.highest = ZONE_MOVABLE
+            self.highest = self._last_zone
 
     def _should_proactive_compact_node(self) -> bool:
         """Whether free memory is in too small pieces, and kswapd not at work."""

@@ -215,6 +215,9 @@ class LineReader:
         have = {*names, *([head_field] if head_field else [])}
         if not _complete(point, have):
             return None
+        if not have.issuperset(places) and self._pattern(point).fullmatch(payload.strip()):
+            # there are fields without a key beside the first
+            return None
         for before, after in itertools.pairwise(found):
             if before.end() + 1 != after.start():
                 return None

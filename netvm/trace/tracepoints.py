@@ -100,12 +100,14 @@ kmem mm_page_alloc_zone_locked: page=%p pfn=%#x order=%u migratetype=%d percpu_r
 compaction mm_compaction_isolate_migratepages: range=(0x%lx{start_pfn} ~ 0x%lx{end_pfn}) nr_scanned=%lu nr_taken=%lu
 compaction mm_compaction_isolate_freepages: range=(0x%lx{start_pfn} ~ 0x%lx{end_pfn}) nr_scanned=%lu nr_taken=%lu
 compaction mm_compaction_migratepages: nr_migrated=%lu nr_failed=%lu
-compaction mm_compaction_begin: zone_start=0x%lx migrate_pfn=0x%lx free_pfn=0x%lx zone_end=0x%lx, mode=%s
-compaction mm_compaction_end: zone_start=0x%lx migrate_pfn=0x%lx free_pfn=0x%lx zone_end=0x%lx, mode=%s status=%s
+compaction mm_compaction_begin: zone_start=0x%lx{zone_start} migrate_pfn=0x%lx{migrate_pfn} free_pfn=0x%lx{free_pfn} \
+zone_end=0x%lx{zone_end}, mode=%s
+compaction mm_compaction_end: zone_start=0x%lx{zone_start} migrate_pfn=0x%lx{migrate_pfn} free_pfn=0x%lx{free_pfn} \
+zone_end=0x%lx{zone_end}, mode=%s status=%s
 compaction mm_compaction_try_to_compact_pages: order=%d gfp_mask=%s priority=%d
 compaction mm_compaction_kcompactd_sleep: nid=%d
-compaction mm_compaction_wakeup_kcompactd: nid=%d order=%d classzone_idx=%s
-compaction mm_compaction_kcompactd_wake: nid=%d order=%d classzone_idx=%s
+compaction mm_compaction_wakeup_kcompactd: nid=%d order=%d classzone_idx=%-6s
+compaction mm_compaction_kcompactd_wake: nid=%d order=%d classzone_idx=%-6s
 oom mark_victim: pid=%d
 oom wake_reaper: pid=%d
 oom start_task_reaping: pid=%d

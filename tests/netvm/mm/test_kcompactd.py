@@ -15,7 +15,7 @@ from netvm.mm.gfp import (
     PF_KTHREAD,
 )
 from netvm.mm.kcompactd import HPAGE_FRAG_CHECK_NS, Kcompactd
-from netvm.mm.zone import ZONE_MOVABLE, ZONE_NORMAL
+from netvm.mm.zone import ZONE_INDEX, ZONE_MOVABLE, ZONE_NORMAL
 from netvm.runtime.task import Task
 from netvm.runtime.timer import TimerKind
 from netvm.trace.recorder import Recorder
@@ -83,7 +83,7 @@ def test_it_makes_the_block_it_was_asked_for(make_host: Any) -> None:
     assert any(heads for lists in host.zone.free_lists[3:] for heads in lists)
     assert vmstat.compact_daemon_migrate_scanned == vmstat.compact_migrate_scanned > 0
     assert vmstat.compact_daemon_free_scanned == vmstat.compact_free_scanned > 0
-    assert (kcompactd.max_order, kcompactd.highest) == (0, ZONE_MOVABLE)
+    assert (kcompactd.max_order, kcompactd.highest) == (0, ZONE_INDEX["DMA32"])
     assert host.vmscan.compaction.states["DMA32"].order_failed == 4
     host.audit()
 
@@ -177,7 +177,7 @@ def test_a_larger_order_while_it_works_is_served_next(make_host: Any, order: int
     host.run(body)
     assert orders == [3, order][:nr_wakes]
     assert _wakes(host) == nr_wakes
-    assert (host.vmscan.kcompactd.max_order, host.vmscan.kcompactd.highest) == (0, ZONE_MOVABLE if order > 3 else 1)
+    assert (host.vmscan.kcompactd.max_order, host.vmscan.kcompactd.highest) == (0, ZONE_INDEX["DMA32"])
 
 
 def test_zones_above_the_one_asked_for_are_left_alone(make_host: Any) -> None:
@@ -218,7 +218,7 @@ def test_a_run_in_vain_drains_what_it_freed(make_host: Any) -> None:
 
 
 def test_what_a_trace_tells_of_it(make_host: Any) -> None:
-    """Sleep, wake-up and wake, with order and the name of the highest zone."""
+    """Sleep, wake-up and wake, with order and the name of the highest zone: that asked for, and one that there is."""
     host = _pieces(make_host)
     recorder = host.vmscan.compaction.trace.recorder = Recorder(host.world)
     _run(host)
@@ -229,9 +229,9 @@ def test_what_a_trace_tells_of_it(make_host: Any) -> None:
     ]
     names = [name for name, _ in found if "kcompactd" in name]
     assert names == ["kcompactd_sleep", "wakeup_kcompactd", "kcompactd_wake", "kcompactd_sleep"]
-    for name in ("wakeup_kcompactd", "kcompactd_wake"):
+    for name, zone in (("wakeup_kcompactd", "Normal"), ("kcompactd_wake", "DMA32")):
         args = dict(found)[name]
-        assert (args[:2], recorder.recorded.names[args[2]]) == ([0, 3], "Normal")
+        assert (args[:2], recorder.recorded.names[args[2]]) == ([0, 3], zone)
 
 
 # -- who asks ----------------------------------------------------------------------------------------------------------

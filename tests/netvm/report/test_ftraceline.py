@@ -33,6 +33,17 @@ def test_a_variant_needs_every_field() -> None:
     assert reader.variant(number, " nid=0  order=1") is None
 
 
+def test_a_variant_has_no_field_without_a_key_but_the_first() -> None:
+    """The device of a file system, ``sb_dev 0:0``, is no part of the name before it."""
+    reader = LineReader(Recorded())
+    rest = "nr_pages=17 sync_mode=0 kupdate=0 range_cyclic=1 background=1 reason=background cgroup_ino=1"
+    number = BY_NAME["writeback_start"].number
+    assert reader.variant(number, f" bdi nfs: sb_dev 0:0 {rest}") is None
+    older = reader.variant(number, f" bdi nfs: {rest}")
+    assert older is not None
+    assert older.head_place == 0
+
+
 @pytest.mark.parametrize(
     ("event", "payload", "right"),
     [
