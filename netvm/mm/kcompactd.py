@@ -83,7 +83,7 @@ class Kcompactd:
     async def kcompactd(self, task: Task) -> None:
         """Sleep, compact what was asked for or what has become too fragmented, and start over for ever."""
         compaction = self.compaction
-        # a request that came before the thread was there is not its own
+        # what was asked for before there was a thread is forgotten
         self.max_order = 0
         fruitless = False
         while True:

@@ -77,10 +77,9 @@ class Migration:
                 stayed.append(src)
                 continue
             moved.append(dst)
-            if self.frames.mapping_of[src]:
+            if self.move_to_new_folio(src, dst):
                 # a page that was mapped is on its list at once, with those before it
                 nr_to_drain = len(moved)
-            self.move_to_new_folio(src, dst)
         task.charge_ns += len(moved) * self.cost_ns + len(stayed) * self.vmscan.costs.scan_keep
         self.vmstat.pgmigrate_success += len(moved)
         self.vmstat.pgmigrate_fail += nr_failed
@@ -103,11 +102,15 @@ class Migration:
             return files is None or files.files.may_migrate(pfn)
         return True
 
-    def move_to_new_folio(self, src: int, dst: int) -> None:
-        """Give a frame what another holds, tell page table and cache, and free the other (move_to_new_folio)."""
+    def move_to_new_folio(self, src: int, dst: int) -> bool:
+        """Give a frame what another holds, tell page table and cache, free the other; return whether it is mapped.
+
+        Mirrors ``move_to_new_folio`` and ``remove_migration_ptes``.
+        """
         frames = self.frames
         flags = frames.flags_of[src]
         mapping = frames.mapping_of[src]
+        is_mapped = mapping > 0
         for column in (frames.mapping_of, frames.index_of, frames.swap_of, frames.memcg_of):
             column[dst] = column[src]
             column[src] = 0
@@ -120,11 +123,12 @@ class Migration:
         elif mapping < 0:
             files = self.vmscan.file_shrinker
             assert files is not None
-            files.files.move_folio(src, dst)
+            is_mapped = files.files.move_folio(src, dst)
         if flags & PG_SWAPCACHE:
             self.vmscan.swap.move_in_swap_cache(src, dst)
         self.pages.ledger.change_owner(frames, dst, 1, frames.owner_of[src])
         self.pages.free_pages(src, 0)
+        return is_mapped
 
     def isolate(self, pfns: PfnArray) -> None:
         """Take pages off their lists (lruvec_del_folio); nobody else looks before they are put back."""

@@ -57,8 +57,11 @@ class FilePort(Protocol):
         """Whether a page can move to another frame: its file system keeps nothing with it (folio_test_private)."""
         ...
 
-    def move_folio(self, src: int, dst: int) -> None:
-        """Have the file of a page, whose columns have moved, find it in its new frame (folio_migrate_mapping)."""
+    def move_folio(self, src: int, dst: int) -> bool:
+        """Have the file of a page, whose columns have moved, find it in its new frame; return whether a PTE maps it.
+
+        Mirrors ``folio_migrate_mapping``.
+        """
         ...
 
     def remove_mapping(self, pfns: PfnArray) -> None:

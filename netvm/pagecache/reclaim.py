@@ -97,12 +97,13 @@ class FileReclaim:
         private = self.cache.mappings[-self.frames.mapping_of[pfn]].fs.has_private(np.array([pfn], dtype=np.intp))
         return private is None or not private.any()
 
-    def move_folio(self, src: int, dst: int) -> None:
-        """Have the file of a page find it in its new frame."""
+    def move_folio(self, src: int, dst: int) -> bool:
+        """Have the file of a page find it in its new frame; return whether its shared mapping has it."""
         mapping = self.cache.mappings[-self.frames.mapping_of[dst]]
         index = self.frames.index_of[dst] - 1
         assert mapping.pfn_of[index] == src + 1, f"frame {src} is not where its file has it"
         mapping.pfn_of[index] = dst + 1
+        return bool(mapping.pte[index] & _U8(PTE_PRESENT))
 
     def remove_mapping(self, pfns: PfnArray) -> None:
         """Take clean, unmapped pages out of their files, leaving shadows (__remove_mapping, workingset_eviction)."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
+from netvm.pagecache.filemap import PTE_PRESENT
 from netvm.pagecache.reclaim import invalidate_mapping_pages
 from netvm.runtime.task import Task
 from netvm.units import NS_PER_MS
@@ -53,6 +54,29 @@ def test_private_data_is_asked_for(host: Any) -> None:
         assert (await host.files.release_folios(task, pfns, GFP_KERNEL)).tolist() == [True, False, True]
         fs.releasable = True
         assert (await host.files.release_folios(task, pfns, GFP_KERNEL)).all()
+
+    host.run(body)
+
+
+def test_a_page_that_moves_is_found_in_its_new_frame(host: Any) -> None:
+    """Its file is told, and says whether the shared mapping has it: such a page is on its list at once."""
+    fs = host.slow_store(pages_per_s=100_000)
+
+    async def body(task: Task) -> None:
+        mapping = await _clean(host, fs, task, 2)
+        host.lruvec.lru_add_drain()
+        mapping.pte[1] = PTE_PRESENT
+        mapping.nr_mapped = 1
+        migration = host.vmscan.compaction.migration
+        for index, batched in ((0, 1), (1, 0)):
+            src = int(mapping.pfn_of[index]) - 1
+            dst = host.pages.get_page_from_freelist(task, 0, GFP_KERNEL, 0, host.owner_test)
+            frames = [dst]
+            migration.isolate(np.array([src]))
+            assert migration.migrate_pages(task, [src], frames.pop, frames.append) == (1, False)
+            assert mapping.pfn_of[index] == dst + 1
+            assert len(host.lruvec.batched) == batched
+        mapping.pte[1] = mapping.nr_mapped = 0
 
     host.run(body)
 
