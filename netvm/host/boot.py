@@ -368,7 +368,7 @@ class _Boot:
             laptop_mode=bool(self.options.vm.laptop_mode),
             compaction_proactiveness=self.options.vm.compaction_proactiveness,
         )
-        if self.fixes.kcompactd:
+        if self.fixes.compaction and self.fixes.kcompactd:
             vmscan.kcompactd = Kcompactd(self.world, vmscan.compaction)
         swap.vmscan = vmscan
         return vmscan

@@ -86,6 +86,22 @@ def test_threads_start_and_wait_for_work() -> None:
     assert any(name.startswith("kworker") for name in names)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "there"),
+    [
+        ({"preset": "3.6"}, False),
+        ({"preset": "6.1"}, True),
+        ({"fixes": {"kcompactd": False}}, False),
+        ({"fixes": {"compaction": False}}, False),
+    ],
+)
+def test_who_cannot_compact_has_no_thread_for_it(kernel: dict[str, Any], there: bool) -> None:
+    """Kcompactd came with 4.6, and is nothing without compaction; vm.compaction_proactiveness reaches it."""
+    host = booted(kernel=kernel, vm={"compaction_proactiveness": 35})
+    assert (host.kcompactd is not None) == there
+    assert host.vmscan.compaction.proactiveness == 35
+
+
 @pytest.mark.parametrize(("cached", "nr_pages"), [(True, [0, 0, 4]), (False, [4, 8, 12])])
 def test_new_threads_take_the_stacks_of_ended_ones_first(cached: bool, nr_pages: list[int]) -> None:
     """Two workers on one CPU are made without a page, the third takes four; without the cache each takes four."""
