@@ -216,21 +216,23 @@ class Compaction:
         """
         throttles = self.vmscan.throttles
         before = task.spins_at, task.spins_on
-        while self._too_many_isolated(cc):
-            if cc.mode == MigrateMode.ASYNC:
-                return False
-            before_ns = task.time_ns
-            await throttles.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
-            if task.killed:
-                return False
-            if task.time_ns == before_ns:
-                task.spins_at = f"{task.comm}-{task.pid}: too_many_isolated"
-                task.spins_on = throttles.queues["VMSCAN_THROTTLE_ISOLATED"].resource
-                task.charge_ns += _LOOK_NS
-                await throttles.between_rounds(task)
-                await self.pages.cond_resched(task)
-        task.spins_at, task.spins_on = before
-        return True
+        try:
+            while self._too_many_isolated(cc):
+                if cc.mode == MigrateMode.ASYNC:
+                    return False
+                before_ns = task.time_ns
+                await throttles.reclaim_throttle(task, "VMSCAN_THROTTLE_ISOLATED")
+                if task.killed:
+                    return False
+                if task.time_ns == before_ns:
+                    task.spins_at = f"{task.comm}-{task.pid}: too_many_isolated"
+                    task.spins_on = throttles.queues["VMSCAN_THROTTLE_ISOLATED"].resource
+                    task.charge_ns += _LOOK_NS
+                    await throttles.between_rounds(task)
+                    await self.pages.cond_resched(task)
+            return True
+        finally:
+            task.spins_at, task.spins_on = before
 
     def _too_many_isolated(self, cc: CompactControl) -> bool:
         """Whether others have taken more than half of the pages that are left on the lists, or a part of that.
