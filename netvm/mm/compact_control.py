@@ -15,7 +15,7 @@ from typing import Final
 
 from netvm.mm.frames import PG_BUDDY, PG_LRU, Frames
 from netvm.mm.gfp import ALLOC_WMARK_MIN
-from netvm.mm.zone import MOVABLE, Zone
+from netvm.mm.zone import MAX_ORDER, MOVABLE, Zone
 
 __all__ = [
     "COMPACT_CLUSTER_MAX",
@@ -30,7 +30,6 @@ __all__ = [
 
 COMPACT_CLUSTER_MAX: Final = 32
 COMPACT_MAX_DEFER_SHIFT: Final = 6
-_NO_ORDER_FAILED: Final = 0
 _LOOKED_AT: Final = 8
 """Every so many pages a pageblock is looked at for a page that could go or come (1 << PAGE_ALLOC_COSTLY_ORDER)."""
 
@@ -99,11 +98,11 @@ class CompactControl:
     free_pfn: int = 0
     fast_start_pfn: int = 0
     """Lowest place that the fast search found, and then -1."""
-    search_order: int = 0
+    search_order: int = MAX_ORDER
+    """Order of free block at which the fast search begins, which is smaller than the one that is wanted."""
     fast_search_fail: int = 0
     rescan: bool = False
     """The pageblock is being scanned for the second time, to its end."""
-    contended: bool = False
     migrate_pages: list[int] = field(default_factory=list)
     """Isolated, the last of them first to move."""
     free_pages: list[int] = field(default_factory=list)
@@ -148,7 +147,7 @@ class ZoneCompaction:
         self.blockskip_flush = False
         self.considered = 0
         self.defer_shift = 0
-        self.order_failed = _NO_ORDER_FAILED
+        self.order_failed = 0
         self.skip = bytearray(len(zone.pageblocks))
         """By pageblock: a scanner found nothing there (PB_migrate_skip)."""
 
@@ -162,16 +161,13 @@ class ZoneCompaction:
         """Return where the pageblock of a frame ends (pageblock_end_pfn), in this zone or not."""
         return (pfn & -self._nr_block) + self._nr_block
 
-    def _number(self, pfn: int) -> int:
-        return (pfn >> self.zone.pageblock_order) - (self.zone.start_pfn >> self.zone.pageblock_order)
-
     def is_skipped(self, pfn: int) -> bool:
         """Whether the pageblock of a frame is passed over (get_pageblock_skip)."""
-        return bool(self.skip[self._number(pfn)])
+        return bool(self.skip[self.zone.pageblock_number(pfn)])
 
     def set_skip(self, pfn: int, *, skip: bool = True) -> None:
         """Have the pageblock of a frame passed over, or no more (set_pageblock_skip, clear_pageblock_skip)."""
-        self.skip[self._number(pfn)] = skip
+        self.skip[self.zone.pageblock_number(pfn)] = skip
 
     # -- where the scanners go on ---------------------------------------------------------------------------------
 

@@ -2,10 +2,9 @@
 
 Mirrors ``isolate_migratepages``, ``isolate_migratepages_block``, ``isolate_freepages``, ``isolate_freepages_block``,
 ``fast_isolate_freepages``, ``fast_isolate_around`` and ``fast_find_migrateblock`` (mm/compaction.c of 6.1), and
-``__isolate_free_page`` (mm/page_alloc.c). The migration scanner takes 32 pages at a
-time, and what is left of a pageblock at once when it comes to it for the second time. The free scanner takes whole free
-blocks out of movable pageblocks, as long as the min mark is kept, and looks through the free lists for a good one
-before it walks.
+``__isolate_free_page`` (mm/page_alloc.c). The migration scanner takes 32 pages at a time, and what is left of a
+pageblock at once when it comes to it for the second time. The free scanner takes whole free blocks out of movable
+pageblocks, as long as the min mark is kept, and looks through the free lists for a good one before it walks.
 
 A run of frames is looked at as an array, and only pages that could move are met one by one.
 """

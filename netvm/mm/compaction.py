@@ -270,7 +270,7 @@ class Compaction:
             return CompactResult.SUCCESS
         else:
             result = CompactResult.CONTINUE
-        return CompactResult.CONTENDED if cc.contended or task.killed else result
+        return CompactResult.CONTENDED if task.killed else result
 
     @staticmethod
     def _has_block(cc: CompactControl) -> bool:
@@ -292,6 +292,11 @@ class Compaction:
             return CompactResult.SUCCESS
         suitable = zone.could_compact(order, highest, zone.nr_free) and zone.is_fragmented(order)
         return CompactResult.CONTINUE if suitable else CompactResult.SKIPPED
+
+    @property
+    def is_proactive(self) -> bool:
+        """Whether kcompactd looks by itself."""
+        return bool(self.proactiveness) and self.fixes.proactive_compaction
 
     def kswapd_is_running(self) -> bool:
         """Whether kswapd is at work and does not sleep."""
@@ -361,7 +366,6 @@ class Compaction:
             cc = CompactControl(
                 zone=zone,
                 order=order,
-                search_order=order,
                 mode=MigrateMode.ASYNC if priority == CompactPriority.ASYNC else MigrateMode.SYNC_LIGHT,
                 gfp=gfp,
                 migratetype=gfp_migratetype(gfp),
@@ -426,7 +430,6 @@ class Compaction:
             cc = CompactControl(
                 zone=zone,
                 order=order,
-                search_order=order,
                 mode=MigrateMode.ASYNC,
                 gfp=GFP_KERNEL & ~GFP_DIRECT_RECLAIM,
                 migratetype=gfp_migratetype(0),

@@ -89,7 +89,7 @@ class Kcompactd:
         while True:
             self._emit(_SLEEP, task)
             timeout_ns = None
-            if compaction.proactiveness and compaction.fixes.proactive_compaction:
+            if compaction.is_proactive:
                 timeout_ns = HPAGE_FRAG_CHECK_NS << (COMPACT_MAX_DEFER_SHIFT if fruitless else 0)
             if not self.max_order:
                 # A look that changed nothing will change nothing while free memory is as it is: who asks whether the
@@ -117,7 +117,6 @@ class Kcompactd:
         cc = CompactControl(
             zone=zones[0],
             order=order,
-            search_order=order,
             mode=MigrateMode.SYNC_LIGHT,
             gfp=GFP_KERNEL,
             migratetype=gfp_migratetype(GFP_KERNEL),
@@ -146,7 +145,7 @@ class Kcompactd:
     def _should_proactive_compact_node(self) -> bool:
         """Whether free memory is in too small pieces, and kswapd not at work."""
         compaction = self.compaction
-        if not compaction.proactiveness or not compaction.fixes.proactive_compaction or compaction.kswapd_is_running():
+        if not compaction.is_proactive or compaction.kswapd_is_running():
             return False
         return compaction.fragmentation_score_node() > compaction.fragmentation_score_wmark(low=False)
 

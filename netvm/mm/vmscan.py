@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from netvm.fixes import Fixes
+from netvm.mm.compact_control import CompactResult
 from netvm.mm.compaction import Compaction
 from netvm.mm.frames import PG_LRU, PG_UNEVICTABLE
 from netvm.mm.gfp import (
@@ -385,7 +386,8 @@ class Vmscan:
         )
         if not in_compaction or not nr_reclaimed:
             return False
-        if any(zone.compaction_suitable(sc.order) for zone in self.node.zones):
+        suitable = self.compaction.suitable_at_min
+        if any(suitable(zone, sc.order) != CompactResult.SKIPPED for zone in self.node.zones):
             return False
         inactive = self.lruvec.nr_pages(INACTIVE_FILE)
         if self.swap.nr_free_slots() > 0:

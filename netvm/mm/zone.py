@@ -168,13 +168,17 @@ class Zone:
         """Who may count the free pages of HIGHATOMIC blocks."""
         self.highatomic_free_only = fixes.highatomic_free_only
 
+    def pageblock_number(self, pfn: int) -> int:
+        """Return which pageblock of the zone a frame is in."""
+        return (pfn >> self.pageblock_order) - (self.start_pfn >> self.pageblock_order)
+
     def pageblock_type(self, pfn: int) -> int:
         """Return the migrate type of the pageblock a frame is in."""
-        return self.pageblocks[(pfn >> self.pageblock_order) - (self.start_pfn >> self.pageblock_order)]
+        return self.pageblocks[self.pageblock_number(pfn)]
 
     def set_pageblock_type(self, pfn: int, migratetype: int) -> None:
         """Change the migrate type of the pageblock a frame is in."""
-        self.pageblocks[(pfn >> self.pageblock_order) - (self.start_pfn >> self.pageblock_order)] = migratetype
+        self.pageblocks[self.pageblock_number(pfn)] = migratetype
 
     def wmark_pages(self, which: int) -> int:
         """Return a mark with its boost."""
@@ -250,12 +254,6 @@ class Zone:
             return 0
         suitable = sum(len(heads) << at for at, lists in enumerate(self.free_lists) if at >= order for heads in lists)
         return (self.nr_free - suitable) * 100 // self.nr_free
-
-    def compaction_suitable(self, order: int) -> bool:
-        """Whether a block is there or compaction could make one: not COMPACT_SKIPPED (mm/compaction.c)."""
-        if self.watermark_ok(order, self.min_wmark_pages(), 3, 0, self.nr_free):
-            return True
-        return self.could_compact(order, 3, self.nr_free) and self.is_fragmented(order)
 
     def could_compact(self, order: int, highest_zoneidx: int, free_pages: int) -> bool:
         """Whether so many free pages are enough to move others: twice the block above the min mark.

@@ -3,6 +3,7 @@
 import pytest
 
 from netvm.fixes import Fixes
+from netvm.mm.compact_control import CompactResult
 from netvm.mm.gfp import (
     ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
@@ -328,7 +329,8 @@ def test_fragmentation_index(make_host, counts: dict[int, int], order: int, inde
 def test_when_compaction_could_help(make_host, counts: dict[int, int], order: int, suitable: bool) -> None:
     """compaction_suitable: the watermark for the order, else order 0 above min (low) and a gap of two blocks."""
     host = _pieces(make_host, counts, marks=(100, 200, 300))
-    assert host.zone.compaction_suitable(order) == suitable
+    result = host.vmscan.compaction.suitable_at_min(host.zone, order)
+    assert (result != CompactResult.SKIPPED) == suitable
 
 
 # -- layout ------------------------------------------------------------------------------------------------------------
