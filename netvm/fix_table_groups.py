@@ -1,4 +1,4 @@
-"""The cures of memory groups and of those who reclaim or send for others: more rows of the table of historic cures.
+"""The cures of memory groups, of who reclaims or sends for others, and of when memory is out: more rows of the table.
 
 See :mod:`netvm.fix_table`, which these rows follow.
 """
@@ -107,6 +107,30 @@ GROUP_TABLE: Final = (
         source='"mm: compaction: avoid GFP_NOFS ABBA deadlock", Johannes Weiner, May 2023',
         summary="compaction that may enter a file system stops at an eighth of the isolated pages, so that one that "
         "may not never waits for it",
+    ),
+    Fix(
+        name="oom_unreclaimable_info",
+        year=2006,
+        version="2.6.19",
+        source='408d85441cd5 "oom: use unreclaimable info", Nick Piggin',
+        summary="direct reclaim that got little calls the OOM killer only when all zones were scanned six times in "
+        "vain; before, whenever its passes got fewer than 32 pages",
+    ),
+    Fix(
+        name="oom_zone_reclaimable",
+        year=2013,
+        version="3.12",
+        source='6e543d5780e3 "mm: vmscan: fix do_try_to_free_pages() livelock", Lisa Du and KOSAKI Motohiro',
+        summary="direct reclaim sees by itself that a zone was scanned in vain; before, only by kswapd's mark, and "
+        "without it reclaims for ever",
+    ),
+    Fix(
+        name="oom_detection",
+        year=2016,
+        version="4.7",
+        source='0a0337e0d1d1 "mm, oom: rework oom detection", Michal Hocko',
+        summary="sixteen rounds of direct reclaim without progress call the OOM killer, if what could be reclaimed "
+        "would not do; before, pages scanned since one was freed are counted",
     ),
 )
 """Every cure of this kind, in the order of the fields of :class:`netvm.fixes.Fixes`."""

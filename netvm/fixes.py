@@ -120,6 +120,9 @@ class Fixes:
     kcompactd: bool = True
     proactive_compaction: bool = True
     compaction_isolation_limit: bool = True
+    oom_unreclaimable_info: bool = True
+    oom_zone_reclaimable: bool = True
+    oom_detection: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""

@@ -312,8 +312,7 @@ class SwapArea:
             self.nr_cleaned += nr
             self.stored_version[rq.slot : rq.end_slot] = rq.versions
             self.lruvec.folio_rotate_reclaimable(marked)
-        if self.vmscan.throttles.nr_writeback_throttled:
-            self.vmscan.throttles.acct_reclaim_writeback(nr)
+        self.vmscan.throttles.acct_reclaim_writeback(nr)
         for pfn in pfns if self._page_waits else ():
             self._wake_page(pfn)
 

@@ -190,6 +190,8 @@ class Buddy:
         flags = self.frames.flags_of
         block_of = self.frames.block_of
         zone.nr_free += 1 << order
+        zone.pages_scanned = 0
+        zone.all_unreclaimable = False
         start, end = zone.start_pfn, zone.end_pfn
         while order < MAX_ORDER:
             size = 1 << order

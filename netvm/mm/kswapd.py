@@ -118,7 +118,13 @@ class Kswapd:
         boosts = [zone.watermark_boost for zone in zones]
         nr_boost_reclaim = sum(boosts)
         boosted = nr_boost_reclaim
-        sc = ScanControl(gfp=GFP_KERNEL, order=order, zones_above=vmscan.node.zones_above(self.highest), kswapd=True)
+        sc = ScanControl(
+            gfp=GFP_KERNEL,
+            order=order,
+            zones_above=vmscan.node.zones_above(self.highest),
+            zones_counted=vmscan.unreclaimable.zones_counted(self.highest),
+            kswapd=True,
+        )
         for zone in zones:
             zone.reclaim_active = True
         if not await self._reclaim_until_balanced(task, sc, nr_boost_reclaim) and not sc.nr_reclaimed:
@@ -161,6 +167,7 @@ class Kswapd:
                 raise_priority = False
             if len(vmscan.pfmemalloc_wait) and vmscan.allow_direct_reclaim():
                 vmscan.pfmemalloc_wait.wake_all()
+            await vmscan.unreclaimable.nap_after_pass(task, sc)
             delta = sc.nr_reclaimed - nr_reclaimed_before
             nr_boost_reclaim -= min(nr_boost_reclaim, delta)
             if nr_boost_reclaim and not delta:
@@ -187,7 +194,10 @@ class Kswapd:
         """One pass; return whether it scanned as much as it wanted to reclaim (kswapd_shrink_node)."""
         vmscan = self.vmscan
         sc.nr_to_reclaim = sum(max(zone.high_wmark_pages(), SWAP_CLUSTER_MAX) for zone in self._zones())
+        if vmscan.unreclaimable.is_left_alone(sc):
+            return False
         await vmscan.shrink_node(task, sc)
+        vmscan.unreclaimable.mark(sc)
         if sc.order and sc.nr_reclaimed >= 2 << sc.order:
             sc.order = 0
         return sc.nr_scanned >= sc.nr_to_reclaim

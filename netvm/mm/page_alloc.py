@@ -300,6 +300,8 @@ class PageAllocator:
             pfn = await compaction.direct_compact(task, order, gfp, alloc_flags, tries, owner)
         if pfn >= 0 or gfp & GFP_NORETRY or (order > PAGE_ALLOC_COSTLY_ORDER and not gfp & GFP_RETRY_MAYFAIL):
             return pfn, -1
+        if not self.fixes.oom_detection:
+            return await self.vmscan.unreclaimable.retry(task, order, gfp, alloc_flags, owner, did_some_progress)
         loops = 0 if did_some_progress and order <= PAGE_ALLOC_COSTLY_ORDER else no_progress_loops + 1
         if await self.should_reclaim_retry(task, order, alloc_flags, loops, gfp):
             return -1, loops

@@ -3,11 +3,13 @@
 Mirrors ``reclaim_throttle`` of mm/vmscan.c (6.1): a queue a reason, each with its longest sleep, and events that end it
 sooner. Kernel threads other than kswapd do not nap, since others may wait for them.
 
-Before 5.16 (``reclaim_throttle``) each of them was ``congestion_wait``: a tenth of a second, whatever happened
-meanwhile; for isolated pages everybody's, kernel threads' as well.
+Before 5.16 (``reclaim_throttle``) each of them was ``congestion_wait``: a tenth of a second, for isolated pages
+everybody's, kernel threads' as well. A write that was through, on a queue that was not congested or no longer, ended it
+sooner; with the request queues of old this signal was gone, and the nap was slept out whatever happened meanwhile.
 
 # MODEL: from 2.6.37 to 5.15 all but the nap for isolated pages were taken only while a device was congested
 # (wait_iff_congested). Programs and kswapd nap here as if one was, kernel threads as if none.
+# MODEL: that signal, which every write gives here, was gone in 5.0; here it is from 4.7 on (``oom_detection``).
 """
 
 from collections.abc import Callable, Iterator
@@ -114,6 +116,7 @@ class Throttles:
             why: WaitQueue(vmscan.world, Resource("timer", f"reclaim_throttle {why}", self._providers_for(why)))
             for why in THROTTLE_TIMEOUT_NS
         }
+        self._write_ended = WaitQueue(vmscan.world, Resource("timer", "congestion_wait", vmscan.providers_of_memory))
         self.slept_ns: dict[str, int] = {}
         self.count: dict[str, int] = {}
         self.nr_writeback_throttled = 0
@@ -131,7 +134,8 @@ class Throttles:
             await vmscan.pages.cond_resched(task)
             return
         if not vmscan.fixes.reclaim_throttle:
-            await self._congestion_wait(task, reason)
+            looks_again = bool(task.flags & PF_KSWAPD) or reason == "VMSCAN_THROTTLE_ISOLATED"
+            await self.congestion_wait(task, looks_again=looks_again)
             return
         if reason == "VMSCAN_THROTTLE_WRITEBACK":
             if not self.nr_writeback_throttled:
@@ -156,18 +160,21 @@ class Throttles:
             # rounds that take no time would go on for ever at the instant before what they wait for
             await world.sleep_on(task, self.vmscan.pages.memory, timeout_ns=_IDLE_ROUND_NS)
 
-    async def _congestion_wait(self, task: Task, reason: str) -> None:
-        """Sleep a tenth of a second (congestion_wait)."""
+    async def congestion_wait(
+        self, task: Task, timeout_ns: int = CONGESTION_WAIT_NS, *, looks_again: bool = False
+    ) -> None:
+        """Sleep for some time, or until a write ends (congestion_wait); ``looks_again``: for the same as before."""
         vmscan = self.vmscan
         begun_ns = vmscan.world.now_ns
-        looks_again = task.flags & PF_KSWAPD or reason == "VMSCAN_THROTTLE_ISOLATED"
+        wheel_ns = vmscan.world.wheel_ns(timeout_ns)
         with nullcontext() if looks_again else step_of_first_round(task, vmscan.pages.memory):
-            await vmscan.world.sleep_on(
-                task, self.queues[reason].resource, timeout_ns=vmscan.world.wheel_ns(CONGESTION_WAIT_NS)
-            )
+            if vmscan.fixes.oom_detection:
+                await vmscan.world.sleep_on(task, self._write_ended.resource, timeout_ns=wheel_ns)
+            else:
+                await self._write_ended.wait(task, timeout_ns=wheel_ns)
         if vmscan.tracer is not None:
             slept_us = (vmscan.world.now_ns - begun_ns) // 1000
-            vmscan.tracer.emit(_CONGESTION_WAIT, task, CONGESTION_WAIT_NS // 1000, slept_us)
+            vmscan.tracer.emit(_CONGESTION_WAIT, task, timeout_ns // 1000, slept_us)
 
     def _is_skipped(self, task: Task, reason: str) -> bool:
         """Whether a sleep would help nobody, or hold up others (skip_throttle_noprogress)."""
@@ -183,7 +190,9 @@ class Throttles:
         return 2 * write_pending <= sum(self.vmscan.zone_reclaimable_pages(zone) for zone in node.zones)
 
     def acct_reclaim_writeback(self, nr_pages: int) -> None:
-        """Count written pages and end a writeback throttle early (__acct_reclaim_writeback)."""
+        """Count written pages and end naps early (__acct_reclaim_writeback; of old clear_bdi_congested)."""
+        if len(self._write_ended):
+            self._write_ended.wake_all()
         if not self.nr_writeback_throttled:
             return
         vmstat = self.vmscan.vmstat

@@ -57,6 +57,8 @@ class ScanControl:
     """The memory group whose limit is met (target_mem_cgroup); None: the node is short."""
     zones_above: tuple[Zone, ...] = ()
     """Zones whose pages would not help (those above reclaim_idx): they are skipped."""
+    zones_counted: tuple[Zone, ...] = ()
+    """Zones whose ``pages_scanned`` this reclaim adds to (before 4.7; see :mod:`netvm.mm.unreclaimable`)."""
     priority: int = DEF_PRIORITY
     may_writepage: bool = True
     may_unmap: bool = True
@@ -151,12 +153,18 @@ class ScanControl:
         """
         if not self.zones_above:
             taken = lruvec.lists[lru].isolate_tail(nr_to_scan)
+            self._count(len(taken))
             return taken, len(taken)
         taken, skipped = lruvec.lists[lru].isolate_below(nr_to_scan, self.zones_above[0].start_pfn)
         for zone in self.zones_above:
             of_zone = (skipped >= zone.start_pfn) & (skipped < zone.end_pfn)
             vmstat.pgskip[zone.name.lower()] += int(np.count_nonzero(of_zone))
+        self._count(len(taken) + len(skipped))
         return taken, len(taken) + len(skipped)
+
+    def _count(self, nr_scanned: int) -> None:
+        for zone in self.zones_counted:
+            zone.pages_scanned += nr_scanned
 
     def get_scan_count(self, lruvec: Lruvec, *, nr_swap_pages: int, swappiness: int) -> list[int]:
         """Return how many pages of each evictable list to scan (get_scan_count)."""

@@ -53,6 +53,7 @@ from netvm.mm.scan_control import (
 from netvm.mm.shrink import Shrinker
 from netvm.mm.shrink_file import FileShrinker
 from netvm.mm.shrinker import SlabShrinkers
+from netvm.mm.unreclaimable import Unreclaimable
 from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Provider, Resource, Task
@@ -128,6 +129,7 @@ class Vmscan:
         reserve = Resource("memory", "pfmemalloc_wait: free above half of min", self._providers_of_reserve)
         self.pfmemalloc_wait = WaitQueue(world, reserve)
         self.throttles = Throttles(self)
+        self.unreclaimable = Unreclaimable(self)
         self.tracer: Recorder | None = None
         self.shrinker = Shrinker(self)
         self.slab_shrinkers = SlabShrinkers(vmstat)
@@ -250,6 +252,7 @@ class Vmscan:
                 gfp=gfp,
                 order=order,
                 zones_above=self.node.zones_above(gfp_zone(gfp)),
+                zones_counted=self.unreclaimable.zones_counted(gfp_zone(gfp)),
                 may_writepage=not self.laptop_mode,
             )
             begun_ns = task.time_ns
@@ -275,7 +278,8 @@ class Vmscan:
             sc.priority = DEF_PRIORITY
             while sc.priority >= 0:
                 sc.nr_scanned = 0
-                await self.shrink_node(task, sc)
+                if not self.unreclaimable.is_left_alone(sc):
+                    await self.shrink_node(task, sc)
                 await self._consider_reclaim_throttle(task, sc)
                 if sc.nr_reclaimed >= sc.nr_to_reclaim:
                     break
@@ -283,6 +287,8 @@ class Vmscan:
                     sc.may_writepage = True
                 sc.priority -= 1
             self.snapshot_refaults(sc.memcg)
+            if sc.zones_counted:
+                return self.unreclaimable.progress(sc)
             if sc.nr_reclaimed:
                 return sc.nr_reclaimed
             if not sc.skipped_deactivate or sc.force_deactivate:
@@ -291,6 +297,10 @@ class Vmscan:
             sc.skipped_deactivate = False
 
     async def _consider_reclaim_throttle(self, task: Task, sc: ScanControl) -> None:
+        """Nap after a pass that got little (consider_reclaim_throttle; before 4.7 in do_try_to_free_pages itself)."""
+        if sc.zones_counted:
+            await self.unreclaimable.nap_after_pass(task, sc)
+            return
         if sc.nr_reclaimed > sc.nr_scanned >> 3:
             self.throttles.queues["VMSCAN_THROTTLE_NOPROGRESS"].wake_all()
             return

@@ -91,6 +91,7 @@ class Zone:
     """One zone."""
 
     __slots__ = (
+        "all_unreclaimable",
         "end_pfn",
         "free_lists",
         "highatomic_free_only",
@@ -105,6 +106,7 @@ class Zone:
         "pageblock_order",
         "pageblocks",
         "pages_emerg",
+        "pages_scanned",
         "pcp",
         "present",
         "privileged",
@@ -141,6 +143,10 @@ class Zone:
         self.pageblock_order = pageblock_order
         self.nr_free = 0
         """NR_FREE_PAGES: pages in the buddy lists (not those on per-cpu lists)."""
+        self.pages_scanned = 0
+        """Pages reclaim has taken off the lists since one of the zone was freed; counted by kernels before 4.7."""
+        self.all_unreclaimable = False
+        """Kswapd has scanned the zone so often in vain that reclaim leaves it alone, until a page of it is freed."""
         self.nr_highatomic_free = 0
         self.free_lists: list[list[OrderedDict[int, None]]] = [
             [OrderedDict() for _ in range(NR_MIGRATETYPES)] for _ in range(MAX_ORDER + 1)

@@ -367,8 +367,7 @@ class PageCache:
         rotate = pfns[state & _U16(PG_RECLAIM) != 0]
         if len(rotate):
             self.lruvec.folio_rotate_reclaimable(rotate.tolist())
-        if self.vmscan.throttles.nr_writeback_throttled:
-            self.vmscan.throttles.acct_reclaim_writeback(nr)
+        self.vmscan.throttles.acct_reclaim_writeback(nr)
         queue = self._writeback_waits.get(mapping.id)
         if queue is not None:
             queue.wake_all()
