@@ -41,6 +41,8 @@ class Kswapd:
         """Real sleeps, after a nap that found the node still balanced."""
         self.highest = ZONE_MOVABLE
         """Index of the highest zone this run is for (highest_zoneidx)."""
+        self.nr_vain = 0
+        """Runs in vain since kswapd last slept, where failures are not counted (before ``oom_detection``)."""
 
     def start(self, cpus: Cpus | None) -> Task:
         """Start the thread."""
@@ -77,6 +79,8 @@ class Kswapd:
         vmscan.pfmemalloc_wait.wake_all()
         if vmscan.node.kswapd_failures >= MAX_KSWAPD_FAILURES:
             return True
+        if self._nothing_to_be_had():
+            return True
         if vmscan.pgdat_balanced(order, highest=self.highest):
             vmscan.lruvec.congested = False
             vmscan.flags.dirty = False
@@ -84,11 +88,25 @@ class Kswapd:
             return True
         return False
 
+    def _nothing_to_be_had(self) -> bool:
+        """Whether a kernel before 4.7 leaves a node short.
+
+        # MODEL: where there was nothing to scan kswapd of old went on; here the next request wakes it again.
+        """
+        return self.vmscan.unreclaimable.is_hopeless(self.highest) or self.nr_vain >= MAX_KSWAPD_FAILURES
+
     async def kswapd_try_to_sleep(self, task: Task, alloc_order: int, reclaim_order: int) -> None:
         """Nap, and if the node is still balanced then, sleep until woken; kcompactd sees to the order meanwhile."""
         vmscan = self.vmscan
         if not self._prepare_kswapd_sleep(reclaim_order):
             vmscan.vmstat.kswapd_high_wmark_hit_quickly += 1
+            return
+        if self._nothing_to_be_had():
+            # each request in vain wakes it for another glance: one more who looks at what did not change
+            task.spins_at, task.spins_on = f"{task.comm}-{task.pid}: all_unreclaimable", vmscan.pages.memory
+            vmscan.world.retry_point(task.spins_at)
+            task.spins_at = ""
+            await self.kswapd_full_sleep(task)
             return
         vmscan.compaction.reset_isolation_suitable()
         vmscan.wakeup_kcompactd(alloc_order, self.highest)
@@ -106,6 +124,7 @@ class Kswapd:
     async def kswapd_full_sleep(self, task: Task) -> None:
         """Sleep until somebody needs memory."""
         self.nr_sleeps += 1
+        self.nr_vain = 0
         if self.vmscan.tracer is not None:
             self.vmscan.tracer.emit(_KSWAPD_SLEEP, task, 0)
         await self.vmscan.kswapd_wait.wait(task)
@@ -127,8 +146,12 @@ class Kswapd:
         )
         for zone in zones:
             zone.reclaim_active = True
-        if not await self._reclaim_until_balanced(task, sc, nr_boost_reclaim) and not sc.nr_reclaimed:
-            vmscan.node.kswapd_failures += 1
+        balanced = await self._reclaim_until_balanced(task, sc, nr_boost_reclaim)
+        if not balanced and not sc.nr_reclaimed:
+            if vmscan.fixes.oom_detection:
+                vmscan.node.kswapd_failures += 1
+            else:
+                self.nr_vain += 1
         for zone in zones:
             zone.reclaim_active = False
         if boosted:
@@ -159,7 +182,8 @@ class Kswapd:
                 raise_priority = False
             sc.may_writepage = not vmscan.laptop_mode and not nr_boost_reclaim
             sc.may_swap = not nr_boost_reclaim
-            self._kswapd_age_node(task, sc)
+            if not vmscan.unreclaimable.is_left_alone(sc):
+                self._kswapd_age_node(task, sc)
             if sc.priority < DEF_PRIORITY - 2:
                 sc.may_writepage = True
             sc.nr_scanned = 0
@@ -196,6 +220,7 @@ class Kswapd:
         sc.nr_to_reclaim = sum(max(zone.high_wmark_pages(), SWAP_CLUSTER_MAX) for zone in self._zones())
         if vmscan.unreclaimable.is_left_alone(sc):
             return False
+        sc.force_scan = vmscan.unreclaimable.is_hopeless(self.highest)
         await vmscan.shrink_node(task, sc)
         vmscan.unreclaimable.mark(sc)
         if sc.order and sc.nr_reclaimed >= 2 << sc.order:

@@ -244,7 +244,8 @@ class PageAllocator:
                 break
             if loops >= 0:
                 no_progress_loops = loops
-                self._go_round(task, "should_reclaim_retry" if gfp & GFP_FS else "out_of_memory without __GFP_FS")
+                again = "should_reclaim_retry" if self.fixes.oom_detection else "should_alloc_retry"
+                self._go_round(task, again if gfp & GFP_FS else "out_of_memory without __GFP_FS")
                 if not loops:
                     # only here was everything tried: sixteen rounds that count up to an OOM kill are no standstill
                     await self.vmscan.throttles.between_rounds(task)

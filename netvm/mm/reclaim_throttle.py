@@ -8,7 +8,8 @@ everybody's, kernel threads' as well. A write that was through, on a queue that 
 sooner; with the request queues of old this signal was gone, and the nap was slept out whatever happened meanwhile.
 
 # MODEL: from 2.6.37 to 5.15 all but the nap for isolated pages were taken only while a device was congested
-# (wait_iff_congested). Programs and kswapd nap here as if one was, kernel threads as if none.
+# (wait_iff_congested). Programs and kswapd nap here as if one was, kernel threads as if none; for naps
+# after a pass and between rounds see :mod:`netvm.mm.unreclaimable`.
 # MODEL: that signal, which every write gives here, was gone in 5.0; here it is from 4.7 on (``oom_detection``).
 """
 

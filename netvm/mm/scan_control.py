@@ -64,6 +64,8 @@ class ScanControl:
     may_unmap: bool = True
     may_swap: bool = True
     kswapd: bool = False
+    force_scan: bool = False
+    """Whether a list is scanned even where its share would be no page: kswapd's glance at a hopeless zone."""
     force_deactivate: bool = False
     nr_scanned: int = 0
     nr_reclaimed: int = 0
@@ -159,7 +161,7 @@ class ScanControl:
         for zone in self.zones_above:
             of_zone = (skipped >= zone.start_pfn) & (skipped < zone.end_pfn)
             vmstat.pgskip[zone.name.lower()] += int(np.count_nonzero(of_zone))
-        self._count(len(taken) + len(skipped))
+        self._count(len(taken))
         return taken, len(taken) + len(skipped)
 
     def _count(self, nr_scanned: int) -> None:
@@ -173,6 +175,8 @@ class ScanControl:
             sizes = [lru.nr_below(self.zones_above[0].start_pfn) >> self.priority for lru in lists]
         else:
             sizes = [lru.size >> self.priority for lru in lists]
+        if self.force_scan:
+            sizes = [size or min(lru.size, SWAP_CLUSTER_MAX) for size, lru in zip(sizes, lists, strict=True)]
         if not self.may_swap or nr_swap_pages <= 0 or (self.memcg is not None and not swappiness):
             return [0, 0, sizes[2], sizes[3]]
         if not self.priority and swappiness:

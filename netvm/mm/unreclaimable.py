@@ -3,7 +3,7 @@
 A zone counts the pages that reclaim takes off its lists (``pages_scanned``) and forgets them as soon as one of its
 pages is freed to the buddy. Six times the pages that could be reclaimed, four times before 2.6.19, is hopeless. Then
 kswapd marks the zone ``all_unreclaimable``, which the next freed page undoes as well, and reclaim gives it no more than
-a first glance, at priority 12. What an allocation makes of it has changed:
+a first glance, at priority 12, where kswapd scans at least 32 pages. What an allocation makes of it has changed:
 
 - before 2.6.19 nothing: a direct reclaim that got fewer than 32 pages in its thirteen passes calls the OOM killer;
 - then (``oom_unreclaimable_info``) one that got nothing counts as progress until the zones are marked. Only kswapd
@@ -18,15 +18,16 @@ allocates again (``congestion_wait``, from 2.6.37 on ``wait_iff_congested``).
 Mirrors ``do_try_to_free_pages``, ``all_unreclaimable``, ``zone_reclaimable`` and ``balance_pgdat`` (mm/vmscan.c) and
 the retry of ``__alloc_pages_slowpath`` (mm/page_alloc.c) of 2.6.11, 3.6 and 3.12.
 
-# MODEL: the lists are the node's, so a page that is scanned counts for each zone the reclaim is for. The naps after
+# MODEL: the lists are the node's, so a page that is scanned counts for each zone the reclaim is for, and zones are left
+# alone together. That no zone was marked after a pass in which a slab was freed is left out. The naps after
 # passes went in 3.11 already, and kswapd's were left out from 2.6.33 on while a zone was below its min mark. A device
 # is congested while a page is under writeback, and naps are taken only then, although before 2.6.37 a pass over 32
-# pages was reason enough.
+# pages was reason enough. That kswapd gives a node up after sixteen runs in vain came in 4.12; here it is in 4.7.
 """
 
 from typing import TYPE_CHECKING, Final
 
-from netvm.mm.gfp import ALLOC_NO_WATERMARKS, GFP_FS, GFP_NOMEMALLOC, PF_KSWAPD, PF_OOM_VICTIM
+from netvm.mm.gfp import ALLOC_NO_WATERMARKS, ALLOC_OOM, GFP_FS, GFP_NOMEMALLOC, PF_KSWAPD, PF_OOM_VICTIM, gfp_zone
 from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS
 from netvm.mm.scan_control import DEF_PRIORITY, SWAP_CLUSTER_MAX, ScanControl
 from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, Zone
@@ -59,17 +60,22 @@ class Unreclaimable:
     def zone_reclaimable(self, zone: Zone) -> bool:
         """Whether a zone has not been scanned so often yet that there is no hope (zone_reclaimable)."""
         scans = _SCANS if self._fixes.oom_unreclaimable_info else _SCANS_BEFORE_2006
-        return zone.pages_scanned < self._vmscan.zone_reclaimable_pages(zone) * scans
+        return zone.pages_scanned < self._vmscan.zone_lru_pages(zone) * scans
 
-    def all_unreclaimable(self, sc: ScanControl) -> bool:
-        """Whether a reclaim has no zone left that is worth another pass (all_unreclaimable)."""
+    def all_unreclaimable(self, zones: tuple[Zone, ...]) -> bool:
+        """Whether none of these zones is worth another pass (all_unreclaimable)."""
         if self._fixes.oom_zone_reclaimable:
-            return not any(self.zone_reclaimable(zone) for zone in sc.zones_counted)
-        return all(zone.all_unreclaimable for zone in sc.zones_counted)
+            return not any(self.zone_reclaimable(zone) for zone in zones)
+        return all(zone.all_unreclaimable for zone in zones)
 
     def is_left_alone(self, sc: ScanControl) -> bool:
         """Whether a reclaim skips this pass, as its zones are hopeless; the first pass is always made."""
-        return bool(sc.zones_counted) and sc.priority != DEF_PRIORITY and self.all_unreclaimable(sc)
+        return bool(sc.zones_counted) and sc.priority != DEF_PRIORITY and self.all_unreclaimable(sc.zones_counted)
+
+    def is_hopeless(self, highest: int) -> bool:
+        """Whether kswapd may sleep although its zones are short, since there is nothing to be had (pgdat_balanced)."""
+        zones = self.zones_counted(highest)
+        return bool(zones) and self.all_unreclaimable(zones)
 
     def mark(self, sc: ScanControl) -> None:
         """Mark the zones that kswapd finds hopeless after a pass of its own (balance_pgdat)."""
@@ -81,7 +87,7 @@ class Unreclaimable:
         """Return what a direct reclaim that has made all its passes reports; 0 is no progress."""
         if not self._fixes.oom_unreclaimable_info:
             return sc.nr_reclaimed if sc.nr_reclaimed >= SWAP_CLUSTER_MAX else 0
-        return sc.nr_reclaimed or int(not self.all_unreclaimable(sc))
+        return sc.nr_reclaimed or int(not self.all_unreclaimable(sc.zones_counted))
 
     async def nap_after_pass(self, task: Task, sc: ScanControl) -> None:
         """Wait for writes after a pass that looked at something and did not get enough."""
@@ -105,13 +111,13 @@ class Unreclaimable:
         Returns a frame or -1, and 0 or 1 to go on (1: the zones' counts still rise), -1 to give up.
         """
         vmscan = self._vmscan
+        whole = ALLOC_OOM if self._fixes.oom_half_reserve else ALLOC_NO_WATERMARKS
+        if task.flags & PF_OOM_VICTIM and (alloc_flags & whole or gfp & GFP_NOMEMALLOC):
+            return -1, -1
         if not did_some_progress and gfp & GFP_FS:
             pfn, killed = await vmscan.pages.alloc_pages_may_oom(task, order, gfp, owner)
             if pfn >= 0 or not killed:
                 return pfn, -1
-            if task.flags & PF_OOM_VICTIM:
-                has_all = alloc_flags & ALLOC_NO_WATERMARKS or gfp & GFP_NOMEMALLOC
-                return -1, -1 if has_all else 0
             # whoever was killed shall run
             await vmscan.world.sleep_on(task, vmscan.pages.memory, timeout_ns=vmscan.world.wheel_ns(JIFFY_NS))
             return -1, 0
@@ -124,4 +130,5 @@ class Unreclaimable:
         """Whether a round that got nothing was one of those that lead to a kill."""
         if not gfp & GFP_FS:
             return False
-        return any(zone.pages_scanned and self.zone_reclaimable(zone) for zone in self._vmscan.node.zones)
+        zones = self.zones_counted(gfp_zone(gfp))
+        return any(zone.pages_scanned and self.zone_reclaimable(zone) for zone in zones)

@@ -209,19 +209,19 @@ class Vmscan:
 
         With ``reclaimable_free_pages``, its free ones if there are none.
         """
+        total = self.zone_lru_pages(zone)
+        return zone.nr_free if not total and self.fixes.reclaimable_free_pages else total
+
+    def zone_lru_pages(self, zone: Zone) -> int:
+        """Return the pages on a zone's lists that could be reclaimed."""
         zones = self.node.zones
         if len(zones) == 1:
-            total = self.node_lru_pages()
-        else:
-            # the largest zone has what the others have not: nobody counts millions of pages
-            others = [one for one in zones if one is not zone]
-            if zone.present > max(one.present for one in others):
-                total = self.node_lru_pages() - sum(self._lru_pages_in(one.start_pfn, one.end_pfn) for one in others)
-            else:
-                total = self._lru_pages_in(zone.start_pfn, zone.end_pfn)
-        if not total and self.fixes.reclaimable_free_pages:
-            return zone.nr_free
-        return total
+            return self.node_lru_pages()
+        # the largest zone has what the others have not: nobody counts millions of pages
+        others = [one for one in zones if one is not zone]
+        if zone.present > max(one.present for one in others):
+            return self.node_lru_pages() - sum(self._lru_pages_in(one.start_pfn, one.end_pfn) for one in others)
+        return self._lru_pages_in(zone.start_pfn, zone.end_pfn)
 
     def _lru_pages_in(self, start: int, end: int) -> int:
         """Count the LRU pages among some frames that could be reclaimed (NR_ZONE_INACTIVE_ANON to ACTIVE_FILE)."""
