@@ -27,7 +27,14 @@ from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
 if TYPE_CHECKING:
     from netvm.mm.vmscan import Vmscan
 
-__all__ = ["CONGESTION_WAIT_NS", "MAX_KSWAPD_FAILURES", "FruitlessLooks", "Throttles", "step_of_first_round"]
+__all__ = [
+    "CONGESTION_WAIT_NS",
+    "MAX_KSWAPD_FAILURES",
+    "FruitlessLooks",
+    "Throttles",
+    "step_of_first_round",
+    "wait_without_end",
+]
 
 MAX_KSWAPD_FAILURES: Final = 16
 
@@ -60,6 +67,14 @@ def step_of_first_round(task: Task, wanted: Resource) -> Iterator[None]:
     yield
     if is_step:
         task.spins_at = ""
+
+
+@contextmanager
+def wait_without_end(task: Task) -> Iterator[None]:
+    """Take a wait in a round of direct reclaim for one that nothing but its reason ends, not for a nap of the round."""
+    before, task.spins_at = task.spins_at, ""
+    yield
+    task.spins_at = before
 
 
 class FruitlessLooks:

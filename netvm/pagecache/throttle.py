@@ -26,14 +26,13 @@ congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
 from netvm.mm.gfp import GFP_FS, GFP_IO, PF_LOCAL_THROTTLE
 from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE, Lruvec
-from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS, step_of_first_round
+from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS, step_of_first_round, wait_without_end
 from netvm.mm.zone import Node
 from netvm.pagecache.bdi import (
     BANDWIDTH_INTERVAL,
@@ -466,17 +465,20 @@ class DirtyThrottle:
             naps = gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO and self.fixes.vm_writeout_nofs_naps
             over_limit, nap_ns = self._writeback_over_limit, self.world.wheel_ns(CONGESTION_WAIT_NS)
             self._held_back.append(task)
-            with step_of_first_round(task, over_limit) if naps else nullcontext():
+            with step_of_first_round(task, over_limit) if naps else wait_without_end(task):
                 await self.world.sleep_on(task, over_limit, timeout_ns=nap_ns)
             self._held_back.remove(task)
 
     def _writes_under_way(self) -> list[Provider | Task]:
         """Say who could bring what reclaimers wait for down: the writes, and for unstable pages who writes next."""
-        found = [*self.flusher.writers(), *self.swap_writes()]
+        writes = self.flusher.writers()
+        found = [*writes, *self.swap_writes()]
         if self.nr_unstable:
-            writers = tuple(task for task in self._held_back if task.number in self._dirtiers)
-            next_one = () if self.sysctls.writeback_centisecs else writers
-            found.append(Provider(name="a COMMIT, sent by who writes next", needs=next_one))
+            needs: tuple[Resource | Task, ...] = tuple(t for t in self._held_back if t.number in self._dirtiers)
+            if self.sysctls.writeback_centisecs:
+                # the flusher's goes the way of the writes that are under way
+                needs = writes[-1].needs if writes and isinstance(writes[-1], Provider) else ()
+            found.append(Provider(name="a COMMIT, sent by who writes next", needs=needs))
         return found
 
     async def _sleep(self, task: Task, wb: BackingDevice, pause: int, *, everybody: bool = False) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from netvm.mm.gfp import GFP_KERNEL, PF_KSWAPD, PF_KTHREAD
 from netvm.mm.lru import INACTIVE_ANON
-from netvm.mm.reclaim_throttle import FruitlessLooks
+from netvm.mm.reclaim_throttle import FruitlessLooks, wait_without_end
 from netvm.mm.scan_control import ScanControl
 from netvm.runtime.hang import HangDetector
 from netvm.units import JIFFY_NS, NS_PER_MS, NS_PER_S
@@ -194,3 +194,17 @@ def test_who_looked_in_vain_goes_on_as_before(make_host) -> None:
         assert (task.spins_at, task.spins_on) == ("should_reclaim_retry", host.pages.memory)
 
     host.run(body)
+
+
+def test_a_wait_without_end_is_no_part_of_the_round(make_host) -> None:
+    """Who goes round for memory and must wait for something else wants that alone, and goes on as before."""
+    host = make_host()
+
+    async def body(task):
+        task.spins_at = "a round"
+        with wait_without_end(task):
+            within = task.spins_at
+        after, task.spins_at = task.spins_at, ""
+        return within, after
+
+    assert host.run(body) == ("", "a round")

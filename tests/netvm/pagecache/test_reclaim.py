@@ -9,7 +9,7 @@ import pytest
 from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
 from netvm.pagecache.filemap import PTE_PRESENT
 from netvm.pagecache.reclaim import invalidate_mapping_pages
-from netvm.runtime.task import Task
+from netvm.runtime.task import Provider, Resource, Task
 from netvm.units import NS_PER_MS
 
 
@@ -155,3 +155,21 @@ def test_what_a_reclaimer_waits_for_is_who_writes_next(make_host: Any) -> None:
         return seen
 
     assert host.run(body)
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_commit_of_the_flusher_goes_the_way_of_its_writes(make_host: Any, queued: bool) -> None:
+    """Where the flusher sends it in time, a COMMIT needs what a write that is under way needs, and else nothing."""
+    host = make_host(free=2000)
+    worker = Resource("worker", "a free worker")
+
+    async def body(_task: Task) -> Any:
+        throttle = host.throttle
+        assert throttle.sysctls.writeback_centisecs
+        throttle.nr_unstable = 2000
+        throttle.flusher.writers = lambda: [Provider(name="a WRITE", needs=(worker,))] if queued else []
+        found = throttle._writes_under_way()[-1]
+        throttle.nr_unstable = 0
+        return found.needs
+
+    assert host.run(body) == ((worker,) if queued else ())
