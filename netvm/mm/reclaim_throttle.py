@@ -132,7 +132,11 @@ class Throttles:
             why: WaitQueue(vmscan.world, Resource("timer", f"reclaim_throttle {why}", self._providers_for(why)))
             for why in THROTTLE_TIMEOUT_NS
         }
-        self._write_ended = WaitQueue(vmscan.world, Resource("timer", "congestion_wait", vmscan.providers_of_memory))
+        congestion = Resource("timer", "congestion_wait", vmscan.providers_of_memory)
+        waits_for = {why: queue.resource for why, queue in self.queues.items()} | {"": congestion}
+        self._write_ended = {why: WaitQueue(vmscan.world, resource) for why, resource in waits_for.items()}
+        """Who naps as before 5.16, by reason; without one for naps after a pass and between rounds."""
+        self._nr_napping = 0
         self.slept_ns: dict[str, int] = {}
         self.count: dict[str, int] = {}
         self.nr_writeback_throttled = 0
@@ -150,8 +154,7 @@ class Throttles:
             await vmscan.pages.cond_resched(task)
             return
         if not vmscan.fixes.reclaim_throttle:
-            looks_again = bool(task.flags & PF_KSWAPD) or reason == "VMSCAN_THROTTLE_ISOLATED"
-            await self.congestion_wait(task, looks_again=looks_again)
+            await self.congestion_wait(task, reason)
             return
         if reason == "VMSCAN_THROTTLE_WRITEBACK":
             if not self.nr_writeback_throttled:
@@ -176,18 +179,20 @@ class Throttles:
             # rounds that take no time would go on for ever at the instant before what they wait for
             await world.sleep_on(task, self.vmscan.pages.memory, timeout_ns=_IDLE_ROUND_NS)
 
-    async def congestion_wait(
-        self, task: Task, timeout_ns: int = CONGESTION_WAIT_NS, *, looks_again: bool = False
-    ) -> None:
-        """Sleep for some time, or until a write ends (congestion_wait); ``looks_again``: for the same as before."""
+    async def congestion_wait(self, task: Task, reason: str = "", *, timeout_ns: int = CONGESTION_WAIT_NS) -> None:
+        """Sleep for some time, or until a write ends (congestion_wait)."""
         vmscan = self.vmscan
         begun_ns = vmscan.world.now_ns
         wheel_ns = vmscan.world.wheel_ns(timeout_ns)
+        queue = self._write_ended[reason]
+        looks_again = task.flags & PF_KSWAPD or reason == "VMSCAN_THROTTLE_ISOLATED"
         with nullcontext() if looks_again else step_of_first_round(task, vmscan.pages.memory):
             if vmscan.fixes.oom_detection:
-                await vmscan.world.sleep_on(task, self._write_ended.resource, timeout_ns=wheel_ns)
+                await vmscan.world.sleep_on(task, queue.resource, timeout_ns=wheel_ns)
             else:
-                await self._write_ended.wait(task, timeout_ns=wheel_ns)
+                self._nr_napping += 1
+                await queue.wait(task, timeout_ns=wheel_ns)
+                self._nr_napping -= 1
         if vmscan.tracer is not None:
             slept_us = (vmscan.world.now_ns - begun_ns) // 1000
             vmscan.tracer.emit(_CONGESTION_WAIT, task, timeout_ns // 1000, slept_us)
@@ -207,8 +212,9 @@ class Throttles:
 
     def acct_reclaim_writeback(self, nr_pages: int) -> None:
         """Count written pages and end naps early (__acct_reclaim_writeback; of old clear_bdi_congested)."""
-        if len(self._write_ended):
-            self._write_ended.wake_all()
+        if self._nr_napping:
+            for queue in self._write_ended.values():
+                queue.wake_all()
         if not self.nr_writeback_throttled:
             return
         vmstat = self.vmscan.vmstat

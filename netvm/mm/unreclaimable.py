@@ -19,15 +19,15 @@ Mirrors ``do_try_to_free_pages``, ``all_unreclaimable``, ``zone_reclaimable`` an
 the retry of ``__alloc_pages_slowpath`` (mm/page_alloc.c) of 2.6.11, 3.6 and 3.12.
 
 # MODEL: the lists are the node's, so a page that is scanned counts for each zone the reclaim is for, and zones are left
-# alone together. That no zone was marked after a pass in which a slab was freed is left out. The naps after
-# passes went in 3.11 already, and kswapd's were left out from 2.6.33 on while a zone was below its min mark. A device
-# is congested while a page is under writeback, and naps are taken only then, although before 2.6.37 a pass over 32
-# pages was reason enough. That kswapd gives a node up after sixteen runs in vain came in 4.12; here it is in 4.7.
+# alone together. That no zone was marked after a pass in which a slab was freed is left out. The naps after passes went
+# in 3.11 already, and kswapd's were left out from 2.6.33 on while a zone was below its min mark. A device is congested
+# while a page is under writeback, and naps are taken only then, although before 2.6.37 a pass over 32 pages was reason
+# enough. That kswapd gives a node up after sixteen runs in vain came in 4.12; here it is in 4.7.
 """
 
 from typing import TYPE_CHECKING, Final
 
-from netvm.mm.gfp import ALLOC_NO_WATERMARKS, ALLOC_OOM, GFP_FS, GFP_NOMEMALLOC, PF_KSWAPD, PF_OOM_VICTIM, gfp_zone
+from netvm.mm.gfp import ALLOC_NO_WATERMARKS, ALLOC_OOM, GFP_FS, GFP_NOMEMALLOC, PF_OOM_VICTIM, gfp_zone
 from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS
 from netvm.mm.scan_control import DEF_PRIORITY, SWAP_CLUSTER_MAX, ScanControl
 from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, Zone
@@ -98,8 +98,7 @@ class Unreclaimable:
 
     async def _nap(self, task: Task, timeout_ns: int) -> None:
         if self._vmscan.vmstat.nr_writeback:
-            looks_again = bool(task.flags & PF_KSWAPD)
-            await self._vmscan.throttles.congestion_wait(task, timeout_ns, looks_again=looks_again)
+            await self._vmscan.throttles.congestion_wait(task, timeout_ns=timeout_ns)
         else:
             await self._vmscan.pages.cond_resched(task)
 

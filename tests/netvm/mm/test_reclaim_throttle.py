@@ -208,3 +208,18 @@ def test_a_wait_without_end_is_no_part_of_the_round(make_host) -> None:
         return within, after
 
     assert host.run(body) == ("", "a round")
+
+
+@pytest.mark.parametrize("oom_detection", [True, False])
+@pytest.mark.parametrize("reason", [reason for reason, _ in THROTTLES])
+def test_a_nap_of_old_is_for_its_reason_as_well(make_host, reason: str, oom_detection: bool) -> None:
+    """Who naps because pages are isolated waits for those who hold them, not for memory as such."""
+    host = make_host(switches={"reclaim_throttle": False, "oom_detection": oom_detection})
+    seen = []
+
+    async def body(task):
+        host.world.call_after(NS_PER_MS, lambda: seen.append(task.resource))
+        await host.vmscan.throttles.reclaim_throttle(task, reason)
+
+    host.run(body)
+    assert seen == [host.vmscan.throttles.queues[reason].resource]
