@@ -93,7 +93,8 @@ class Kswapd:
 
         # MODEL: where there was nothing to scan kswapd of old went on; here the next request wakes it again.
         """
-        return self.vmscan.unreclaimable.is_hopeless(self.highest) or self.nr_vain >= MAX_KSWAPD_FAILURES
+        zones = self.vmscan.unreclaimable.zones_counted(self.highest)
+        return self.vmscan.unreclaimable.is_hopeless(zones) or self.nr_vain >= MAX_KSWAPD_FAILURES
 
     async def kswapd_try_to_sleep(self, task: Task, alloc_order: int, reclaim_order: int) -> None:
         """Nap, and if the node is still balanced then, sleep until woken; kcompactd sees to the order meanwhile."""
@@ -220,7 +221,7 @@ class Kswapd:
         sc.nr_to_reclaim = sum(max(zone.high_wmark_pages(), SWAP_CLUSTER_MAX) for zone in self._zones())
         if vmscan.unreclaimable.is_left_alone(sc):
             return False
-        sc.force_scan = vmscan.unreclaimable.is_hopeless(self.highest)
+        sc.force_scan = vmscan.unreclaimable.is_hopeless(sc.zones_counted)
         await vmscan.shrink_node(task, sc)
         vmscan.unreclaimable.mark(sc)
         if sc.order and sc.nr_reclaimed >= 2 << sc.order:

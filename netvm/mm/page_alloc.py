@@ -51,12 +51,7 @@ from netvm.mm.gfp import (
 )
 from netvm.mm.ledger import FREE, PCP, Ledger
 from netvm.mm.ports import LogPort, NodeDirtyPort
-from netvm.mm.zone import (
-    MOVABLE,
-    PAGE_ALLOC_COSTLY_ORDER,
-    Node,
-    Zone,
-)
+from netvm.mm.zone import MOVABLE, PAGE_ALLOC_COSTLY_ORDER, Node, Zone
 from netvm.runtime.costs import CpuCosts
 from netvm.runtime.task import Resource, Task
 from netvm.runtime.workqueue import PF_WQ_WORKER
@@ -311,10 +306,14 @@ class PageAllocator:
         pfn, oom_progress = await self.alloc_pages_may_oom(task, order, gfp, owner)
         if pfn >= 0:
             return pfn, -1
-        whole = ALLOC_OOM if self.fixes.oom_half_reserve else ALLOC_NO_WATERMARKS
-        if task.flags & PF_OOM_VICTIM and (alloc_flags & whole or gfp & GFP_NOMEMALLOC):
+        if self.victim_must_give_up(task, gfp, alloc_flags):
             return -1, -1
         return -1, 0 if oom_progress else -1
+
+    def victim_must_give_up(self, task: Task, gfp: int, alloc_flags: int) -> bool:
+        """Whether an OOM victim's request found nothing in all of the reserve it may use, or may use none of it."""
+        whole = ALLOC_OOM if self.fixes.oom_half_reserve else ALLOC_NO_WATERMARKS
+        return bool(task.flags & PF_OOM_VICTIM and (alloc_flags & whole or gfp & GFP_NOMEMALLOC))
 
     async def alloc_pages_direct_reclaim(
         self, task: Task, order: int, gfp: int, alloc_flags: int, owner: int

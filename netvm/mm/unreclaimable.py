@@ -27,7 +27,7 @@ the retry of ``__alloc_pages_slowpath`` (mm/page_alloc.c) of 2.6.11, 3.6 and 3.1
 
 from typing import TYPE_CHECKING, Final
 
-from netvm.mm.gfp import ALLOC_NO_WATERMARKS, ALLOC_OOM, GFP_FS, GFP_NOMEMALLOC, PF_OOM_VICTIM, gfp_zone
+from netvm.mm.gfp import GFP_FS, gfp_zone
 from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS
 from netvm.mm.scan_control import DEF_PRIORITY, SWAP_CLUSTER_MAX, ScanControl
 from netvm.mm.zone import PAGE_ALLOC_COSTLY_ORDER, Zone
@@ -68,14 +68,13 @@ class Unreclaimable:
             return not any(self.zone_reclaimable(zone) for zone in zones)
         return all(zone.all_unreclaimable for zone in zones)
 
+    def is_hopeless(self, zones: tuple[Zone, ...]) -> bool:
+        """Whether kswapd may sleep although these zones are short, as there is nothing to be had (pgdat_balanced)."""
+        return bool(zones) and self.all_unreclaimable(zones)
+
     def is_left_alone(self, sc: ScanControl) -> bool:
         """Whether a reclaim skips this pass, as its zones are hopeless; the first pass is always made."""
-        return bool(sc.zones_counted) and sc.priority != DEF_PRIORITY and self.all_unreclaimable(sc.zones_counted)
-
-    def is_hopeless(self, highest: int) -> bool:
-        """Whether kswapd may sleep although its zones are short, since there is nothing to be had (pgdat_balanced)."""
-        zones = self.zones_counted(highest)
-        return bool(zones) and self.all_unreclaimable(zones)
+        return sc.priority != DEF_PRIORITY and self.is_hopeless(sc.zones_counted)
 
     def mark(self, sc: ScanControl) -> None:
         """Mark the zones that kswapd finds hopeless after a pass of its own (balance_pgdat)."""
@@ -110,8 +109,7 @@ class Unreclaimable:
         Returns a frame or -1, and 0 or 1 to go on (1: the zones' counts still rise), -1 to give up.
         """
         vmscan = self._vmscan
-        whole = ALLOC_OOM if self._fixes.oom_half_reserve else ALLOC_NO_WATERMARKS
-        if task.flags & PF_OOM_VICTIM and (alloc_flags & whole or gfp & GFP_NOMEMALLOC):
+        if vmscan.pages.victim_must_give_up(task, gfp, alloc_flags):
             return -1, -1
         if not did_some_progress and gfp & GFP_FS:
             pfn, killed = await vmscan.pages.alloc_pages_may_oom(task, order, gfp, owner)
