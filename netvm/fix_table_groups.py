@@ -132,5 +132,21 @@ GROUP_TABLE: Final = (
         summary="sixteen rounds of direct reclaim without progress call the OOM killer, if what could be reclaimed "
         "would not do; before, pages scanned since one was freed are counted",
     ),
+    Fix(
+        name="flusher_tries_more",
+        year=2011,
+        version="3.1",
+        source='e6fb6da2e106 "writeback: try more writeback as long as something was written", Wu Fengguang',
+        summary="writeback in the background goes on while it writes anything and there is too much dirt; before, a "
+        "round that wrote less than it might, 1024 pages, was the last",
+    ),
+    Fix(
+        name="nfs_congestion",
+        year=2007,
+        version="2.6.21",
+        source='89a09141df6d "[PATCH] nfs: fix congestion control", Peter Zijlstra',
+        summary="the end of a WRITE ends naps in congestion_wait, and what a writer of NFS has done is counted once; "
+        "before, no WRITE did, and pages counted again when they were sent and again with their COMMIT",
+    ),
 )
 """Every cure of this kind, in the order of the fields of :class:`netvm.fixes.Fixes`."""

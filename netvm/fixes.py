@@ -123,6 +123,8 @@ class Fixes:
     oom_unreclaimable_info: bool = True
     oom_zone_reclaimable: bool = True
     oom_detection: bool = True
+    flusher_tries_more: bool = True
+    nfs_congestion: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""

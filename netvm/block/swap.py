@@ -313,6 +313,8 @@ class SwapArea:
             self.stored_version[rq.slot : rq.end_slot] = rq.versions
             self.lruvec.folio_rotate_reclaimable(marked)
         self.vmscan.throttles.acct_reclaim_writeback(nr)
+        if not self.io.needs_fs:
+            self.vmscan.throttles.clear_bdi_congested()
         for pfn in pfns if self._page_waits else ():
             self._wake_page(pfn)
 

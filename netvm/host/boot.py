@@ -464,7 +464,7 @@ def _set_memory_providers(host: Host) -> None:
         return found
 
     object.__setattr__(host.pages.memory, "providers", providers)
-    host.files.throttle.swap_writes = host.swap.io.providers
+    host.files.reclaim.vm_writeout.swap_writes = host.swap.io.providers
 
 
 def start_threads(host: Host) -> None:

@@ -50,6 +50,7 @@ class Files:
     cache: PageCache
     dcache: DentryCache
     reader: FileReader
+    reclaim: FileReclaim
     writeback: Workqueue
     loop_queue: Workqueue | None = None
     fs: FileSystem | None = None
@@ -110,8 +111,10 @@ def make_files(
         flusher=flusher,
     )
     cache.vmscan = vmscan
+    throttle.reclaim_throttles = vmscan.throttles
     flusher.fdatawait = cache.wait_on_writeback
-    vmscan.attach_files(FileReclaim(cache))
+    reclaim = FileReclaim(cache)
+    vmscan.attach_files(reclaim)
     dcache = DentryCache(
         options.storage.kind,
         dentries=slabs["dentry"],
@@ -121,7 +124,13 @@ def make_files(
     )
     vmscan.slab_shrinkers.register(dcache)
     files = Files(
-        throttle=throttle, flusher=flusher, cache=cache, dcache=dcache, reader=FileReader(cache), writeback=writeback
+        throttle=throttle,
+        flusher=flusher,
+        cache=cache,
+        dcache=dcache,
+        reader=FileReader(cache),
+        reclaim=reclaim,
+        writeback=writeback,
     )
     mounts = None
     if isinstance(backend, FileBackend):

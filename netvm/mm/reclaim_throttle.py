@@ -10,7 +10,9 @@ sooner; with the request queues of old this signal was gone, and the nap was sle
 # MODEL: from 2.6.37 to 5.15 all but the nap for isolated pages were taken only while a device was congested
 # (wait_iff_congested). Programs and kswapd nap here as if one was, kernel threads as if none; for naps
 # after a pass and between rounds see :mod:`netvm.mm.unreclaimable`.
-# MODEL: that signal, which every write gives here, was gone in 5.0; here it is from 4.7 on (``oom_detection``).
+# MODEL: that signal was gone in 5.0; here it is from 4.7 on (``oom_detection``). No device is ever congested, so that
+# each of its writes gives it, FUSE's as well, which gave it only with few requests left. There was a queue for reads
+# and one for writes, and this is the latter.
 """
 
 from collections.abc import Callable, Iterator
@@ -132,11 +134,10 @@ class Throttles:
             why: WaitQueue(vmscan.world, Resource("timer", f"reclaim_throttle {why}", self._providers_for(why)))
             for why in THROTTLE_TIMEOUT_NS
         }
-        congestion = Resource("timer", "congestion_wait", vmscan.providers_of_memory)
-        waits_for = {why: queue.resource for why, queue in self.queues.items()} | {"": congestion}
-        self._write_ended = {why: WaitQueue(vmscan.world, resource) for why, resource in waits_for.items()}
-        """Who naps as before 5.16, by reason; without one for naps after a pass and between rounds."""
-        self._nr_napping = 0
+        self._naps = {why: queue.resource for why, queue in self.queues.items()}
+        """What who naps as before 5.16 waits for, by reason; without one for naps after a pass and between rounds."""
+        self._naps[""] = Resource("timer", "congestion_wait", vmscan.providers_of_memory)
+        self._congestion_wqh = WaitQueue(vmscan.world, self._naps[""])
         self.slept_ns: dict[str, int] = {}
         self.count: dict[str, int] = {}
         self.nr_writeback_throttled = 0
@@ -154,7 +155,7 @@ class Throttles:
             await vmscan.pages.cond_resched(task)
             return
         if not vmscan.fixes.reclaim_throttle:
-            await self.congestion_wait(task, reason)
+            await self.nap(task, reason)
             return
         if reason == "VMSCAN_THROTTLE_WRITEBACK":
             if not self.nr_writeback_throttled:
@@ -179,23 +180,29 @@ class Throttles:
             # rounds that take no time would go on for ever at the instant before what they wait for
             await world.sleep_on(task, self.vmscan.pages.memory, timeout_ns=_IDLE_ROUND_NS)
 
-    async def congestion_wait(self, task: Task, reason: str = "", *, timeout_ns: int = CONGESTION_WAIT_NS) -> None:
-        """Sleep for some time, or until a write ends (congestion_wait)."""
+    async def nap(self, task: Task, reason: str = "", *, timeout_ns: int = CONGESTION_WAIT_NS) -> None:
+        """Sleep in congestion_wait as a reclaimer, which is a step of its round."""
+        looks_again = task.flags & PF_KSWAPD or reason == "VMSCAN_THROTTLE_ISOLATED"
+        with nullcontext() if looks_again else step_of_first_round(task, self.vmscan.pages.memory):
+            await self.congestion_wait(task, self._naps[reason], timeout_ns=timeout_ns)
+
+    async def congestion_wait(self, task: Task, wanted: Resource, *, timeout_ns: int = CONGESTION_WAIT_NS) -> None:
+        """Sleep for some time, or until a write ends, to whatever device (congestion_wait)."""
         vmscan = self.vmscan
         begun_ns = vmscan.world.now_ns
         wheel_ns = vmscan.world.wheel_ns(timeout_ns)
-        queue = self._write_ended[reason]
-        looks_again = task.flags & PF_KSWAPD or reason == "VMSCAN_THROTTLE_ISOLATED"
-        with nullcontext() if looks_again else step_of_first_round(task, vmscan.pages.memory):
-            if vmscan.fixes.oom_detection:
-                await vmscan.world.sleep_on(task, queue.resource, timeout_ns=wheel_ns)
-            else:
-                self._nr_napping += 1
-                await queue.wait(task, timeout_ns=wheel_ns)
-                self._nr_napping -= 1
+        if vmscan.fixes.oom_detection:
+            await vmscan.world.sleep_on(task, wanted, timeout_ns=wheel_ns)
+        else:
+            await self._congestion_wqh.wait(task, resource=wanted, timeout_ns=wheel_ns)
         if vmscan.tracer is not None:
             slept_us = (vmscan.world.now_ns - begun_ns) // 1000
             vmscan.tracer.emit(_CONGESTION_WAIT, task, timeout_ns // 1000, slept_us)
+
+    def clear_bdi_congested(self) -> None:
+        """A device has ended a write and is not congested: whoever is in congestion_wait looks again."""
+        if self._congestion_wqh:
+            self._congestion_wqh.wake_all()
 
     def _is_skipped(self, task: Task, reason: str) -> bool:
         """Whether a sleep would help nobody, or hold up others (skip_throttle_noprogress)."""
@@ -211,10 +218,7 @@ class Throttles:
         return 2 * write_pending <= sum(self.vmscan.zone_reclaimable_pages(zone) for zone in node.zones)
 
     def acct_reclaim_writeback(self, nr_pages: int) -> None:
-        """Count written pages and end naps early (__acct_reclaim_writeback; of old clear_bdi_congested)."""
-        if self._nr_napping:
-            for queue in self._write_ended.values():
-                queue.wake_all()
+        """Count written pages and end naps early (__acct_reclaim_writeback)."""
         if not self.nr_writeback_throttled:
             return
         vmstat = self.vmscan.vmstat

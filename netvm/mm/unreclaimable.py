@@ -97,7 +97,7 @@ class Unreclaimable:
 
     async def _nap(self, task: Task, timeout_ns: int) -> None:
         if self._vmscan.vmstat.nr_writeback:
-            await self._vmscan.throttles.congestion_wait(task, timeout_ns=timeout_ns)
+            await self._vmscan.throttles.nap(task, timeout_ns=timeout_ns)
         else:
             await self._vmscan.pages.cond_resched(task)
 

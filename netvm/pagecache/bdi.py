@@ -83,6 +83,7 @@ class BackingDevice:
         "b_more_io",
         "balanced_dirty_ratelimit",
         "bw_time_stamp",
+        "clears_congestion",
         "completions",
         "dirtied_stamp",
         "dirty_exceeded",
@@ -114,6 +115,8 @@ class BackingDevice:
     ) -> None:
         self.world = world
         self.name = name
+        self.clears_congestion = True
+        """Whether the end of a write ends naps in congestion_wait."""
         self.completions = completions
         self.min_ratio = min_ratio
         """Percent of the limit that is always this device's."""

@@ -368,6 +368,8 @@ class PageCache:
         if len(rotate):
             self.lruvec.folio_rotate_reclaimable(rotate.tolist())
         self.vmscan.throttles.acct_reclaim_writeback(nr)
+        if mapping.fs.bdi.clears_congestion:
+            self.vmscan.throttles.clear_bdi_congested()
         queue = self._writeback_waits.get(mapping.id)
         if queue is not None:
             queue.wake_all()

@@ -6,7 +6,9 @@ than ``dirty_expire``, and background writeback while the system or the device i
 
 Files wait on ``b_dirty`` by the time they were first dirtied; ``queue_io`` moves those that are due to ``b_io``; one
 that has used up its chunk goes to ``b_more_io`` for the next round. A chunk is half a second of the device's bandwidth
-or an eighth of the dirty limit, rounded to 4 MiB.
+or an eighth of the dirty limit, rounded to 4 MiB. It goes on while it writes anything and there is too much dirt.
+Before 3.1 (``flusher_tries_more``) a round that wrote less than it might was the last, and what came in meanwhile was
+left to whoever would wake it next.
 
 A flusher has no PF_MEMALLOC: it allocates bios with GFP_NOFS like anybody and may end up in direct reclaim.
 """
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["MIN_WRITEBACK_PAGES", "Flusher", "WritebackWork"]
 
 MIN_WRITEBACK_PAGES: Final = 4096 >> (PAGE_SHIFT - 10)
+MAX_WRITEBACK_PAGES: Final = 1024
+"""What a round wrote at most, before 3.1."""
 DIRTY_SCOPE: Final = 8
 LONG_MAX: Final = (1 << 63) - 1
 
@@ -211,10 +215,12 @@ class Flusher:
                 self.tracer.work(task, wb, work, over=False)
             if not wb.b_io:
                 self._queue_io(task, wb, work)
+            nr_left = work.nr_pages
             progress = await self._writeback_sb_inodes(task, wb, work)
             if self.tracer is not None:
                 self.tracer.work(task, wb, work, over=True)
-            if progress:
+            is_last = nr_left - work.nr_pages < MAX_WRITEBACK_PAGES and not wb.b_more_io
+            if progress and (self.throttle.fixes.flusher_tries_more or not is_last):
                 continue
             if not wb.b_more_io:
                 break

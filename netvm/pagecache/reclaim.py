@@ -15,6 +15,7 @@ from netvm.mm.frames import PG_DIRTY, PG_LOCKED, PG_LRU, PG_WORKINGSET, PG_WRITE
 from netvm.pagecache.filemap import PTE_PRESENT, PageCache
 from netvm.pagecache.mapping import Mapping
 from netvm.pagecache.ports import WritebackControl
+from netvm.pagecache.vm_writeout import VmWriteout
 from netvm.runtime.task import Task
 
 __all__ = ["FileReclaim", "invalidate_mapping_pages"]
@@ -29,6 +30,7 @@ class FileReclaim:
     def __init__(self, cache: PageCache) -> None:
         self.cache = cache
         self.frames = cache.frames
+        self.vm_writeout = VmWriteout(cache.throttle, cache.vmscan.throttles)
 
     def _by_file(self, pfns: PfnArray) -> Iterator[tuple[Mapping, npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
         """Generate file, places within ``pfns`` and page indices for each file that pages belong to."""
@@ -146,7 +148,7 @@ class FileReclaim:
 
     async def throttle_vm_writeout(self, task: Task, gfp: int) -> None:
         """Hold a reclaimer back while too many pages are under writeback."""
-        await self.cache.throttle.throttle_vm_writeout(task, gfp)
+        await self.vm_writeout.throttle_vm_writeout(task, gfp)
 
 
 def invalidate_mapping_pages(cache: PageCache, mapping: Mapping) -> int:

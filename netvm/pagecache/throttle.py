@@ -15,9 +15,6 @@ the same: once the others' dirt is past that too, it waits for them. A quarter i
 the others may is of the hard limit, which follows it slowly: the quarter was not always more, until a part of the hard
 limit was added to it (``less_throttle_margin``, 4.7). Before all of them it was a writer like any other.
 
-Until 4.9 (``no_vm_writeout_throttle``) reclaim is held back, too: while more pages are under writeback, or wait for a
-COMMIT, than the limit and a tenth of it, whoever reclaims with a full mask waits in congestion_wait, kswapd as well.
-
 Before 3.2 (``io_less_throttle``) a writer over the limit wrote pages of its own device itself and waited in
 congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``) for everybody's rest.
 
@@ -25,14 +22,13 @@ congestion_wait for the rest to go down; before 2.6.24 (``per_bdi_dirty_limits``
 # decisions use them (wb_stat_error); no memory groups. Of the old kernels the wait is modelled, not each of its limits.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from netvm.fixes import Fixes
-from netvm.mm.gfp import GFP_FS, GFP_IO, PF_LOCAL_THROTTLE
+from netvm.mm.gfp import PF_LOCAL_THROTTLE
 from netvm.mm.lru import ACTIVE_FILE, INACTIVE_FILE, Lruvec
-from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS, step_of_first_round, wait_without_end
+from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS, Throttles
 from netvm.mm.zone import Node
 from netvm.pagecache.bdi import (
     BANDWIDTH_INTERVAL,
@@ -52,7 +48,7 @@ from netvm.pagecache.position import (
 )
 from netvm.pagecache.writeback_trace import WritebackTrace
 from netvm.runtime.costs import CpuCosts
-from netvm.runtime.task import Provider, Resource, Task
+from netvm.runtime.task import Resource, Task
 from netvm.runtime.world import World
 from netvm.trace.vmstat import VmStat
 from netvm.units import HZ, JIFFY_NS, PAGE_SHIFT, PAGE_SIZE
@@ -124,18 +120,13 @@ class DirtyThrottle:
         self.tracer: WritebackTrace | None = None
         self._bdp_ratelimits = 0
         """Pages dirtied on this CPU since somebody was looked at."""
-        self.paused_ns = 0
         self.nr_pauses = 0
         self.max_pause_ns = 0
         self.setpoint_seen = 0
         """Setpoint and dirty pages at the last look: what a reader of the tracepoint sees."""
         self.dirty_seen = 0
-        name = "throttle_vm_writeout: pages under writeback over the dirty limit"
-        self._writeback_over_limit = Resource("memory", name, self._writes_under_way)
-        self._held_back: list[Task] = []
-        """Who is in throttle_vm_writeout."""
-        self.swap_writes: Callable[[], Sequence[Provider | Task]] = list
-        """Who is to complete what is on its way to swap."""
+        self.reclaim_throttles: Throttles
+        """Where a writer of before 3.2 sleeps."""
 
     def _set_ratelimit(self) -> None:
         """Take the hard limit from the memory of the moment: at boot, or when dirty_ratio is set since.
@@ -255,6 +246,10 @@ class DirtyThrottle:
         self._dirtier(task).nr_dirtied += nr_pages
         self._bdp_ratelimits += nr_pages
 
+    def has_dirtied(self, task: Task) -> bool:
+        """Whether a task is a writer."""
+        return task.number in self._dirtiers
+
     def _dirtier(self, task: Task) -> _Dirtier:
         found = self._dirtiers.get(task.number)
         if found is None:
@@ -349,40 +344,42 @@ class DirtyThrottle:
     async def _balance_by_writing(self, task: Task, wb: BackingDevice) -> None:
         """Let a writer over the limit write pages of its own device until the dirt is down or its duty is done.
 
-        balance_dirty_pages of 2.6.12 to 3.1: between two looks it sleeps in congestion_wait. Whose dirt counts is
-        everybody's at first, the device's own since 2.6.24.
+        balance_dirty_pages of 2.6.12 to 3.1: between two looks it sleeps in congestion_wait, which no signal ends.
+        Whose dirt counts is everybody's at first, the device's own since 2.6.24.
+
+        # MODEL: from 2.6.32 to 3.1 it was a pause of a jiffy that doubled up to a tenth of a second.
         """
         nr_left = WRITE_CHUNK
-        while not task.killed:
-            look = self.limits()
-            task.charge_ns += self.costs.balance_dirty_pages
-            if task.flags & PF_LOCAL_THROTTLE and self.fixes.less_throttle:
-                look.thresh += look.thresh // 4
-            self._wb_dirty_limits(wb, look)
-            if task.flags & PF_LOCAL_THROTTLE and self.fixes.local_throttle and look.wb_dirty <= _own_freerun(look):
-                break
-            if self.fixes.per_bdi_dirty_limits:
-                if look.wb_dirty <= look.wb_thresh or look.dirty <= look.freerun:
-                    break
-            elif look.dirty <= look.thresh:
-                break
+        while not self._may_go_on(task, wb):
             wb.dirty_exceeded = True
             if wb.nr_reclaimable:
-                nr_written = await self.flusher.writeback_inodes_wb(task, wb, nr_left)
-                nr_left -= nr_written
-                if nr_left <= 0:
+                nr_left -= await self.flusher.writeback_inodes_wb(task, wb, nr_left)
+                if nr_left <= 0 or self._may_go_on(task, wb):
                     break
-                if nr_written or not self.nr_unstable:
-                    continue
-            began_ns = self.world.now_ns
-            await self._sleep(task, wb, HZ // 10, everybody=not self.fixes.per_bdi_dirty_limits)
-            if self.tracer is not None:
-                self.tracer.congestion_wait(task, HZ // 10 * JIFFY_NS, self.world.now_ns - began_ns)
+            self._note_pause(wb, CONGESTION_WAIT_NS)
+            if self.fixes.per_bdi_dirty_limits:
+                wanted = self._less_dirt([wb], f"{wb.name} over its dirty setpoint")
+            else:
+                wanted = self._less_dirt(self.devices, "all dirty pages over the limit")
+            await self.reclaim_throttles.congestion_wait(task, wanted)
         look = self.limits()
         if look.dirty <= look.thresh:
             wb.dirty_exceeded = False
         if look.nr_dirty > look.bg_thresh and not wb.in_progress:
             self.flusher.start_background_writeback(wb)
+
+    def _may_go_on(self, task: Task, wb: BackingDevice) -> bool:
+        """Whether there is little enough dirt for a writer of before 3.2."""
+        look = self.limits()
+        task.charge_ns += self.costs.balance_dirty_pages
+        if task.flags & PF_LOCAL_THROTTLE and self.fixes.less_throttle:
+            look.thresh += look.thresh // 4
+        self._wb_dirty_limits(wb, look)
+        if task.flags & PF_LOCAL_THROTTLE and self.fixes.local_throttle and look.wb_dirty <= _own_freerun(look):
+            return True
+        if self.fixes.per_bdi_dirty_limits:
+            return look.wb_dirty <= look.wb_thresh or look.dirty <= look.freerun
+        return look.dirty <= look.thresh
 
     def _is_free_running(self, task: Task, wb: BackingDevice, look: DirtyLimits) -> bool:
         """Whether a task need not be held back at all; fills in the device's limits if it might be."""
@@ -454,44 +451,21 @@ class DirtyThrottle:
         dirtier.dirty_paused_when = now + pause
         return pause, pause_pages
 
-    async def throttle_vm_writeout(self, task: Task, gfp: int) -> None:
-        """Hold a reclaimer back while too many pages are on their way or unstable (throttle_vm_writeout, to 4.8)."""
-        naps = False
-        while not naps:
-            thresh = max(self.limits().thresh, self.dirty_limit if self.fixes.io_less_throttle else 0)
-            nr_unstable = 0 if self.fixes.vm_writeout_not_unstable else self.nr_unstable
-            if self.vmstat.nr_writeback + nr_unstable <= thresh + thresh // 10:
-                return
-            naps = gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO and self.fixes.vm_writeout_nofs_naps
-            over_limit, nap_ns = self._writeback_over_limit, self.world.wheel_ns(CONGESTION_WAIT_NS)
-            self._held_back.append(task)
-            with step_of_first_round(task, over_limit) if naps else wait_without_end(task):
-                await self.world.sleep_on(task, over_limit, timeout_ns=nap_ns)
-            self._held_back.remove(task)
-
-    def _writes_under_way(self) -> list[Provider | Task]:
-        """Say who could bring what reclaimers wait for down: the writes, and for unstable pages who writes next."""
-        writes = self.flusher.writers()
-        found = [*writes, *self.swap_writes()]
-        if self.nr_unstable:
-            needs: tuple[Resource | Task, ...] = tuple(t for t in self._held_back if t.number in self._dirtiers)
-            if self.sysctls.writeback_centisecs:
-                # the flusher's goes the way of the writes that are under way
-                needs = writes[-1].needs if writes and isinstance(writes[-1], Provider) else ()
-            found.append(Provider(name="a COMMIT, sent by who writes next", needs=needs))
-        return found
-
-    async def _sleep(self, task: Task, wb: BackingDevice, pause: int, *, everybody: bool = False) -> None:
+    async def _sleep(self, task: Task, wb: BackingDevice, pause: int) -> None:
         """Sleep killably (io_schedule_timeout)."""
         pause_ns = pause * JIFFY_NS
-        devices = self.devices if everybody else [wb]
-        whose = "all dirty pages over the limit" if everybody else f"{wb.name} over its dirty setpoint"
-        resource = Resource("memory", f"balance_dirty_pages: {whose}", lambda: self.flusher.cleaners(devices))
+        self._note_pause(wb, pause_ns)
+        wanted = self._less_dirt([wb], f"{wb.name} over its dirty setpoint")
+        await self.world.sleep_on(task, wanted, timeout_ns=self.world.wheel_ns(pause_ns), killable=True)
+
+    def _note_pause(self, wb: BackingDevice, pause_ns: int) -> None:
         self.nr_pauses += 1
-        self.paused_ns += pause_ns
         self.max_pause_ns = max(self.max_pause_ns, pause_ns)
         wb.dirty_sleep_ns = self.world.now_ns
-        await self.world.sleep_on(task, resource, timeout_ns=self.world.wheel_ns(pause_ns), killable=True)
+
+    def _less_dirt(self, devices: list[BackingDevice], whose: str) -> Resource:
+        """Return what a writer waits for: these devices' dirty pages to go."""
+        return Resource("memory", f"balance_dirty_pages: {whose}", lambda: self.flusher.cleaners(devices))
 
 
 def _own_freerun(look: DirtyLimits) -> int:

@@ -36,7 +36,6 @@ _PAGES_WRITTEN: Final = number_of("pages_written")
 _BALANCE: Final = number_of("balance_dirty_pages")
 _GLOBAL: Final = number_of("global_dirty_state")
 _RATELIMIT: Final = number_of("bdi_dirty_ratelimit")
-_CONGESTION_WAIT: Final = number_of("writeback_congestion_wait")
 _MS_PER_JIFFY: Final = 1000 // HZ
 _KIB_SHIFT: Final = PAGE_SHIFT - 10
 _ROOT_CGROUP: Final = 1
@@ -226,7 +225,3 @@ class WritebackTrace:
         )
         name = self.recorder.name(wb.name)
         self.recorder.emit(_RATELIMIT, task, name, *(rate << _KIB_SHIFT for rate in rates), _ROOT_CGROUP)
-
-    def congestion_wait(self, task: Task, pause_ns: int, slept_ns: int) -> None:
-        """A writer of before 3.2 has waited for the dirt to go down."""
-        self.recorder.emit(_CONGESTION_WAIT, task, pause_ns // 1000, slept_ns // 1000)

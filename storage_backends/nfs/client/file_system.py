@@ -75,6 +75,7 @@ class NfsFileSystem:
         self.mount, self.client = mount, mount.client
         self.pools = mount.client.pools
         self._bdi = context.throttle.add_device("nfs")
+        self._bdi.clears_congestion = self._counts_once = mount.client.fixes.nfs_congestion
         context.flusher.add_device(self._bdi)
         total = sum(zone.managed for zone in context.pages.node.zones) - context.init_pages
         self.congestion_on_pages = nfs_congestion_kb(total) // (PAGE_SIZE // 1024)
@@ -166,6 +167,7 @@ class NfsFileSystem:
         pending: list[int] = []
         error = 0
         nr_sent = 0
+        nr_to_write = wbc.nr_to_write
         while True:
             run = await walk.next_run(task, coalescer.nr_max)
             groups = coalescer.complete() if run is None else self._add(inode, coalescer, pending, run)
@@ -177,8 +179,11 @@ class NfsFileSystem:
             if run is None:
                 break
         await self._completed(task, inode, completion)
+        if not self._counts_once:
+            wbc.nr_to_write -= nr_to_write - wbc.nr_to_write
         if not self._commits_by_itself:
-            await self._commit(task, inode)
+            nr_committed = await self._commit(task, inode)
+            wbc.nr_to_write -= 0 if self._counts_once else nr_committed
         return 0 if error == _NO_MEMORY else error
 
     def _add(self, inode: Inode, coalescer: Coalescer, pending: list[int], run: tuple[int, int]) -> list[range]:
@@ -280,11 +285,11 @@ class NfsFileSystem:
 
     # -- making safe ----------------------------------------------------------------------------------------------
 
-    async def _commit(self, task: Task, inode: Inode) -> None:
-        """Send a COMMIT for everything on the list; the whole file is meant (nfs_commit_list)."""
+    async def _commit(self, task: Task, inode: Inode) -> int:
+        """Send a COMMIT for everything on the list, the whole file being meant (nfs_commit_list); return its pages."""
         batch = inode.commits.scan()
         if not batch:
-            return
+            return 0
         self._mark(inode, batch, REQ_UNSTABLE, REQ_COMMITTING)
         held = await self.pools.commitdata_alloc(task)
         inode.nr_calls += 1
@@ -303,9 +308,10 @@ class NfsFileSystem:
             self._mark(inode, batch, REQ_COMMITTING, REQ_UNSTABLE)
             inode.commits.failed(batch)
             self._wake_committed(inode)
-            return
+            return 0
         held.holder = rpc.provider
         inode.calls[serial] = (0, 0, rpc)
+        return sum(len(pages_of(unstable)) for unstable in batch)
 
     def _mark(self, inode: Inode, batch: list[Unstable], old: int, new: int) -> None:
         for indices in map(pages_of, batch):

@@ -251,3 +251,19 @@ def test_last_reference_frees_a_slot_that_is_not_cached(make_host) -> None:
         space.nr_swap = 0
 
     host.run(body)
+
+
+@pytest.mark.parametrize("by_file_system", [False, True])
+def test_the_end_of_a_write_ends_naps_on_a_block_device(make_host, monkeypatch: Any, by_file_system: bool) -> None:
+    """A request that is freed tells those in congestion_wait; a swap file over NFS has no such request."""
+    host = make_host(swap_pages=1024, marks=(1, 2, 3))
+    monkeypatch.setattr(type(host.swap.io), "needs_fs", by_file_system)
+    calls = []
+    monkeypatch.setattr(host.vmscan.throttles, "clear_bdi_congested", lambda: calls.append(host.world.now_ns))
+
+    async def body(task: Any) -> None:
+        await swapped_out(host, task)
+
+    host.run(body)
+    assert bool(calls) is not by_file_system
+    assert host.vmstat.pswpout == OUT

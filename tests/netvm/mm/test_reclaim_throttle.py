@@ -109,6 +109,7 @@ def test_before_5_16_everybody_slept_it_out(make_host, reason: str) -> None:
     async def writer(task):
         await host.pause(task, 10 * NS_PER_MS)
         host.vmscan.throttles.acct_reclaim_writeback(1000)
+        host.vmscan.throttles.clear_bdi_congested()
 
     async def body(task):
         host.world.spawn("writer", writer)

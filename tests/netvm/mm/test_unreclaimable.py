@@ -309,7 +309,7 @@ def _under_writeback(host, nr_pages: int, *, written: bool) -> None:
     """Have pages under writeback; the first write ends after 10 ms, or none does."""
     host.vmstat.nr_writeback = nr_pages
     if written:
-        host.world.call_after(10 * NS_PER_MS, host.vmscan.throttles.acct_reclaim_writeback, 1)
+        host.world.call_after(10 * NS_PER_MS, host.vmscan.throttles.clear_bdi_congested)
 
 
 @pytest.mark.parametrize("kernel", OLD)

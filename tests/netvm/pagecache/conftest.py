@@ -166,6 +166,7 @@ class FileHost(_mini.MiniHost):  # type: ignore[misc, name-defined]  # the modul
             flusher=self.flusher,
         )
         self.cache.vmscan = self.vmscan
+        self.throttle.reclaim_throttles = self.vmscan.throttles
         self.flusher.fdatawait = self.cache.wait_on_writeback
         self.files = FileReclaim(self.cache)
         self.vmscan.attach_files(self.files)

@@ -99,6 +99,35 @@ def test_the_background_threshold_starts_it(make_host: Any) -> None:
     assert host.throttle.nr_pauses == 0
 
 
+@pytest.mark.parametrize("tries_more", [True, False])
+def test_a_short_round_was_the_last(make_host: Any, tries_more: bool) -> None:
+    """What is dirtied while a round writes less than 1024 pages is written by the next; before 3.1 there was none."""
+    host = make_host(zones=(("DMA32", 4096),), switches={"flusher_tries_more": tries_more})
+    fs = host.slow_store(pages_per_s=1_000_000)
+    write = fs.writepages
+    nr_rounds = 0
+
+    async def body(task: Task) -> int:
+        first, second = (host.cache.create(fs, name) for name in ("first", "second"))
+        nr_pages = host.throttle.limits().bg_thresh + 40
+
+        async def writepages(*args: Any) -> int:
+            nonlocal nr_rounds
+            nr_rounds += 1
+            error: int = await write(*args)
+            await host.pause(args[0], 10 * NS_PER_MS)
+            if nr_rounds == 1:
+                await host.cache.generic_perform_write(args[0], second, 0, nr_pages)
+            return error
+
+        fs.writepages = writepages
+        await host.cache.generic_perform_write(task, first, 0, nr_pages)
+        await host.pause(task, NS_PER_S)
+        return int(second.nr_dirty) // nr_pages
+
+    assert (host.run(body), nr_rounds) == ((0, 2) if tries_more else (1, 1))
+
+
 def test_reclaim_wakes_all_flushers(host: Any) -> None:
     """wakeup_flusher_threads writes what every device has dirty."""
     stores = [host.slow_store(name, pages_per_s=100_000) for name in ("a", "b")]

@@ -1,16 +1,13 @@
 """The page cache's side of reclaim: shadows, private data, and what may be dropped."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
-from netvm.mm.gfp import GFP_KERNEL, GFP_NOFS
+from netvm.mm.gfp import GFP_KERNEL
 from netvm.pagecache.filemap import PTE_PRESENT
 from netvm.pagecache.reclaim import invalidate_mapping_pages
-from netvm.runtime.task import Provider, Resource, Task
-from netvm.units import NS_PER_MS
+from netvm.runtime.task import Task
 
 
 async def _clean(host: Any, fs: Any, task: Task, nr_pages: int) -> Any:
@@ -105,71 +102,3 @@ def test_kswapd_may_write_a_single_page(host: Any) -> None:
         assert mapping.tagged(2, 0, 6).tolist() == [3]
 
     host.run(body)
-
-
-@pytest.mark.parametrize(
-    ("gfp", "naps", "counted", "ms"),
-    [
-        (GFP_KERNEL, True, True, 312),
-        (GFP_NOFS, True, True, 104),
-        (GFP_NOFS, False, True, 312),
-        (GFP_KERNEL, True, False, 0),
-    ],
-)
-def test_how_long_a_reclaimer_waits_for_a_commit(make_host: Any, gfp: int, naps: bool, counted: bool, ms: int) -> None:
-    """To 4.8 until no more than 1.1 of the limit is left of it; a NOFS one naps once, none if it does not count."""
-    host = make_host(free=2000, switches={"vm_writeout_nofs_naps": naps, "vm_writeout_not_unstable": not counted})
-
-    async def body(task: Task) -> int:
-        throttle = host.throttle
-        thresh = throttle.limits().thresh
-        throttle.nr_unstable = thresh + thresh // 10 + 1
-        host.world.call_after(250 * NS_PER_MS, setattr, throttle, "nr_unstable", 0)
-        begun_ns = host.world.now_ns
-        await host.files.throttle_vm_writeout(task, gfp)
-        return int(host.world.now_ns - begun_ns) // NS_PER_MS
-
-    assert host.run(body) == ms
-
-
-def test_what_a_reclaimer_waits_for_is_who_writes_next(make_host: Any) -> None:
-    """Unstable pages leave with a COMMIT, which a writer sends; if that is the one who waits, it waits for itself."""
-    host = make_host(free=2000)
-
-    async def body(task: Task) -> list[Any]:
-        throttle = host.throttle
-        throttle.sysctls = replace(throttle.sysctls, writeback_centisecs=0)
-        fs = host.slow_store(pages_per_s=1000)
-        throttle.dirtied(task, fs.bdi, 0)
-        throttle.nr_unstable = 2000
-        seen: list[Any] = []
-
-        def look() -> None:
-            seen.extend(throttle._writes_under_way())
-            throttle.nr_unstable = 0
-
-        host.world.call_after(50 * NS_PER_MS, look)
-        await host.files.throttle_vm_writeout(task, GFP_KERNEL)
-        (commit,) = [found for found in seen if getattr(found, "name", "").startswith("a COMMIT")]
-        assert commit.needs == (task,)
-        return seen
-
-    assert host.run(body)
-
-
-@pytest.mark.parametrize("queued", [False, True])
-def test_a_commit_of_the_flusher_goes_the_way_of_its_writes(make_host: Any, queued: bool) -> None:
-    """Where the flusher sends it in time, a COMMIT needs what a write that is under way needs, and else nothing."""
-    host = make_host(free=2000)
-    worker = Resource("worker", "a free worker")
-
-    async def body(_task: Task) -> Any:
-        throttle = host.throttle
-        assert throttle.sysctls.writeback_centisecs
-        throttle.nr_unstable = 2000
-        throttle.flusher.writers = lambda: [Provider(name="a WRITE", needs=(worker,))] if queued else []
-        found = throttle._writes_under_way()[-1]
-        throttle.nr_unstable = 0
-        return found.needs
-
-    assert host.run(body) == ((worker,) if queued else ())

@@ -1,13 +1,15 @@
 """The throttle: limits, the position curve, pauses, and who is held back for whose dirt."""
 
+import contextlib
 from typing import Any
 
 import pytest
+import trio
 
-from netvm.mm.gfp import GFP_KERNEL, GFP_NOIO, PF_LOCAL_THROTTLE
+from netvm.mm.gfp import PF_LOCAL_THROTTLE
 from netvm.pagecache.position import MAX_PAUSE, DirtySysctls
 from netvm.runtime.task import Task
-from netvm.units import HZ, JIFFY_NS, NS_PER_S
+from netvm.units import JIFFY_NS, NS_PER_S
 
 _BIG = (("DMA32", 8192),)
 
@@ -178,60 +180,54 @@ def test_before_3_2_a_writer_over_the_limit_writes_itself(make_host: Any, per_de
     assert dirty <= host.throttle.limits().thresh + 4096 // 32
 
 
-@pytest.mark.parametrize(
-    ("kernel", "gfp", "nr_waits"),
-    [("2.6.11", GFP_KERNEL, 3), ("2.6.11", GFP_NOIO, 3), ("3.6", GFP_KERNEL, 3), ("3.6", GFP_NOIO, 1)],
-)
-def test_reclaim_waits_while_too_much_is_under_writeback(make_host: Any, kernel: str, gfp: int, nr_waits: int) -> None:
-    """A full mask waits until what is under writeback is no tenth over the limit, any other, from 2.6.21, once."""
-    host = make_host(zones=_BIG, kernel=kernel)
-    limit = host.throttle.limits().thresh
-    host.throttle.dirty_limit = limit
+async def _looked_at(host: Any, task: Task, fs: Any) -> None:
+    """Have a writer looked at for pages that are on their way already."""
+    host.throttle._dirtier(task).nr_dirtied = host.throttle._bdp_ratelimits = 1000
+    await host.throttle.balance_dirty_pages_ratelimited(task, fs.bdi)
 
-    async def body(task: Task) -> int:
-        host.vmstat.nr_writeback = limit + limit // 5
-        host.world.call_after(2_500 * HZ // 10 * JIFFY_NS // 1000, setattr, host.vmstat, "nr_writeback", limit)
-        await host.throttle.throttle_vm_writeout(task, gfp)
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_writer_of_before_3_2_waits_for_a_write(make_host: Any, ended: bool) -> None:
+    """Over the limit with nothing of its own to write it naps until a write ends, at most a tenth of a second."""
+    host = make_host(zones=_BIG, kernel="2.6.11")
+    fs = host.slow_store()
+    limit = host.throttle.limits().thresh
+
+    def down() -> None:
         host.vmstat.nr_writeback = 0
-        waited: int = host.world.now_ns // (HZ // 10 * JIFFY_NS)
-        return waited
-
-    assert host.run(body) == nr_waits
-
-
-@pytest.mark.parametrize(("gfp", "is_step"), [(GFP_NOIO, True), (GFP_KERNEL, False)])
-def test_a_nap_of_a_first_round_is_no_retry(make_host: Any, gfp: int, is_step: bool) -> None:
-    """Who naps once goes on to something else, so the nap's end does not count as a look that came to nothing."""
-    host = make_host(zones=_BIG, kernel="3.6")
-    limit = host.throttle.limits().thresh
-    host.throttle.dirty_limit = limit
-    seen: list[bool] = []
+        if ended:
+            host.vmscan.throttles.clear_bdi_congested()
 
     async def body(task: Task) -> None:
-        host.vmstat.nr_writeback = limit + limit // 5
-        host.world.call_after(JIFFY_NS, lambda: seen.append("a first round" in task.spins_at))
-        host.world.call_after(2 * JIFFY_NS, setattr, host.vmstat, "nr_writeback", limit)
-        await host.throttle.throttle_vm_writeout(task, gfp)
-        assert not task.spins_at
-        host.vmstat.nr_writeback = 0
+        host.vmstat.nr_writeback = limit + 1
+        host.world.call_after(NS_PER_S // 100, down)
+        await _looked_at(host, task, fs)
 
     host.run(body)
-    assert seen == [is_step]
+    assert host.world.now_ns == (NS_PER_S // 100 if ended else NS_PER_S // 10 + JIFFY_NS)
 
 
-@pytest.mark.parametrize(("kernel", "held_back"), [("2.6.11", True), ("3.6", True), ("6.1", False)])
-def test_reclaim_is_held_back_until_4_9(make_host: Any, kernel: str, held_back: bool) -> None:
-    """Direct reclaim comes by there after each pass over the lists, unless its kernel has done away with it."""
-    host = make_host(kernel=kernel)
-    came: list[int] = []
+@pytest.mark.parametrize("old", [False, True])
+def test_no_signal_reached_a_writer_over_the_limit(make_host: Any, old: bool) -> None:
+    """A writer that is killed in the throttle stays until the dirt is down; since 3.2 it leaves at once."""
+    host = make_host(zones=_BIG, kernel="2.6.11" if old else "3.6")
+    fs = host.slow_store()
+    limit = host.throttle.dirty_limit = host.throttle.limits().thresh
+    left_ns: list[int] = []
 
-    async def note(_task: Task, gfp: int) -> None:
-        came.append(gfp)
-
-    host.throttle.throttle_vm_writeout = note
+    async def writer(task: Task) -> None:
+        with contextlib.suppress(trio.Cancelled):
+            await _looked_at(host, task, fs)
+        left_ns.append(host.world.now_ns)
 
     async def body(task: Task) -> None:
-        await host.vmscan.try_to_free_pages(task, 0, GFP_KERNEL)
+        host.vmstat.nr_writeback = fs.bdi.nr_writeback = 2 * limit
+        victim = host.world.spawn("writer", writer)
+        await host.pause(task, NS_PER_S)
+        victim.kill()
+        await host.pause(task, NS_PER_S)
+        host.vmstat.nr_writeback = fs.bdi.nr_writeback = 0
+        await host.pause(task, NS_PER_S)
 
     host.run(body)
-    assert bool(came) is held_back
+    assert (left_ns[0] > 2 * NS_PER_S) is old

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from netvm.mm.gfp import PF_MEMALLOC_NOFS
+from netvm.mm.reclaim_throttle import CONGESTION_WAIT_NS
 from netvm.pagecache.ports import WritebackControl
 from netvm.runtime.clock import run_virtual
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import Experiment, run_scenario
 from storage_backends.nfs.messages.nfs3 import NfsStat3
+
+_OF_OLD = ("nfs_commit_after_writeback", "unstable_is_writeback")
 
 
 def writer(mib: int = 4, *, fault: tuple = (), vm: dict | None = None, **storage):
@@ -115,7 +118,7 @@ def test_a_congested_mount_turns_background_writeback_away() -> None:
 @pytest.mark.parametrize("by_itself", [True, False])
 def test_who_sends_the_commit(mounted, by_itself) -> None:
     """A COMMIT follows a writepages by itself from 4.13 on; before, what was answered waits for who writes next."""
-    off = () if by_itself else ("nfs_commit_after_writeback", "unstable_is_writeback")
+    off = () if by_itself else _OF_OLD
     host = mounted("storage.role=fs", "vm.dirty_writeback_centisecs=0", fixes=off)
     seen = []
 
@@ -131,6 +134,52 @@ def test_who_sends_the_commit(mounted, by_itself) -> None:
 
     host.run(script)
     assert seen == ([(0, 0, 0)] * 2 if by_itself else [(16, 16, 0), (0, 0, 0)])
+
+
+@pytest.mark.parametrize(("once", "left"), [(True, [48, 64]), (False, [32, 48])])
+def test_how_often_a_page_counts_as_written(mounted, once: bool, left: list[int]) -> None:
+    """Before 2.6.21 a page took two from what a round may write when it was sent and another when it was committed."""
+    host = mounted(
+        "storage.role=fs", "vm.dirty_writeback_centisecs=0", fixes=_OF_OLD if once else (*_OF_OLD, "nfs_congestion")
+    )
+    seen = []
+
+    async def script(task) -> None:
+        files = host.host.files
+        mapping = files.cache.create(files.fs, "log")
+        await files.cache.generic_perform_write(task, mapping, 0, 16)
+        for _ in range(2):
+            wbc = WritebackControl(nr_to_write=64, reason="background")
+            await files.fs.writepages(task, mapping, wbc)
+            await files.cache.wait_on_writeback(task, mapping)
+            await host.pause(task, 100)
+            seen.append(wbc.nr_to_write)
+
+    host.run(script)
+    assert seen == left
+
+
+@pytest.mark.parametrize("signals", [True, False])
+def test_the_end_of_a_write_ends_naps(mounted, signals: bool) -> None:
+    """Whoever is in congestion_wait looks again when a WRITE is answered; before 2.6.21 it slept its time."""
+    host = mounted(
+        "storage.role=fs",
+        "vm.dirty_writeback_centisecs=0",
+        fixes=("oom_detection",) if signals else ("oom_detection", "nfs_congestion"),
+    )
+    slept_ns = []
+
+    async def script(task) -> None:
+        files = host.host.files
+        mapping = files.cache.create(files.fs, "log")
+        await files.cache.generic_perform_write(task, mapping, 0, 16)
+        await files.fs.writepages(task, mapping, WritebackControl(nr_to_write=64, reason="background"))
+        begun_ns = host.host.world.now_ns
+        await host.host.vmscan.throttles.congestion_wait(task, host.host.pages.memory)
+        slept_ns.append(host.host.world.now_ns - begun_ns)
+
+    host.run(script)
+    assert (slept_ns[0] < CONGESTION_WAIT_NS) is signals
 
 
 def test_who_is_told_of_the_last_write_sends_the_commit(mounted) -> None:
