@@ -7,7 +7,8 @@ answered its pages leave writeback but count as such until the COMMIT, which is 
 ``writepages`` are answered, by the flusher when nothing of the file is under writeback, and by fsync. A verifier in the
 COMMIT's answer that is not that of the WRITE means the server was restarted: exactly those pages are dirty again.
 Before 4.13 (``nfs_commit_after_writeback``) none followed by itself: each ``writepages`` sent one for what had been
-answered by then, so the last pages waited for who wrote next.
+answered by then, so the last pages waited for who wrote next. Before 2.6.21 (``nfs_congestion``) a page was taken off
+what a round may write when it was found dirty, when it was sent and when it was committed.
 
 More than ``nfs_congestion_kb`` under writeback on a mount makes background writeback turn round at once.
 
@@ -179,11 +180,10 @@ class NfsFileSystem:
             if run is None:
                 break
         await self._completed(task, inode, completion)
+        nr_committed = 0 if self._commits_by_itself else await self._commit(task, inode)
         if not self._counts_once:
-            wbc.nr_to_write -= nr_to_write - wbc.nr_to_write
-        if not self._commits_by_itself:
-            nr_committed = await self._commit(task, inode)
-            wbc.nr_to_write -= 0 if self._counts_once else nr_committed
+            nr_sent_pages = nr_to_write - wbc.nr_to_write
+            wbc.nr_to_write -= nr_sent_pages + nr_committed
         return 0 if error == _NO_MEMORY else error
 
     def _add(self, inode: Inode, coalescer: Coalescer, pending: list[int], run: tuple[int, int]) -> list[range]:
