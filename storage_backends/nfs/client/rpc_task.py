@@ -352,6 +352,7 @@ class RpcTask:
         self.bvec = self.rqst = -1
         self.buffer = None
         client.xprt.release_write(self)
+        client.xprt.release_request(self)
         client.xprt.slots.give_back(spare=spare)
 
     async def rpc_release(self, task: Task) -> None:

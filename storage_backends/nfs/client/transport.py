@@ -49,6 +49,9 @@ class SendLock:
             return (holder.running_on,)
         return (self.client.rpciod.pool.needs_worker,) if holder.item.pending else ()
 
+    def release_request(self, _rpc: "RpcTask") -> None:
+        """A call is over: there is nothing to give back."""
+
     def _waiting(self) -> "deque[RpcTask]":
         """Return whose turn it is, in order."""
         return self.sending
@@ -103,6 +106,10 @@ class Transport(Protocol):
 
     def release_write(self, holder: "RpcTask") -> None:
         """Let go of the lock."""
+        ...
+
+    def release_request(self, rpc: "RpcTask") -> None:
+        """Have back what a call that is over still has of the transport."""
         ...
 
     def enqueue(self, rpc: "RpcTask") -> None:

@@ -104,6 +104,11 @@ class UdpXprt(SendLock):
             self.locked_by = None
             self._lock_write_next()
 
+    def release_request(self, rpc: RpcTask) -> None:
+        """Have back the unit of a call that was answered before it was sent again (xprt_release_rqst_cong)."""
+        self.window.put(rpc.xid)
+        self._lock_write_next()
+
     def _waiting(self) -> deque[RpcTask]:
         """Return whose turn it is, if the window has a unit for anybody (__xprt_lock_write_next_cong)."""
         return deque() if self.window.is_full else self.resend or self.sending

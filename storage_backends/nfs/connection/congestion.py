@@ -49,6 +49,10 @@ class CongestionWindow:
             self.cwnd = min(self.cwnd, self.max_cwnd)
         self._holders.pop(xid, None)
 
+    def put(self, xid: int) -> None:
+        """Give a call's unit back if it still has one."""
+        self._holders.pop(xid, None)
+
     def timed_out(self, xid: int) -> None:
         """Take a call's time-out: the window is halved."""
         self.cwnd = max(self.cwnd >> 1, RPC_CWNDSCALE)

@@ -109,6 +109,26 @@ def test_a_silent_server_is_asked_again_and_told_to_the_operator(mounted) -> Non
     assert host.xprt.nr_retransmitted == 6
 
 
+def test_a_call_answered_before_it_is_sent_again_keeps_no_unit(mounted) -> None:
+    """Calls that timed out wait for the lock; when their late replies come first, the window is free for others."""
+    host = mounted(_UDP)
+
+    async def script(task) -> None:
+        xprt, world = host.xprt, host.world
+        await _null(host, task)
+        xprt.window.cwnd = 3 * RPC_CWNDSCALE
+        host.backend.stall(world.now_ns + 3 * NS_PER_S)
+        for i in range(3):
+            world.spawn(f"caller{i}", lambda caller: _null(host, caller))
+        world.call_after(2 * NS_PER_S, setattr, xprt, "locked_by", host)
+        world.call_after(4 * NS_PER_S, xprt.release_write, host)
+        await host.pause(task, 5_000)
+        assert (xprt.window.cong, len(xprt.resend), len(xprt.sending)) == (0, 0, 0)
+        await _null(host, task)
+
+    host.run(script)
+
+
 def test_a_server_that_was_restarted_is_asked_again(mounted) -> None:
     """Nobody is told of it: calls go nowhere, and the next one that is sent again is answered."""
     host = mounted(_UDP)

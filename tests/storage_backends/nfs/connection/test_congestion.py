@@ -32,7 +32,7 @@ def test_a_time_out_halves_it_down_to_one_call() -> None:
         assert (window.cwnd, window.cong) == (wanted, 0)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["get", "answered", "timed_out"]), st.integers(0, 5)), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from(["get", "answered", "timed_out", "put"]), st.integers(0, 5)), max_size=60))
 def test_it_never_leaves_its_bounds(steps: list[tuple[str, int]]) -> None:
     """One call to the slot table wide, and never more calls out than a set of them holds."""
     window = CongestionWindow(4)
