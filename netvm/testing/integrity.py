@@ -115,7 +115,7 @@ def draw_scenario(seed: int) -> dict[str, Any]:
         "storage": storage,
         "workload": _workloads(draw, 2 * ram_mib // 3, files=storage["role"] == "fs"),
         "traffic": [_traffic(draw) for _ in range(draw.of(0, 0, 1, 2))] if networked else [],
-        "fault": [_fault(draw, remote=remote, disk=storage["kind"] == "disk") for _ in range(draw.of(0, 1, 1, 2, 3))],
+        "fault": [_fault(draw, storage, remote=remote) for _ in range(draw.of(0, 1, 1, 2, 3))],
         "run": {
             "seed": seed,
             "oracle": draw.of("fifo", "random", "random"),
@@ -181,6 +181,9 @@ def _storage(draw: _Draw) -> dict[str, Any]:
             commit_ms=draw.of(1, 100),
             vers="4.1",
         )
+        if "vers" not in storage and draw.chance(30):
+            storage["transport"] = "udp"
+            storage |= draw.some(30, udp_slot_table_entries=draw.of(2, 16))
     if role == "fs" and draw.chance(40):
         storage["swap_mib"] = draw.of(2, 4)
     if kind == "iscsi":
@@ -243,8 +246,11 @@ def _traffic(draw: _Draw) -> dict[str, Any]:
     return table | {"bytes_per_s": draw.of(100_000, 2_000_000)}
 
 
-def _fault(draw: _Draw, *, remote: bool, disk: bool) -> dict[str, Any]:
-    kinds = ["stall"] if disk else ["stall", "reset", "server-restart"]
+def _fault(draw: _Draw, storage: Mapping[str, Any], *, remote: bool) -> dict[str, Any]:
+    kinds = ["stall"] if storage["kind"] == "disk" else ["stall", "reset", "server-restart"]
+    if storage.get("transport") == "udp":
+        # there is no connection to reset
+        kinds.remove("reset")
     if remote:
         kinds += ["link-down", "loss-burst"]
     return {

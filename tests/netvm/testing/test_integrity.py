@@ -31,6 +31,7 @@ def test_draws_reach_every_corner() -> None:
     assert {(t["storage"]["kind"], t["storage"]["role"]) for t in drawn} == {
         (kind, role) for kind in ("nbd", "iscsi", "nfs", "disk") for role in ("swap", "fs")
     }
+    assert {t["storage"].get("transport", "tcp") for t in drawn} == {"tcp", "udp"}
     assert {fault["kind"] for t in drawn for fault in t["fault"]} == {
         "stall",
         "reset",
