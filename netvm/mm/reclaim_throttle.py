@@ -201,8 +201,7 @@ class Throttles:
 
     def clear_bdi_congested(self) -> None:
         """A device has ended a write and is not congested: whoever is in congestion_wait looks again."""
-        if self._congestion_wqh:
-            self._congestion_wqh.wake_all()
+        self._congestion_wqh.wake_all()
 
     def _is_skipped(self, task: Task, reason: str) -> bool:
         """Whether a sleep would help nobody, or hold up others (skip_throttle_noprogress)."""

@@ -30,7 +30,7 @@ class FileReclaim:
     def __init__(self, cache: PageCache) -> None:
         self.cache = cache
         self.frames = cache.frames
-        self.vm_writeout = VmWriteout(cache.throttle, cache.vmscan.throttles)
+        self.vm_writeout = VmWriteout(cache.throttle)
 
     def _by_file(self, pfns: PfnArray) -> Iterator[tuple[Mapping, npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
         """Generate file, places within ``pfns`` and page indices for each file that pages belong to."""

@@ -126,7 +126,7 @@ class DirtyThrottle:
         """Setpoint and dirty pages at the last look: what a reader of the tracepoint sees."""
         self.dirty_seen = 0
         self.reclaim_throttles: Throttles
-        """Where a writer of before 3.2 sleeps."""
+        """Where writers of before 3.2 sleep, and reclaimers that are held back."""
 
     def _set_ratelimit(self) -> None:
         """Take the hard limit from the memory of the moment: at boot, or when dirty_ratio is set since.
@@ -357,10 +357,7 @@ class DirtyThrottle:
                 if nr_left <= 0 or self._may_go_on(task, wb):
                     break
             self._note_pause(wb, CONGESTION_WAIT_NS)
-            if self.fixes.per_bdi_dirty_limits:
-                wanted = self._less_dirt([wb], f"{wb.name} over its dirty setpoint")
-            else:
-                wanted = self._less_dirt(self.devices, "all dirty pages over the limit")
+            wanted = self._less_dirt(wb if self.fixes.per_bdi_dirty_limits else None)
             await self.reclaim_throttles.congestion_wait(task, wanted)
         look = self.limits()
         if look.dirty <= look.thresh:
@@ -455,16 +452,18 @@ class DirtyThrottle:
         """Sleep killably (io_schedule_timeout)."""
         pause_ns = pause * JIFFY_NS
         self._note_pause(wb, pause_ns)
-        wanted = self._less_dirt([wb], f"{wb.name} over its dirty setpoint")
-        await self.world.sleep_on(task, wanted, timeout_ns=self.world.wheel_ns(pause_ns), killable=True)
+        wake_ns = self.world.wheel_ns(pause_ns)
+        await self.world.sleep_on(task, self._less_dirt(wb), timeout_ns=wake_ns, killable=True)
 
     def _note_pause(self, wb: BackingDevice, pause_ns: int) -> None:
         self.nr_pauses += 1
         self.max_pause_ns = max(self.max_pause_ns, pause_ns)
         wb.dirty_sleep_ns = self.world.now_ns
 
-    def _less_dirt(self, devices: list[BackingDevice], whose: str) -> Resource:
-        """Return what a writer waits for: these devices' dirty pages to go."""
+    def _less_dirt(self, wb: BackingDevice | None) -> Resource:
+        """Return what a writer waits for: a device's dirty pages to go, or everybody's."""
+        devices = self.devices if wb is None else [wb]
+        whose = "all dirty pages over the limit" if wb is None else f"{wb.name} over its dirty setpoint"
         return Resource("memory", f"balance_dirty_pages: {whose}", lambda: self.flusher.cleaners(devices))
 
 

@@ -13,7 +13,7 @@ congestion_wait, kswapd as well. No write can end that for somebody whom the wri
 from collections.abc import Callable, Sequence
 
 from netvm.mm.gfp import GFP_FS, GFP_IO
-from netvm.mm.reclaim_throttle import Throttles, step_of_first_round, wait_without_end
+from netvm.mm.reclaim_throttle import step_of_first_round, wait_without_end
 from netvm.pagecache.throttle import DirtyThrottle
 from netvm.runtime.task import Provider, Resource, Task
 
@@ -23,9 +23,8 @@ __all__ = ["VmWriteout"]
 class VmWriteout:
     """The limit on what may be on its way while memory is reclaimed, and who waits for it."""
 
-    def __init__(self, throttle: DirtyThrottle, reclaim_throttles: Throttles) -> None:
+    def __init__(self, throttle: DirtyThrottle) -> None:
         self.throttle = throttle
-        self.reclaim_throttles = reclaim_throttles
         name = "throttle_vm_writeout: pages under writeback over the dirty limit"
         self._over_limit = Resource("memory", name, self._writes_under_way)
         self._held_back: list[Task] = []
@@ -44,7 +43,7 @@ class VmWriteout:
             naps = gfp & (GFP_FS | GFP_IO) != GFP_FS | GFP_IO and fixes.vm_writeout_nofs_naps
             self._held_back.append(task)
             with step_of_first_round(task, self._over_limit) if naps else wait_without_end(task):
-                await self.reclaim_throttles.congestion_wait(task, self._over_limit)
+                await throttle.reclaim_throttles.congestion_wait(task, self._over_limit)
             self._held_back.remove(task)
 
     def _writes_under_way(self) -> list[Provider | Task]:

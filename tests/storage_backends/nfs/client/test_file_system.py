@@ -115,6 +115,19 @@ def test_a_congested_mount_turns_background_writeback_away() -> None:
     assert not fs.write_congested
 
 
+async def two_rounds(host, task):
+    """Write to 16 pages of a file and have it written back twice; give each round's control when it is through."""
+    files = host.host.files
+    mapping = files.cache.create(files.fs, "log")
+    await files.cache.generic_perform_write(task, mapping, 0, 16)
+    for _ in range(2):
+        wbc = WritebackControl(nr_to_write=64, reason="background")
+        await files.fs.writepages(task, mapping, wbc)
+        await files.cache.wait_on_writeback(task, mapping)
+        await host.pause(task, 100)
+        yield wbc
+
+
 @pytest.mark.parametrize("by_itself", [True, False])
 def test_who_sends_the_commit(mounted, by_itself) -> None:
     """A COMMIT follows a writepages by itself from 4.13 on; before, what was answered waits for who writes next."""
@@ -124,12 +137,7 @@ def test_who_sends_the_commit(mounted, by_itself) -> None:
 
     async def script(task) -> None:
         files = host.host.files
-        mapping = files.cache.create(files.fs, "log")
-        await files.cache.generic_perform_write(task, mapping, 0, 16)
-        for _ in range(2):
-            await files.fs.writepages(task, mapping, WritebackControl(nr_to_write=64, reason="background"))
-            await files.cache.wait_on_writeback(task, mapping)
-            await host.pause(task, 100)
+        async for _ in two_rounds(host, task):
             seen.append((files.throttle.nr_unstable, files.fs.bdi.nr_reclaimable, host.host.vmstat.nr_writeback))
 
     host.run(script)
@@ -145,15 +153,7 @@ def test_how_often_a_page_counts_as_written(mounted, once: bool, left: list[int]
     seen = []
 
     async def script(task) -> None:
-        files = host.host.files
-        mapping = files.cache.create(files.fs, "log")
-        await files.cache.generic_perform_write(task, mapping, 0, 16)
-        for _ in range(2):
-            wbc = WritebackControl(nr_to_write=64, reason="background")
-            await files.fs.writepages(task, mapping, wbc)
-            await files.cache.wait_on_writeback(task, mapping)
-            await host.pause(task, 100)
-            seen.append(wbc.nr_to_write)
+        seen.extend([wbc.nr_to_write async for wbc in two_rounds(host, task)])
 
     host.run(script)
     assert seen == left
