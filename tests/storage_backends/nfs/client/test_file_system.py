@@ -137,8 +137,10 @@ def test_who_sends_the_commit(mounted, by_itself) -> None:
 
     async def script(task) -> None:
         files = host.host.files
-        async for _ in two_rounds(host, task):
-            seen.append((files.throttle.nr_unstable, files.fs.bdi.nr_reclaimable, host.host.vmstat.nr_writeback))
+        throttle, bdi, vmstat = files.throttle, files.fs.bdi, host.host.vmstat
+        seen.extend(
+            [(throttle.nr_unstable, bdi.nr_reclaimable, vmstat.nr_writeback) async for _ in two_rounds(host, task)]
+        )
 
     host.run(script)
     assert seen == ([(0, 0, 0)] * 2 if by_itself else [(16, 16, 0), (0, 0, 0)])
