@@ -35,6 +35,8 @@ class Pageout:
         self.frames = vmscan.pages.frames
         self.vmstat = vmscan.vmstat
         self.costs = vmscan.costs
+        self.new_page_ns = vmscan.costs.add_to_swap + vmscan.costs.scan_pageout
+        """What a page costs that is sent to swap and had no slot."""
         self.swap = vmscan.swap
         self.spaces: dict[int, AddressSpace] = {}
         """Address spaces by id."""
@@ -63,13 +65,16 @@ class Pageout:
                 await self._pay_for(task, nr)
                 return nr, nr
             if nr_at_hand:
-                task.charge_ns += self.costs.scan_pageout
+                task.charge_ns += self.new_page_ns
                 slot, versions = self._write_quickly(task, chunk, None)
                 await swap.swap_writepages(task, chunk, plug, begun=(slot, versions))
                 await self._pay(task)
                 return 1, 1
         nr = len(chunk)
-        nr_cached = swap.add_to_swap(task, chunk) if new else nr
+        nr_cached = nr
+        if new:
+            nr_cached = swap.add_to_swap(task, chunk)
+            task.charge_ns += nr_cached * self.costs.add_to_swap
         nr_sent = 0
         if nr_cached and may_write:
             await self._pageout(task, chunk[:nr_cached], plug)
@@ -91,8 +96,8 @@ class Pageout:
             await task.cpus.pay(task)
 
     async def _pay_for(self, task: Task, nr_pages: int) -> None:
-        """Pay for pages that were sent together as if it had been offered after each."""
-        cost_ns = self.costs.scan_pageout
+        """Pay for new pages that were sent together as if it had been offered after each."""
+        cost_ns = self.new_page_ns
         nr_paid = 0 if task.cpus is None else task.cpus.nr_paid(task, cost_ns, nr_pages)
         task.charge_ns += nr_paid * cost_ns
         if nr_paid and task.cpus is not None:
@@ -104,7 +109,7 @@ class Pageout:
     def _nr_until_looked(self, task: Task, nr_pages: int) -> int:
         """Return after how many of so many pages, one at least, an interrupt or a preemption falls between two."""
         cpus = task.cpus
-        return nr_pages if cpus is None else min(nr_pages, cpus.nr_unlooked(task, self.costs.scan_pageout))
+        return nr_pages if cpus is None else min(nr_pages, cpus.nr_unlooked(task, self.new_page_ns))
 
     def _write_quickly(self, task: Task, pages: list[int], plug: PlugPort | None) -> tuple[int, list[int]]:
         """Unmap new pages that have all they need at hand and put them under writeback.

@@ -28,8 +28,10 @@ class CpuCosts:
     """One page of a readahead window: allocation, swap cache, bio."""
     scan_keep: int = 1_480
     """A page looked at and put back: isolate, reference walk, put back."""
-    scan_pageout: int = 7_350
-    """A page sent to swap: two rmap walks, slot, swap cache, bio, merge, put back."""
+    scan_pageout: int = 5_600
+    """A page of the swap cache sent out: two rmap walks, bio, merge, put back."""
+    add_to_swap: int = 1_750
+    """A page that has no slot given one: slot, place in the tree, swap cache; one that was read back has kept its."""
     scan_free: int = 2_250
     """A clean page freed."""
     scan_activate: int = 900

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from netvm.mm.gfp import GFP_KERNEL
 from netvm.mm.scan_control import ScanControl
+from netvm.runtime.costs import CpuCosts
 from netvm.units import NS_PER_MS
 
 
@@ -74,3 +75,31 @@ def test_a_task_pays_as_it_goes(make_host, quick: bool) -> None:
     assert nr_out == 32
     assert unpaid_ns < 50_000
     assert now_ns > 32 * 6_800 - unpaid_ns
+
+
+def test_a_page_that_has_a_slot_costs_less(make_host) -> None:
+    """What gave it its slot and its place in the swap cache was paid for when it was not to be written yet."""
+
+    def spent_ns(*may_write: bool) -> list[int]:
+        host = make_host(swap_pages=1024, marks=(1, 2, 3), cpus=1)
+        spent = []
+
+        async def body(task):
+            await host.mapped(task, 8, young=False)
+            for may in may_write:
+                sc = ScanControl(gfp=GFP_KERNEL, order=0, priority=0)
+                sc.may_writepage = may
+                plug = host.swap.start_plug(task)
+                begun_ns = task.time_ns
+                await host.shrinker.shrink_inactive_list(task, host.lruvec, 8, sc, plug)
+                spent.append(task.time_ns - begun_ns)
+                plug.finish()
+
+        host.run(body)
+        return spent
+
+    costs = CpuCosts()
+    (new_ns,) = spent_ns(True)
+    kept_ns, again_ns = spent_ns(False, True)
+    assert new_ns - again_ns == 8 * costs.add_to_swap
+    assert kept_ns - again_ns == 8 * (costs.add_to_swap + costs.scan_keep - costs.scan_pageout)
