@@ -139,8 +139,8 @@ def explain_hang(host: Host, programs: list[Program], *, proved: bool, timeout_s
     lines += _as_it_stands(host, tasks)
     knot = find_knot(tasks)
     chain = _chain(knot, programs)
-    if chain:
-        lines.append(f"the knot: {chain}")
+    # without a knot it is what is on its way that never arrives
+    lines += [f"the knot: {chain}"] if chain else _awaited_lines(host, tasks)
     return lines + _server_lines(knot)
 
 
@@ -150,13 +150,17 @@ def explain_standstill(host: Host, programs: list[Program], *, since_ns: int) ->
     lines = [f"at {now_ns / NS_PER_S:.3f} s, {(now_ns - since_ns) / NS_PER_S:.3f} s into it:"]
     tasks = [task for task in host.world.tasks.values() if _is_stuck(task)]
     lines += _as_it_stands(host, tasks)
-    awaited = (_awaited(task) for task in tasks if task not in host.swap.io.pool.waiters)
-    lines += [f"under way: {names}" for names in dict.fromkeys(awaited) if names]
+    lines += _awaited_lines(host, tasks)
     knot = find_knot(tasks)
     chain = _chain(knot, programs)
     if chain:
         lines.append(f"the wait: {chain}")
     return lines + _server_lines(knot)
+
+
+def _awaited_lines(host: Host, tasks: list[Task]) -> list[str]:
+    awaited = (_awaited(task) for task in tasks if task not in host.swap.io.pool.waiters)
+    return [f"under way: {names}" for names in dict.fromkeys(awaited) if names]
 
 
 def _awaited(task: Task) -> str:

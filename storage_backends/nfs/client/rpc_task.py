@@ -57,6 +57,7 @@ class RpcTask:
         "name",
         "need_xmit",
         "nr_pages",
+        "nr_sent",
         "object",
         "owner",
         "procedure",
@@ -97,6 +98,8 @@ class RpcTask:
         self.done = done
         """Called by nfsiod when it is over; None for a call that somebody waits for."""
         self.xid = 0
+        self.nr_sent = 0
+        """How often it went out whole under this xid (rq_ntrans)."""
         self.name = procedure.name
         self.action: Step | None = RpcTask.call_reserve if client.ops is None else RpcTask.call_prepare
         self.status = 0
@@ -211,6 +214,7 @@ class RpcTask:
                 self.delay(RESERVE_DELAY_NS, "rpc_delay: no memory for a request slot")
                 return
         self.xid = self.client.next_xid()
+        self.nr_sent = 0
         self.client.tasks[self.xid] = self
         self.action = RpcTask.call_allocate
 
@@ -381,5 +385,6 @@ class RpcTask:
             needs = self.client.xprt.needs(self)
             if self.client.ops is not None and self.sleeps_on.startswith("nfs4"):
                 needs = self.client.ops.needs(self)
-            return Provider(name=f"{what}, asleep: {self.sleeps_on}", needs=needs)
+            again = f", sent {self.nr_sent} times" if self.nr_sent > 1 else ""
+            return Provider(name=f"{what}, asleep: {self.sleeps_on}{again}", needs=needs)
         return Provider(name=what)

@@ -164,6 +164,7 @@ class Xprt(SendLock):
                 self._sent = (0, 0)
                 self.xmit.pop(rpc)
                 rpc.need_xmit = False
+                rpc.nr_sent += 1
                 if corks and not self.xmit:
                     await set_cork(sock, task, corked=False)
                 return 0

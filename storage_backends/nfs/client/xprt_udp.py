@@ -35,16 +35,6 @@ from storage_backends.wire import RemoteProtocolError, size_of
 __all__ = ["UdpXprt"]
 
 
-class _Sent:
-    """What is known of a call that was sent (``rq_ntrans``, ``rq_xtime``)."""
-
-    __slots__ = ("at_ns", "nr")
-
-    def __init__(self) -> None:
-        self.nr = 0
-        self.at_ns = 0
-
-
 class UdpXprt(SendLock):
     """``struct rpc_xprt`` over UDP."""
 
@@ -60,7 +50,8 @@ class UdpXprt(SendLock):
         self.timeout = timeout
         self.resend: deque[RpcTask] = deque()
         self.nr_retransmitted = 0
-        self._sent: dict[int, _Sent] = {}
+        self._sent_at_ns: dict[int, int] = {}
+        """When each call on the wire was sent last, by xid (rq_xtime)."""
         self._not_responding = False
         sock.data_ready = self.xs_udp_data_ready
         sock.write_space = self._room_again
@@ -90,7 +81,7 @@ class UdpXprt(SendLock):
             return True
         is_free = self.locked_by is None and not self.write_space
         what = f"a unit of the window (cwnd {self.window.cwnd})" if is_free else "the transport's lock"
-        if rpc.xid in self._sent:
+        if rpc.xid in self._sent_at_ns:
             self.resend.append(rpc)
             rpc.sleep_on(f"xprt sending again: {what}")
         else:
@@ -148,10 +139,9 @@ class UdpXprt(SendLock):
         if rpc.status:
             return
         rpc.need_xmit = False
-        sent = self._sent.setdefault(rpc.xid, _Sent())
-        self.nr_retransmitted += sent.nr > 0
-        sent.nr += 1
-        sent.at_ns = self.world.now_ns
+        self.nr_retransmitted += rpc.nr_sent > 0
+        rpc.nr_sent += 1
+        self._sent_at_ns[rpc.xid] = self.world.now_ns
 
     # -- waiting for replies --------------------------------------------------------------------------------------
 
@@ -207,9 +197,9 @@ class UdpXprt(SendLock):
             rpc.reply = reply
             if self.client.tracer is not None:
                 self.client.tracer.lookup_rqst(softirq, rpc)
-            sent = self._sent.pop(reply.xid)
+            sent_at_ns = self._sent_at_ns.pop(reply.xid)
             self.window.answered(reply.xid)
-            self.rtt.answered(rpc.name, self.world.now_ns - sent.at_ns, sent.nr)
+            self.rtt.answered(rpc.name, self.world.now_ns - sent_at_ns, rpc.nr_sent)
             if rpc.sleeps_on.startswith("xprt pending: the reply"):
                 rpc.wake_up()
             self._lock_write_next()
@@ -230,4 +220,4 @@ class UdpXprt(SendLock):
         """Return what of its state could make a retry succeed."""
         # a call that is sent again is a new chance, unless nothing at all can be received
         chances = 0 if self.client.stack.receive_blocked() is not None else self.nr_retransmitted
-        return (len(self.resend), len(self.sending), self.window.cong, self.write_space, len(self._sent), chances)
+        return (len(self.resend), len(self.sending), self.window.cong, self.write_space, len(self._sent_at_ns), chances)

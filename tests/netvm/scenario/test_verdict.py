@@ -1,5 +1,6 @@
 """Verdicts: what each kind of end is called, and that the explanation names who holds and who waits."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -391,3 +392,20 @@ def test_a_program_that_sleeps_because_it_wants_to_is_not_hung(late: dict[str, i
     outcome = run_scenario(small(workload=[pulse]), name="small")
     assert (outcome.verdict, outcome.longest_standstill_s) == ("COMPLETED", 0.0)
     assert outcome.virtual_seconds > 300
+
+
+def test_a_hang_without_a_knot_names_what_never_arrives() -> None:
+    """A datagram of 23 fragments does not fit in a link's queue of 20 packets, however often it is sent."""
+    storage = {"kind": "nfs", "role": "fs", "transport": "udp", "wsize_bytes": 32768, "size_mib": 64}
+    scenario = small(
+        kernel={"preset": "2.6.11"},
+        link={"queue_packets": 20},
+        storage=storage,
+        workload=[{"kind": "file-writer", "mib": 1}],
+    )
+    outcome = run_scenario(scenario, name="small")
+    assert outcome.verdict == "HANG"
+    assert outcome.drops["link_overflowed"] > 0
+    assert not any("knot" in line for line in outcome.explanation)
+    (way,) = (line for line in outcome.explanation if line.startswith("under way: nfs: WRITE"))
+    assert re.search(r"the reply, sent [2-9]\d times$", way)
