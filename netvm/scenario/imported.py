@@ -109,9 +109,8 @@ _SMALL_BUILD_96M_SLAB: Final = {
 }
 _SMALL_BUILD_96M_MIN_FREE_KBYTES: Final = 1083
 
-_SEED: Final = 14
-"""A draw by which all recorded runs but one end as recorded; none can do better, since of two runs of one machine (H1
-and H4) one hung."""
+_SEED: Final = 164
+"""The first draw by which all 46 recorded runs end as recorded, those too of which one draw of eight does."""
 _COUNTED_NOISE: Final = 0.02
 _PREPARES_NS: Final = 140_000
 """From the program's first look at the clock to its first touch, in which it prints that and maps its memory: by the

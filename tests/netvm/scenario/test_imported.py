@@ -134,7 +134,7 @@ def test_the_speed_of_a_machine_in_real_time() -> None:
 def test_two_recordings_of_one_machine_are_two_draws() -> None:
     """The stock virtio machines have the same kernel, card and memory: what else they are is the seed's."""
     one, four = (_imported(f"H{number}-gt96-virtio-stock") for number in (1, 4))
-    assert one.run == four.run == Run(seed=14)
+    assert one.run == four.run == Run(seed=164)
     assert (one.kernel, one.vm, one.nic) == (four.kernel, four.vm, four.nic)
     assert one.machine.zones[0].managed_pages == four.machine.zones[0].managed_pages
 

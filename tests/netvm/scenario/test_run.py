@@ -27,11 +27,11 @@ _RUNS = Path(__file__).parents[2] / "data" / "runs"
 _BESIDE = Path(__file__).parents[4] / "shared" / "ground-truth" / "runs"
 _TESTED_APART = ("-fw-", "N10-", "N24-")
 _HOGS = sorted(path.name for path in _RUNS.iterdir() if not any(part in path.name for part in _TESTED_APART))
-_SHORT = (("H4-gt96-virtio-stock", 3), ("T2-knob0-flood-boost0", 1))
-"""Hangs that are soon there, and a seed by which they are."""
-_OTHERWISE = {"H4-gt96-virtio-stock": 3}
-"""The recorded run that as imported ends another way, and a seed by which it does not: of two recordings of its machine
-one hung, so no draw can be right for both."""
+_SHORT = ("H4-gt96-virtio-stock", "T2-knob0-flood-boost0")
+"""Hangs that are soon there."""
+_OTHERWISE = {"T4-knob1-noflood-boost0": 1}
+"""Recorded runs that as imported end another way, by chance, and a seed by which they do not; three at most. This one
+hangs as recorded, but with three slab pages of bios more under writeback."""
 
 
 def small(**tables: Any) -> Scenario:
@@ -59,10 +59,10 @@ def ends_alike(outcome: Outcome, verdict: str) -> bool:
     return outcome.verdict in (("HANG", "LIVELOCK") if verdict == "hung" else ("COMPLETED", "STALL"))
 
 
-@pytest.mark.parametrize(("name", "seed"), _SHORT)
-def test_a_hang_of_a_stock_kernel(name: str, seed: int) -> None:
+@pytest.mark.parametrize("name", _SHORT)
+def test_a_hang_of_a_stock_kernel(name: str) -> None:
     """It ends as recorded, with one slab page of bios under writeback and the sender asleep inside TCP."""
-    outcome, verdict = recorded(name, seed=seed)
+    outcome, verdict = recorded(name)
     assert ends_alike(outcome, verdict)
     assert outcome.audit == []
     assert outcome.vmstat["nr_writeback"] == 21
