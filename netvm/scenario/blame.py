@@ -19,7 +19,7 @@ from typing import Final
 import msgspec.inspect as shape
 
 from netvm.errors import UsageError
-from netvm.scenario.synonyms import meant_keys
+from netvm.scenario.synonyms import WAYS, meant_keys
 
 __all__ = ["ABSENT", "Blame", "blames", "dotted", "nearest", "refuse", "shown"]
 
@@ -213,7 +213,8 @@ def _mismatch(value: object, kind: shape.Type, path: Path) -> Blame:
         return Blame(path=path, value=value, problem=f"must be {right}{_as_a_list(value, kind.item_type, path)}")
     if isinstance(kind, shape.LiteralType):
         meant = nearest(str(value), [str(word) for word in kind.values])
-        hint = f"; did you mean {shown(_literal(meant, kind))}?" if meant is not None else ""
+        way = WAYS.get((str(path[-1]), str(value)))
+        hint = f"; {way}" if way else f"; did you mean {shown(_literal(meant, kind))}?" if meant is not None else ""
         if meant == str(value):
             hint = f"; write it {'in' if isinstance(value, int | float) else 'without'} quotes"
         return Blame(path=path, value=value, problem=f"must be {right}{hint}")

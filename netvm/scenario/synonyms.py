@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["SYNONYMS", "meant_keys", "stem_of"]
+__all__ = ["SYNONYMS", "WAYS", "meant_keys", "stem_of"]
 
 _UNITS: Final = {
     "time": (
@@ -90,6 +90,8 @@ SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "max steps": ("steps", "budget"),
 }
 """By the stem of a key, its words parted by spaces: what else it is called."""
+WAYS: Final = {("role", "both"): '"fs" with a storage.swap_mib is both'}
+"""By a key and a value that it does not have: how to say what is meant."""
 _ALIKE: Final = 0.7
 """Two stems closer than this are one of them misspelt (``difflib``'s ratio)."""
 

@@ -113,6 +113,12 @@ def test_a_complete_scenario_has_no_mistake() -> None:
     assert _told(_COMPLETE) == []
 
 
+def test_a_value_that_is_said_another_way_is_told_how() -> None:
+    """Who wants files and swap on one storage learns how that is written."""
+    told = _told(_COMPLETE.replace('"nbd"', '"nbd"\nrole = "both"'))
+    assert told == ['storage.role = "both": must be one of "fs", "swap"; "fs" with a storage.swap_mib is both']
+
+
 def test_missing_tables_are_told() -> None:
     """An empty scenario lacks the two tables that have no default."""
     assert _told("") == ["storage: missing; must be a table", "workload: missing; must be a list of tables"]
