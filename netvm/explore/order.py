@@ -54,7 +54,9 @@ _STANDSTILL_S: Final = 2
 _STACK_MAX: Final = 12
 _BOTTOM: Final = frozenset({"_run_events", "_task_main"})
 """Where a stack ends: below an interrupt lies whoever it interrupted."""
-_EACH: Final = re.compile(r" of \d+ pages at slot \d+| \(min_nr \d+\)")
+_EACH: Final = re.compile(
+    r" of \d+ pages at (?:slot )?\d+| \(min_nr \d+\)|(?<=<)rq\d+ | \d+\+\d+(?=>)| 0x[0-9a-f]{8}|, sent \d+ times"
+)
 """What tells one wait of a kind from another."""
 _SERVERS: Final = ("nbd-server", "iscsi_t", "nfsd")
 """Threads of a storage server on this host."""
@@ -133,6 +135,9 @@ class _Watch:
         self.run = run
         self.requests: dict[Hashable, _Request] = {}
         self.waits: dict[str, None] = {}
+        programs = "|".join(re.escape(program.name) for program in run.scenario.workload)
+        self._process = re.compile(rf"\b({programs})\d+\b")
+        """The name of one process of a program that has several."""
         self._inside: dict[int, int] = {}
         self.cleaning: list[str] = []
         host = run.host
@@ -217,7 +222,7 @@ class _Watch:
         for provider in resource.providers():
             name = provider.comm if isinstance(provider, Task) else provider.name
             wait = f"{task.comm} waits for {resource.name}, provided by {name}"
-            self.waits.setdefault(_EACH.sub("", wait))
+            self.waits.setdefault(self._process.sub(r"\1", _EACH.sub("", wait)))
 
 
 def _stack() -> list[str]:

@@ -1,5 +1,7 @@
 """The reclaim-order checker flags the broken arm of the exhibits it can see, from a calm run, and not the fixed one."""
 
+import re
+
 import pytest
 
 from netvm.errors import UsageError
@@ -36,6 +38,15 @@ def test_a_stock_that_is_not_backed_is_latent(arm: str) -> None:
     assert len(told[0]) == 1
     assert told[1] == []
     assert f"resembles {entry}: " in text_of(broken)
+
+
+@pytest.mark.parametrize("name", ["B2/transport-broken", "A2/nbd-broken"])
+def test_waits_of_a_kind_are_one(name: str) -> None:
+    """Which page, request or call it is, and which process of a program, makes no line of its own."""
+    waits = watch(name).waits
+    assert 10 < len(waits) < 40
+    assert len({re.sub(r"\d+", "", wait) for wait in waits}) > len(waits) - 8
+    assert not any(re.search(r"<rq\d|0x[0-9a-f]{8}|\bhog\d", wait) for wait in waits)
 
 
 def test_an_abstract_machine_has_no_paths() -> None:
