@@ -135,8 +135,8 @@ class _Watch:
         self.run = run
         self.requests: dict[Hashable, _Request] = {}
         self.waits: dict[str, None] = {}
-        programs = "|".join(re.escape(program.name) for program in run.scenario.workload)
-        self._process = re.compile(rf"\b({programs})\d+\b")
+        names = "|".join(re.escape(program.name) for program in run.scenario.workload if program.name)
+        self._process = re.compile(rf"\b({names or '(?!)'})\d+\b")
         """The name of one process of a program that has several."""
         self._inside: dict[int, int] = {}
         self.cleaning: list[str] = []

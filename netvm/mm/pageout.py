@@ -35,7 +35,7 @@ class Pageout:
         self.frames = vmscan.pages.frames
         self.vmstat = vmscan.vmstat
         self.costs = vmscan.costs
-        self.new_page_ns = vmscan.costs.add_to_swap + vmscan.costs.scan_pageout
+        self.new_page_ns = self.costs.add_to_swap + self.costs.scan_pageout
         """What a page costs that is sent to swap and had no slot."""
         self.swap = vmscan.swap
         self.spaces: dict[int, AddressSpace] = {}

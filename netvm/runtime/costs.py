@@ -31,7 +31,7 @@ class CpuCosts:
     scan_pageout: int = 5_600
     """A page of the swap cache sent out: two rmap walks, bio, merge, put back."""
     add_to_swap: int = 1_750
-    """A page that has no slot given one: slot, place in the tree, swap cache; one that was read back has kept its."""
+    """What a page pays before that if it has no slot yet: slot, place in the tree, swap cache."""
     scan_free: int = 2_250
     """A clean page freed."""
     scan_activate: int = 900

@@ -214,9 +214,13 @@ def _mismatch(value: object, kind: shape.Type, path: Path) -> Blame:
     if isinstance(kind, shape.LiteralType):
         meant = nearest(str(value), [str(word) for word in kind.values])
         way = WAYS.get((str(path[-1]), str(value)))
-        hint = f"; {way}" if way else f"; did you mean {shown(_literal(meant, kind))}?" if meant is not None else ""
-        if meant == str(value):
+        hint = ""
+        if way is not None:
+            hint = f"; {way}"
+        elif meant == str(value):
             hint = f"; write it {'in' if isinstance(value, int | float) else 'without'} quotes"
+        elif meant is not None:
+            hint = f"; did you mean {shown(_literal(meant, kind))}?"
         return Blame(path=path, value=value, problem=f"must be {right}{hint}")
     leaf = isinstance(kind, shape.IntType | shape.FloatType | shape.BoolType)
     if leaf and isinstance(value, str) and value != "" and _fits(_unquoted(value), kind):

@@ -49,6 +49,13 @@ def test_waits_of_a_kind_are_one(name: str) -> None:
     assert not any(re.search(r"<rq\d|0x[0-9a-f]{8}|\bhog\d", wait) for wait in waits)
 
 
+def test_a_program_without_a_name_changes_no_other() -> None:
+    """Its processes are not told by a number, and the numbers of others stay."""
+    hog = {"kind": "anon-hog", "mib": 24, "name": ""}
+    scenario = {"machine": {"ram_mib": 24}, "storage": {"kind": "nbd"}, "workload": [hog]}
+    assert any("bio-160" in wait for wait in check_order(scenario_from(scenario, origin="x"), "x").waits)
+
+
 def test_an_abstract_machine_has_no_paths() -> None:
     """It is refused with a hint."""
     with pytest.raises(UsageError, match=r"docs/reserve\.md"):
