@@ -1,4 +1,4 @@
-"""The cures of memory groups, of who reclaims or sends for others, and of when memory is out: more rows of the table.
+"""The cures of memory groups, of who reclaims or sends for others, of when memory is out, and a few more rows.
 
 See :mod:`netvm.fix_table`, which these rows follow.
 """
@@ -147,6 +147,13 @@ GROUP_TABLE: Final = (
         source='89a09141df6d "[PATCH] nfs: fix congestion control", Peter Zijlstra',
         summary="the end of a WRITE ends naps in congestion_wait, and what a writer of NFS has done is counted once; "
         "before, no WRITE did, and pages counted again when they were sent and again with their COMMIT",
+    ),
+    Fix(
+        name="slub_fast_path",
+        year=2012,
+        version="3.6",
+        source='5091b74a95d4 "mm: slub: optimise the SLUB fast path to avoid pfmemalloc checks", Christoph Lameter',
+        summary="a CPU's current slab serves every request, also when its pages came from the reserve",
     ),
 )
 """Every cure of this kind, in the order of the fields of :class:`netvm.fixes.Fixes`."""

@@ -125,6 +125,7 @@ class Fixes:
     oom_detection: bool = True
     flusher_tries_more: bool = True
     nfs_congestion: bool = True
+    slub_fast_path: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""

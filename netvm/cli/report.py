@@ -11,7 +11,7 @@ from typing import Final
 from netvm import __version__
 from netvm.scenario.against import Comparison, Row
 from netvm.scenario.load import options_of
-from netvm.scenario.outcome import LatencyReport, Outcome, WorkloadReport
+from netvm.scenario.outcome import LatencyReport, Outcome, ReserveReport, WorkloadReport
 from netvm.scenario.schema import Scenario
 
 __all__ = ["comparison_text", "options_text", "outcome_text", "paint_of"]
@@ -51,6 +51,7 @@ def outcome_text(outcome: Outcome) -> str:
             *_latency(outcome.direct_reclaim_latency_us),
             f"reserve: {outcome.reserve.pages} pages below min; drawn from there and held, at the peak: "
             f"{outcome.reserve.peak_used}" + _owners("; by owner: ", outcome.reserve.by_owner),
+            *_still_held(outcome.reserve),
             "drops: " + (_owners("", outcome.drops) or "none"),
             f"replay: {outcome.replay}",
         ]
@@ -124,6 +125,11 @@ def _latency(latency: LatencyReport) -> Iterator[str]:
     quantiles = [(name, getattr(latency, name)) for name in ("p50", "p90", "p99", "max")]
     told = ", ".join(f"{name} {value:.0f}" for name, value in quantiles if value is not None)
     yield f"direct reclaim latency (us): {latency.count} times" + (f", {told}" if told else "")
+
+
+def _still_held(reserve: ReserveReport) -> Iterator[str]:
+    if reserve.still_used:
+        yield f"reserve, at the end: {reserve.still_used} held" + _owners("; by owner: ", reserve.still_by_owner)
 
 
 def _owners(head: str, pages: Mapping[str, int]) -> str:

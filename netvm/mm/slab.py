@@ -7,9 +7,9 @@ are there.
 
 A slab whose pages came from the reserve is *pfmemalloc*: once it has left the CPU, its objects go only to requests
 that are entitled to the reserve themselves, others must take a fresh slab (commit 072bb0aa5e06, 3.6). While it is the
-current slab its freelist serves everybody: the fast path does not look (commit 5091b74a95d4, 3.6). On a machine that
-serves its own swap this leak is what the server's replies live on. Without the first fix a reserve page becomes
-ordinary slab for good.
+current slab its freelist serves everybody: the fast path does not look (commit 5091b74a95d4, 3.6; before it, a request
+that may not have the current slab put it with the partial ones). On a machine that serves its own swap this leak is
+what the server's replies live on. Without the first fix a reserve page becomes ordinary slab for good.
 
 An object is known by the first frame of its slab; nothing here needs its address.
 """
@@ -84,6 +84,7 @@ class SlabCache:
         "_order_of",
         "_partial",
         "_slab",
+        "fast_path",
         "fix_pfmemalloc",
         "min_partial",
         "name",
@@ -100,6 +101,7 @@ class SlabCache:
         self.pages = pages
         self.owner = pages.ledger.owner(f"slab:{name}")
         self.fix_pfmemalloc = pages.fixes.slab_pfmemalloc
+        self.fast_path = pages.fixes.slub_fast_path or not self.fix_pfmemalloc
         self.min_partial = min(max((spec.object_bytes.bit_length() - 1) // 2, MIN_PARTIAL), MAX_PARTIAL)
         # a slab made at the smallest order holds fewer objects
         self._nr_at_min = max(1, (PAGE_SIZE << spec.min_order) // max(spec.object_bytes, 1))
@@ -126,9 +128,11 @@ class SlabCache:
         slab = self._slab
         free = self._free
         if slab >= 0 and free[slab]:
-            free[slab] -= 1
-            self.nr_active += 1
-            return slab
+            if self.fast_path or self._match(slab, entitled=self.pages.gfp_pfmemalloc_allowed(task, gfp)):
+                free[slab] -= 1
+                self.nr_active += 1
+                return slab
+            self._deactivate()
         if self._partial:
             entitled = self.pages.gfp_pfmemalloc_allowed(task, gfp)
             for candidate in self._partial:
@@ -140,10 +144,15 @@ class SlabCache:
                     return candidate
         return -1
 
+    def _deactivate(self) -> None:
+        """Put the current slab, which has free objects, with the partial ones (deactivate_slab)."""
+        slab, self._slab = self._slab, -1
+        self._note_freed(slab, 0)
+
     def take_many(self, task: Task, gfp: int, nr: int) -> list[int]:
         """Take up to ``nr`` objects that are there without a new slab."""
         slab = self._slab
-        if slab >= 0 and self._free[slab] >= nr:
+        if slab >= 0 and self._free[slab] >= nr and self.fast_path:
             self._free[slab] -= nr
             self.nr_active += nr
             return [slab] * nr
@@ -163,7 +172,8 @@ class SlabCache:
         """Return how many free objects the slabs hold, reserved ones not counted."""
         flags = self.pages.frames.flags_of
         free = self._free
-        total = free[self._slab] if self._slab >= 0 else 0
+        current = self._slab
+        total = free[current] if current >= 0 and (self.fast_path or not flags[current] & PG_PFMEMALLOC) else 0
         for slab in self._partial:
             if not flags[slab] & PG_PFMEMALLOC:
                 total += free[slab]

@@ -55,10 +55,13 @@ class TcpSock:
         rcvbuf: int | None = None,
         loopback: bool = False,
         kernel: bool = True,
+        holder: str = "",
     ) -> None:
         self.stack = stack
         self.world = stack.world
         self.name = name
+        self.holder = holder or name
+        """Under whose name the ledger has the pages that it sends from."""
         self.loopback = loopback
         self.kernel = kernel
         self.allocation = GFP_KERNEL

@@ -34,7 +34,7 @@ __all__ = ["WriteQueue"]
 class _Sock(Protocol):
     """The socket whose queue it is."""
 
-    name: str
+    holder: str
     stack: NetStack
     mem: SockMemory
     allocation: int
@@ -67,7 +67,7 @@ class WriteQueue:
         self._sock = sock
         self._skbs: deque[Skb] = deque()
         self._own_frag = TaskFrag()
-        self._owner = sock.stack.pages.ledger.owner(f"skb:{sock.name}")
+        self._owner = sock.stack.pages.ledger.owner(f"skb:{sock.holder}")
         self.tail: Skb | None = None
         """The last packet, while data may still be added to it."""
         self.tail_bytes = 0

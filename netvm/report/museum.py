@@ -166,7 +166,10 @@ def _pair_lines(pair: str, arms: Sequence[_Arm], results: Mapping[str, Result]) 
     first = arms[0].exhibit
     lines = [f"### {pair}: {first.title}", "", " ".join(first.mechanism.split()), ""]
     lines += [f"- *Source* ({first.year}): {' '.join(first.source.split())}", f"- *Fix*: {_fix_text(first.fix)}", ""]
-    lines += ["| arm | kernel | verdict | knot, or who was killed | file |", "|---|---|---|---|---|"]
+    lines += [
+        "| arm | kernel | verdict | knot, who was killed, or who holds the reserve | file |",
+        "|---|---|---|---|---|",
+    ]
     for arm in arms:
         result = results.get(arm.name, Result("none", ""))
         knot = f"`{result.knot}`" if result.knot else ""

@@ -63,11 +63,12 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def knot(self) -> str:
-        """Return the shortest chain of the hang, or the first kill, or the first hung task; empty if there was none."""
+        """Return the shortest chain of the hang, else the first kill, hung task or level of the reserve, if any."""
         for line in self.explanation:
             if line.startswith(KNOT):
                 return line.removeprefix(KNOT)
-        told = [line for word in ("invoked oom-killer", "INFO: task ") for line in self.explanation if word in line]
+        words = ("invoked oom-killer", "INFO: task ", "reserve pages held")
+        told = [line for word in words for line in self.explanation if word in line]
         return told[0] if told else ""
 
 

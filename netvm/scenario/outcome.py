@@ -77,6 +77,10 @@ class ReserveReport(_Report, frozen=True, kw_only=True):
     """Most of it that was in use at once."""
     by_owner: dict[str, int] = {}
     """Who held how many of its pages at that moment."""
+    still_used: int = 0
+    """Pages drawn from there that are held at the end of the run."""
+    still_by_owner: dict[str, int] = {}
+    """Who holds how many of those."""
 
 
 class PassReport(_Report, frozen=True, kw_only=True):

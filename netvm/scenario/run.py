@@ -47,6 +47,7 @@ from netvm.scenario.verdict import (
     explain_hung_task,
     explain_io_error,
     explain_oom,
+    explain_reserve,
     explain_standstill,
     hang_kind,
     has_io_errors,
@@ -360,6 +361,8 @@ class Experiment:
         explanation += host.stack.ip_frags.notes() if host.stack.ip_frags is not None else []
         if host.files.cache.nr_lost:
             explanation.append(f"{host.files.cache.nr_lost} file pages were lost in writes that failed")
+        if scenario.exhibit is not None and scenario.exhibit.reserve_of:
+            explanation.append(explain_reserve(host, scenario.exhibit.reserve_of))
         return Outcome(
             scenario=self.name,
             kernel=scenario.kernel.preset,
@@ -426,6 +429,8 @@ class Experiment:
             pages=sum(zone["min"] for zone in self.host.boot_zones),
             peak_used=ledger.reserve_peak,
             by_owner=dict(sorted(ledger.by_owner_at_peak.items())),
+            still_used=ledger.reserve_used,
+            still_by_owner=dict(sorted(ledger.reserve_table().items())),
         )
 
     def _memory_groups(self) -> dict[str, dict[str, int]]:

@@ -223,7 +223,7 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
             problem = 'reaches no remote server; must be a card, or storage.place "local"'
             yield Blame(path=("nic", "kind"), value=nic.kind, problem=problem)
         for index, traffic in enumerate(scenario.traffic):
-            problem = 'comes from outside, and nic.kind is "loopback"; must be a card'
+            problem = 'is with peers outside, and nic.kind is "loopback"; must be a card'
             yield Blame(path=("traffic", index, "name"), value=traffic.name, problem=problem)
     if storage.kind == "nfs" and storage.place == "local":
         for key in ("proxy_bandwidth_bytes_per_s", "proxy_latency_us"):

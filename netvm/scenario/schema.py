@@ -48,6 +48,7 @@ __all__ = [
     "Readers",
     "Run",
     "Scenario",
+    "Senders",
     "Storage",
     "Traffic",
     "Verdict",
@@ -83,7 +84,8 @@ class Exhibit(_Table, frozen=True, kw_only=True):
     id: str
     """The exhibit's code: R1 to R4 (recorded runs), or A2, A9, ... (documented history)."""
     arm: Literal["broken", "fixed", "cure"]
-    """``broken`` and ``fixed`` differ by one switch; ``cure`` is what an administrator can do without it."""
+    """``broken`` and ``fixed`` differ by one switch; ``cure`` is another way: what an administrator can do without that
+    switch, or a cure that costs something."""
     title: str
     """One line for the catalogue."""
     year: Natural = 0
@@ -94,6 +96,8 @@ class Exhibit(_Table, frozen=True, kw_only=True):
     """The wait chain in a few sentences of kernel words."""
     fix: str = ""
     """What tells the arms apart: a switch of ``[kernel.fixes]``, or the dotted path of another key."""
+    reserve_of: list[str] = []
+    """Where the arms come to the same verdict: owners whose pages of the reserve, at the end, are what differs."""
 
 
 class Kernel(_Table, frozen=True, kw_only=True):
@@ -306,7 +310,38 @@ class Readers(_Table, frozen=True, kw_only=True, tag="tcp-stream", tag_field="ki
     """0: goes on to the end."""
 
 
-Traffic = Flood | Readers
+class Senders(_Table, frozen=True, kw_only=True, tag="tcp-sender", tag_field="kind"):
+    """``[[traffic]] kind = "tcp-sender"``: programs that answer peers outside, on ordinary connections of their own.
+
+    A message is a packet to be sent: an object of ``skbuff_fclone_cache`` and one of ``kmalloc-1k``, as the storage's
+    packets take them, and a part of a page. All of it is held until the peer acknowledges it.
+    """
+
+    name: str = "sender"
+    """Name of its tasks and sockets in reports."""
+    processes: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """How many of it run."""
+    sockets: Annotated[int, Meta(ge=1, le=4096)] = 1
+    """Connections of each process."""
+    messages_per_s: Annotated[int, Meta(ge=1, le=10_000_000)] = 1000
+    """Messages that each process has to send, over its connections in turn; those that fall due while it waits for
+    memory it sends afterwards. One that finds its socket's buffer full is dropped (MSG_DONTWAIT)."""
+    bytes: Annotated[int, Meta(ge=1, le=1_048_576)] = 100
+    """Length of a message."""
+    peer: Literal["reads", "stops", "gone"] = "reads"
+    """``reads`` what comes; ``stops``: acknowledges but does not read, so that its window closes; ``gone``: lost its
+    network once the connection was made, and acknowledges nothing until the connection is given up."""
+    peer_delay_us: Natural = 0
+    """How much further away the peers are than the storage's server, one way."""
+    nodelay: bool = False
+    """TCP_NODELAY: each message is a packet, instead of waiting for the acknowledgement of the last (Nagle)."""
+    start_ms: Natural = 0
+    """When the first one is sent."""
+    stop_ms: Natural = 0
+    """0: goes on to the end."""
+
+
+Traffic = Flood | Readers | Senders
 
 
 class Fault(_Table, frozen=True, kw_only=True):

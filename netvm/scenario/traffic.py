@@ -1,4 +1,4 @@
-"""What else arrives: floods and streams from outside into sockets of this host, all of which take its memory."""
+"""Other traffic: what arrives at sockets of this host and what its programs send, all of which takes its memory."""
 
 from typing import Any
 
@@ -7,21 +7,27 @@ from netvm.mm.gfp import GFP_KERNEL
 from netvm.net.ip_fragment import Datagram, fragments_of
 from netvm.net.remote import RemoteSocket
 from netvm.net.sock import TcpSock
+from netvm.net.tcp.config import TcpConfig
 from netvm.net.udp import UdpSock
-from netvm.net.wire import connect_streams
+from netvm.net.wire import Packet, connect_streams
 from netvm.runtime.task import Resource, Task
-from netvm.runtime.timer import TimerKind
-from netvm.scenario.schema import Flood, Readers, Traffic
-from netvm.units import NS_PER_MS, NS_PER_S
+from netvm.runtime.timer import NEVER_NS, TimerKind
+from netvm.scenario.schema import Flood, Readers, Senders, Traffic
+from netvm.units import NS_PER_MS, NS_PER_S, NS_PER_US
 
 __all__ = ["start_traffic"]
 
 _PACE = Resource("timer", "the reader's own pause", external=True)
+_IDLE = Resource("timer", "the next message", external=True)
 
 
 def start_traffic(host: Host, traffic: list[Traffic]) -> None:
-    """Start every source and reader."""
+    """Start every source, reader and sender."""
     for spec in traffic:
+        if isinstance(spec, Senders):
+            for i in range(spec.processes):
+                _TcpSender(host, spec, spec.name if spec.processes == 1 else f"{spec.name}{i}")
+            continue
         for i in range(spec.sockets):
             name = spec.name if spec.sockets == 1 else f"{spec.name}{i}"
             if isinstance(spec, Flood):
@@ -110,3 +116,65 @@ class _TcpStream:
 
     async def _read(self, task: Task) -> None:
         await self.sock.recvmsg(task, 65536, wait_all=False)
+
+
+class _Peer:
+    """The way to a peer of a sender, which is longer than the link or ends once the connection is made."""
+
+    def __init__(self, remote: RemoteSocket, spec: Senders) -> None:
+        self.remote = remote
+        self.delay_ns = 2 * spec.peer_delay_us * NS_PER_US
+        self.is_gone = spec.peer == "gone"
+
+    def take(self, packet: Packet, skb: object) -> None:
+        """Deliver a packet as late as its answer would have come all the way back."""
+        if self.delay_ns:
+            self.remote.world.call_after(self.delay_ns, self._arrived, packet, skb)
+        else:
+            self._arrived(packet, skb)
+
+    def _arrived(self, packet: Packet, skb: object) -> None:
+        if not (self.is_gone and self.remote.is_open):
+            self.remote.take(packet, skb)
+
+
+class _TcpSender:
+    """A program that sends messages on connections of its own."""
+
+    def __init__(self, host: Host, spec: Senders, name: str) -> None:
+        self.host = host
+        self.spec = spec
+        self.message = bytes(spec.bytes)
+        self.interval_ns = max(1, NS_PER_S // spec.messages_per_s)
+        begun_ns = host.world.now_ns
+        self.start_ns = begun_ns + spec.start_ms * NS_PER_MS
+        self.stop_ns = begun_ns + spec.stop_ms * NS_PER_MS if spec.stop_ms else NEVER_NS
+        self.socks = [self._connect(f"{name}-{i}", name) for i in range(spec.sockets)]
+        host.world.spawn(name, self._run, cpus=host.cpus)
+
+    def _connect(self, name: str, program: str) -> TcpSock:
+        host, spec = self.host, self.spec
+        assert host.link is not None
+        sock = TcpSock(host.stack, name, config=TcpConfig(nodelay=spec.nodelay), kernel=False, holder=program)
+        # each message is sent with MSG_DONTWAIT: without room it is dropped, while memory is waited for
+        sock.sndtimeo_ns = 0
+        remote = RemoteSocket(host.world, f"{name}-peer", link=host.link.down)
+        connect_streams(sock, remote)
+        sock.peer = _Peer(remote, spec)
+        remote.reads_at_once = spec.peer != "stops"
+        sock.connect()
+        return sock
+
+    async def _run(self, task: Task) -> None:
+        """Send each message when it is due, or as soon after as its memory is there."""
+        world = self.host.world
+        due_ns, turn = self.start_ns, 0
+        while due_ns < self.stop_ns:
+            if due_ns > world.now_ns:
+                # that it will send again is no sign that anything gets done
+                await world.sleep_ns(task, due_ns - world.now_ns, _IDLE, kind=TimerKind.CLOCK)
+            sock = self.socks[turn % len(self.socks)]
+            if sock.established:
+                await sock.sendmsg(task, [self.message], more=False)
+            due_ns += self.interval_ns
+            turn += 1

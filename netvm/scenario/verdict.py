@@ -10,6 +10,7 @@ after the kernel's), what that waits for, who could provide it, and the figures 
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from netvm.host.machine import Host
@@ -27,6 +28,7 @@ __all__ = [
     "explain_hung_task",
     "explain_io_error",
     "explain_oom",
+    "explain_reserve",
     "explain_standstill",
     "hang_kind",
     "has_io_errors",
@@ -424,6 +426,18 @@ def explain_oom(host: Host) -> list[str]:
     if host.oom.panicked:
         lines += [line for line in host.log_lines if host.oom.panicked in line]
     return lines
+
+
+# -- what is left of the reserve --------------------------------------------------------------------------------------
+
+
+def explain_reserve(host: Host, owners: Sequence[str]) -> str:
+    """Say how many pages that were drawn from below min ``owners`` hold as the host stands."""
+    table = host.ledger.reserve_table()
+    held = {name: table.get(name, 0) for name in owners}
+    pages = sum(zone["min"] for zone in host.boot_zones)
+    told = ", ".join(f"{name} {nr}" for name, nr in held.items())
+    return f"reserve pages held at the end: {sum(held.values())}, with {pages} below min ({told})"
 
 
 # -- errors of the storage ------------------------------------------------------------------------------------------

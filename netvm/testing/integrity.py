@@ -232,7 +232,20 @@ def _workloads(draw: _Draw, mib: int, *, files: bool) -> list[dict[str, Any]]:
 
 
 def _traffic(draw: _Draw) -> dict[str, Any]:
-    kind = draw.of("udp-flood", "udp-flood", "tcp-stream")
+    kind = draw.of("udp-flood", "tcp-stream", "tcp-sender")
+    if kind == "tcp-sender":
+        return {
+            "kind": kind,
+            "processes": draw.of(1, 3),
+            "sockets": draw.of(1, 30),
+            "messages_per_s": draw.of(100, 2000),
+            "bytes": draw.of(16, 1000, 20_000),
+            "peer": draw.of("reads", "stops", "gone"),
+            **draw.some(30, peer_delay_us=draw.of(1000, 50_000)),
+            **draw.some(30, nodelay=True),
+            **draw.some(30, start_ms=10),
+            "stop_ms": draw.of(50, 400),
+        }
     table: dict[str, Any] = {
         "kind": kind,
         "sockets": draw.of(1, 3),

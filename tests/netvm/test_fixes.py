@@ -36,6 +36,7 @@ def test_swap_over_network_arrived_together() -> None:
         "pfmemalloc_drop",
         "softirq_memalloc",
         "slab_pfmemalloc",
+        "slub_fast_path",
         "rmem_exempt",
         "rx_memalloc",
     ]

@@ -22,7 +22,9 @@ _OUTCOME = Outcome(
     explanation=["kswapd0 waits in mempool_alloc"],
     vmstat={"pswpout": 21, "allocstall_movable": 3, "oom_kill": 0},
     direct_reclaim_latency_us=LatencyReport(count=3, p50=1200.0, p90=2000.4, p99=2000.4, max=2000.4),
-    reserve=ReserveReport(pages=270, peak_used=20, by_owner={"bio": 8, "skb": 12}),
+    reserve=ReserveReport(
+        pages=270, peak_used=20, by_owner={"bio": 8, "skb": 12}, still_used=5, still_by_owner={"bio": 1, "skb": 4}
+    ),
     drops={"PFMemallocDrop": 3},
     workload=[
         WorkloadReport(
@@ -49,6 +51,7 @@ def test_a_hang_is_told_whole() -> None:
         "  pswpout            21   allocstall_movable  3",
         "direct reclaim latency (us): 3 times, p50 1200, p90 2000, p99 2000, max 2000",
         "reserve: 270 pages below min; drawn from there and held, at the peak: 20; by owner: skb 12, bio 8",
+        "reserve, at the end: 5 held; by owner: skb 4, bio 1",
         "drops: PFMemallocDrop 3",
         "replay: netvm run R1/nbd-broken --seed 7 --oracle fifo",
     ]

@@ -272,9 +272,9 @@ def test_an_order_0_cache_reclaims_once_as_asked(make_host) -> None:
 # -- slabs from the reserve --------------------------------------------------------------------------------------------
 
 
-def _with_reserve_slab(make_host, *, fix: bool = True, current: bool = False):
+def _with_reserve_slab(make_host, *, fix: bool = True, fast_path: bool = True, current: bool = False):
     """Return a host whose cache has a slab from the reserve with one free object, and its number."""
-    host = make_host(free=1000, marks=MARKS, switches={"slab_pfmemalloc": fix})
+    host = make_host(free=1000, marks=MARKS, switches={"slab_pfmemalloc": fix, "slub_fast_path": fast_path})
     cache = host.slabs["bio-160"]
     slab = _objects(cache, host.task(flags=PF_MEMALLOC), 21)[0]
     assert host.frames.flags_of[slab] & PG_PFMEMALLOC
@@ -308,6 +308,47 @@ def test_partial_slabs_from_the_reserve_are_for_the_entitled(
     assert found == (slab if gets else -1)
 
 
+@pytest.mark.parametrize(
+    ("fix", "fast_path", "flags", "gets"),
+    [
+        (True, True, 0, True),
+        (True, False, 0, False),
+        (True, False, PF_MEMALLOC, True),
+        (False, False, 0, True),
+    ],
+)
+def test_the_current_slab_is_looked_at_off_the_fast_path_alone(
+    make_host, fix: bool, fast_path: bool, flags: int, gets: bool
+) -> None:
+    """``slub_fast_path``: whose the CPU's slab is, is not asked since 3.6; before it, others left it to the entitled.
+
+    Where slabs are not marked at all there is nothing to ask.
+    """
+    host, cache, slab = _with_reserve_slab(make_host, fix=fix, fast_path=fast_path, current=True)
+    assert cache.nr_ready() == (1 if fast_path or not fix else 0)
+    # so that nobody gets a fresh one
+    host.zone.watermark[:] = [5000, 5000, 5000]
+    task = host.task(flags=flags)
+    assert cache.try_alloc(task, GFP_NOWAIT | GFP_NOWARN) == (slab if gets else -1)
+    if not gets:
+        # it lies with the partial ones now, where who is entitled finds it
+        assert cache.take_many(task, GFP_NOWAIT, 1) == []
+        assert cache.take_many(host.task(flags=PF_MEMALLOC), GFP_NOWAIT, 1) == [slab]
+    host.audit()
+
+
+def test_a_current_slab_without_objects_is_given_back_when_others_cannot_have_it(make_host) -> None:
+    """Where enough partial slabs are there already, an empty one that leaves the CPU goes back to the allocator."""
+    host, cache, slab = _with_reserve_slab(make_host, fast_path=False, current=True)
+    cache.min_partial = 1
+    for _ in range(20):
+        cache.free(slab)
+    host.zone.watermark[:] = [5000, 5000, 5000]
+    assert cache.try_alloc(host.task(), GFP_NOWAIT | GFP_NOWARN) == -1
+    assert cache.nr_slabs == 0
+    host.audit()
+
+
 def test_others_take_a_fresh_slab(make_host) -> None:
     """With memory above the marks an ordinary request gets its object from a new slab; the old one waits."""
     host, cache, slab = _with_reserve_slab(make_host)
@@ -330,13 +371,14 @@ def test_objects_ready_do_not_include_the_reserves(make_host) -> None:
 # -- at random ---------------------------------------------------------------------------------------------------------
 
 
-def _machine(make_host):
+def _machine(make_host, *, fast_path: bool):
     class SlabMachine(RuleBasedStateMachine):
         """Objects of two caches come and go while memory is sometimes short."""
 
         def __init__(self):
             super().__init__()
-            self.host = make_host(zones=(("DMA32", 256),), marks=(30, 40, 50), batch=3, high=12)
+            switches = {"slub_fast_path": fast_path}
+            self.host = make_host(zones=(("DMA32", 256),), marks=(30, 40, 50), batch=3, high=12, switches=switches)
             self.caches = [self.host.slabs["bio-160"], self.host.slabs["kmalloc-1k"]]
             self.held = [[], []]
             self.blocks = []
@@ -397,8 +439,10 @@ def _machine(make_host):
 
 
 @pytest.mark.parametrize("examples", [12, pytest.param(500, marks=pytest.mark.slow)])
-def test_slabs_against_lists_of_objects(make_host, examples: int) -> None:
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_slabs_against_lists_of_objects(make_host, examples: int, fast_path: bool) -> None:
     """However objects come and go, none is lost and every slab's page has its owner."""
     run_state_machine_as_test(
-        _machine(make_host), settings=settings(max_examples=examples, stateful_step_count=20, deadline=None)
+        _machine(make_host, fast_path=fast_path),
+        settings=settings(max_examples=examples, stateful_step_count=20, deadline=None),
     )

@@ -96,9 +96,12 @@ def _told(text: str) -> list[str]:
         ),
         (
             "[[traffic]]\nkind = 'udp_flood'",
-            'traffic.0.kind = "udp_flood": must be one of "tcp-stream", "udp-flood"; did you mean "udp-flood"?',
+            (
+                'traffic.0.kind = "udp_flood": must be one of "tcp-sender", "tcp-stream", "udp-flood"; '
+                'did you mean "udp-flood"?'
+            ),
         ),
-        ("[[traffic]]\nname = 'x'", 'traffic.0.kind: missing; must be one of "tcp-stream", "udp-flood"'),
+        ("[[traffic]]\nname = 'x'", 'traffic.0.kind: missing; must be one of "tcp-sender", "tcp-stream", "udp-flood"'),
     ],
 )
 def test_one_mistake_is_told_in_one_line(text: str, line: str) -> None:

@@ -105,13 +105,15 @@ def test_what_is_a_surprise() -> None:
 
 
 def test_the_knot_of_a_cell() -> None:
-    """The knot is the line that begins so, else the first kill, else the first hung task."""
+    """The knot is the line that begins so, else the first kill, hung task or level of the reserve."""
     kill = "at 1.000 s hog-14 invoked oom-killer: order=0"
     assert _cell(explanation=["hung", kill, "the knot: a -> [b] -> a"]).knot == "a -> [b] -> a"
     assert _cell(explanation=["x", kill]).knot == kill
     hung = "INFO: task hog:46 blocked for more than 10 seconds, since 1.000 s: (D) waits for mmap_lock: hog"
     assert _cell(explanation=[hung, kill]).knot == kill
     assert _cell(explanation=["x", hung, "... held by hog.5-51"]).knot == hung
+    level = "reserve pages held at the end: 47"
+    assert _cell(explanation=["x", level]).knot == level
     assert _cell().knot == ""
 
 

@@ -112,7 +112,7 @@ def test_zones_stand_in_order_and_once() -> None:
                 "storage": {"kind": "nbd", "place": "local"},
                 "traffic": [{"kind": "udp-flood", "packets_per_s": 1}],
             },
-            'traffic.0.name = "flood": comes from outside, and nic.kind is "loopback"; must be a card',
+            'traffic.0.name = "flood": is with peers outside, and nic.kind is "loopback"; must be a card',
         ),
         (
             {"storage": {"kind": "nfs", "place": "local", "proxy_latency_us": 5}},

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from netvm.net.sock import TcpSock
 from netvm.runtime.clock import run_virtual
 from netvm.scenario.load import scenario_from
 from netvm.scenario.run import Experiment
@@ -82,3 +83,94 @@ def test_a_stream_is_bounded_by_its_window(reader: str) -> None:
     held = sum(sock.mem.rmem_alloc for sock in experiment.host.stack.sockets if sock.name.startswith("stream"))
     assert held <= 2 * 65536
     assert bool(held) is (reader == "never")
+
+
+def sender(**keys: Any) -> dict[str, Any]:
+    """Return a program that sends 1,000 messages of 100 bytes a second."""
+    return {"kind": "tcp-sender", "messages_per_s": 1000, "bytes": 100} | keys
+
+
+def senders(experiment: Experiment) -> list[TcpSock]:
+    """Return the sockets of the senders."""
+    return [sock for sock in experiment.host.stack.sockets if sock.name.startswith("sender")]
+
+
+def written(experiment: Experiment) -> int:
+    """Return how many bytes the senders have written."""
+    return sum(sock.outgoing.written_bytes for sock in senders(experiment))
+
+
+def packets(experiment: Experiment) -> int:
+    """Return how many packets lie in the senders' write queues."""
+    return sum(len(sock.write_queue) for sock in senders(experiment))
+
+
+def test_a_sender_sends_at_its_pace_and_a_peer_that_reads_lets_nothing_stay() -> None:
+    """A quarter of a second is some 250 messages, over the connections in turn; all but the last is acknowledged."""
+    experiment = ended(sender(sockets=4))
+    assert 24_000 <= written(experiment) <= 27_000
+    shares = [sock.outgoing.written_bytes for sock in senders(experiment)]
+    assert max(shares) - min(shares) <= 100
+    assert packets(experiment) <= 1
+    assert experiment.audit() == []
+
+
+def test_each_process_has_a_pace_and_connections_of_its_own() -> None:
+    """Three of them send three times as much, each in its own name."""
+    experiment = ended(sender(processes=3, sockets=2))
+    assert 72_000 <= written(experiment) <= 81_000
+    assert sorted({sock.holder for sock in senders(experiment)}) == ["sender0", "sender1", "sender2"]
+    assert len(senders(experiment)) == 6
+
+
+def test_what_is_sent_to_a_peer_that_is_gone_stays() -> None:
+    """Nothing is acknowledged once the connection is there; the pages are held in the program's name."""
+    experiment = ended(sender(sockets=50, peer="gone"))
+    assert all(sock.established for sock in senders(experiment))
+    # Nagle: after the first packet of a socket the others wait in one
+    assert 50 <= packets(experiment) <= 100
+    assert {sock.core.snd_una for sock in senders(experiment)} == {1}, "the SYN alone"
+    assert experiment.host.ledger.table()["skb:sender"] >= 1
+
+
+def test_nodelay_makes_each_message_a_packet() -> None:
+    """Up to the congestion window, ten at the start; what is beyond it goes into the last packet."""
+    experiment = ended(sender(sockets=20, peer="gone", nodelay=True))
+    assert 190 <= packets(experiment) <= 220
+
+
+def test_a_far_peer_acknowledges_after_the_way_there_and_back() -> None:
+    """What lies there is what was sent in one round trip."""
+    experiment = ended(sender(sockets=200, peer_delay_us=20_000, nodelay=True))
+    assert 36 <= packets(experiment) <= 46
+
+
+def test_a_peer_that_stops_reading_closes_its_window() -> None:
+    """It acknowledges what fits; the rest fills the socket, and what finds no room then is dropped at once."""
+    experiment = ended(
+        sender(messages_per_s=2000, bytes=4096, peer="stops"), think_ms=20, vm={"tcp_wmem": [4096, 65536, 65536]}
+    )
+    (sock,) = senders(experiment)
+    assert 4 << 20 <= sock.core.snd_una <= (4 << 20) + 8192
+    assert 65536 <= sock.mem.wmem_queued <= 65536 + 8192
+    assert sock.short_of == "room"
+
+
+def test_a_sender_begins_and_stops_in_its_time() -> None:
+    """From start_ms to stop_ms, and not a message outside."""
+    experiment = ended(sender(start_ms=50, stop_ms=150))
+    assert written(experiment) == 100 * 100
+
+
+def test_what_falls_due_while_memory_is_waited_for_is_sent_afterwards() -> None:
+    """Under pressure the program is late, and yet all its messages are written."""
+    experiment = ended(
+        sender(sockets=20, messages_per_s=4000, stop_ms=140),
+        think_ms=0,
+        machine={"ram_mib": 24},
+        workload=[{"kind": "anon-hog", "mib": 24, "passes": 1}],
+    )
+    vmstat = experiment.host.vmstat.as_dict()
+    assert sum(count for name, count in vmstat.items() if name.startswith("allocstall")) > 0
+    assert experiment.world.now_ns > 140 * NS_PER_MS
+    assert written(experiment) == 4 * 140 * 100

@@ -16,7 +16,15 @@ from netvm.scenario.load import load_scenario, scenario_from
 from netvm.scenario.outcome import Outcome
 from netvm.scenario.run import Experiment, run_scenario
 from netvm.scenario.schema import Scenario
-from netvm.scenario.verdict import explain_hang, explain_hung_task, explain_oom, hang_kind, judge, lost_writes
+from netvm.scenario.verdict import (
+    explain_hang,
+    explain_hung_task,
+    explain_oom,
+    explain_reserve,
+    hang_kind,
+    judge,
+    lost_writes,
+)
 from netvm.units import NS_PER_S
 
 
@@ -257,6 +265,17 @@ def test_a_kill_is_explained(idle: Experiment) -> None:
     assert swap_left.endswith("EARLY: swap had 3 pages free and 0 pages were under writeback")
     assert "EARLY: swap had 0 pages free and 4 pages" in writing
     assert failed == f"{plain} Swap failed: 8 times a page could not be written"
+
+
+def test_who_holds_the_reserve_is_told_for_the_owners_asked_for(idle: Experiment) -> None:
+    """Each with its pages, none included, in the order asked for; what others hold does not count."""
+    host = idle.host
+    host.ledger.drew_reserve(host.ledger.owner("skb:nbd0"), 9)
+    host.ledger.drew_reserve(host.ledger.owner("slab:kmalloc-1k"), 4)
+    pages = sum(zone["min"] for zone in host.boot_zones)
+    assert explain_reserve(host, ["slab:bio-160", "slab:kmalloc-1k"]) == (
+        f"reserve pages held at the end: 4, with {pages} below min (slab:bio-160 0, slab:kmalloc-1k 4)"
+    )
 
 
 def test_a_hog_too_large_for_swap_is_killed() -> None:
