@@ -155,5 +155,13 @@ GROUP_TABLE: Final = (
         source='5091b74a95d4 "mm: slub: optimise the SLUB fast path to avoid pfmemalloc checks", Christoph Lameter',
         summary="a CPU's current slab serves every request, also when its pages came from the reserve",
     ),
+    Fix(
+        name="blk_mq_only",
+        year=2018,
+        version="5.0",
+        source='Jonathan Corbet, "Replacing congestion_wait()", LWN, Oct 2021: the old request queues, which told of '
+        "congestion, went in 5.0",
+        summary="no device is congested, so reclaimers do not nap for one; before 5.16 and without it, as if one was",
+    ),
 )
 """Every cure of this kind, in the order of the fields of :class:`netvm.fixes.Fixes`."""

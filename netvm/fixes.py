@@ -126,6 +126,7 @@ class Fixes:
     flusher_tries_more: bool = True
     nfs_congestion: bool = True
     slub_fast_path: bool = True
+    blk_mq_only: bool = True
 
     def switched(self, switches: Mapping[str, bool]) -> "Fixes":
         """Return a copy with the named fixes switched. Raises KeyError for a name that is no fix."""

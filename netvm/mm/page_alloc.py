@@ -347,6 +347,8 @@ class PageAllocator:
                     told = (reclaimable, reclaimable + zone.nr_free, mark, no_progress_loops, worth)
                     self.tracer.retry_zone(task, zone.name, order, *told)
                 if worth:
+                    if no_progress_loops and await self.vmscan.throttles.naps_before_retry(task, zone, reclaimable):
+                        return True
                     break
             if task.flags & PF_WQ_WORKER:
                 # a sleep of one jiffy, whatever was found, so that the pool sees that this worker does not run

@@ -6,10 +6,14 @@ sooner. Kernel threads other than kswapd do not nap, since others may wait for t
 Before 5.16 (``reclaim_throttle``) each of them was ``congestion_wait``: a tenth of a second, for isolated pages
 everybody's, kernel threads' as well. A write that was through, on a queue that was not congested or no longer, ended it
 sooner; with the request queues of old this signal was gone, and the nap was slept out whatever happened meanwhile.
+Without them (``blk_mq_only``, 5.0) naps were taken where pages are isolated, by kswapd where it meets pages under
+writeback that it has marked, and before a retry, after a round without progress, where most of what a zone could give
+is being written already (``should_reclaim_retry``). Others were for a device that is congested
+(``wait_iff_congested``), as none is.
 
-# MODEL: from 2.6.37 to 5.15 all but the nap for isolated pages were taken only while a device was congested
-# (wait_iff_congested). Programs and kswapd nap here as if one was, kernel threads as if none; for naps
-# after a pass and between rounds see :mod:`netvm.mm.unreclaimable`.
+# MODEL: from 2.6.37 to 4.20 programs and kswapd nap as if a device was congested, kernel threads as if none; for naps
+# after a pass and between rounds see :mod:`netvm.mm.unreclaimable`. The nap before a retry came in 4.7. That NFS and
+# FUSE still told of congestion until 5.17 is left out from 5.0 on.
 # MODEL: that signal was gone in 5.0; here it is from 4.7 on (``oom_detection``). No device is ever congested, so that
 # each of its writes gives it, FUSE's as well, which gave it only with few requests left. There was a queue for reads
 # and one for writes, and this is the latter.
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from netvm.mm.gfp import PF_KSWAPD, PF_KTHREAD
 from netvm.mm.scan_control import SWAP_CLUSTER_MAX
+from netvm.mm.zone import Zone
 from netvm.runtime.task import Provider, Resource, Task
 from netvm.runtime.wait import WaitQueue
 from netvm.trace.tracepoints import number_of
@@ -186,6 +191,15 @@ class Throttles:
         with nullcontext() if looks_again else step_of_first_round(task, self.vmscan.pages.memory):
             await self.congestion_wait(task, self._naps[reason], timeout_ns=timeout_ns)
 
+    async def naps_before_retry(self, task: Task, zone: Zone, reclaimable_pages: int) -> bool:
+        """Nap if most of what a zone could give is being written already, from 5.0 to 5.15; whether that was so."""
+        fixes = self.vmscan.fixes
+        is_asked = fixes.blk_mq_only and not fixes.reclaim_throttle
+        has_reason = is_asked and 2 * zone.nr_write_pending > reclaimable_pages
+        if has_reason:
+            await self.nap(task)
+        return has_reason
+
     async def congestion_wait(self, task: Task, wanted: Resource, *, timeout_ns: int = CONGESTION_WAIT_NS) -> None:
         """Sleep for some time, or until a write ends, to whatever device (congestion_wait)."""
         vmscan = self.vmscan
@@ -208,8 +222,10 @@ class Throttles:
         is_old = not self.vmscan.fixes.reclaim_throttle
         if task.flags & PF_KTHREAD and not task.flags & PF_KSWAPD:
             return not is_old or reason != "VMSCAN_THROTTLE_ISOLATED"
-        if is_old or reason not in ("VMSCAN_THROTTLE_NOPROGRESS", "VMSCAN_THROTTLE_CONGESTED"):
+        if reason not in ("VMSCAN_THROTTLE_NOPROGRESS", "VMSCAN_THROTTLE_CONGESTED"):
             return False
+        if is_old:
+            return self.vmscan.fixes.blk_mq_only
         node = self.vmscan.node
         if node.kswapd_failures >= MAX_KSWAPD_FAILURES:
             return True

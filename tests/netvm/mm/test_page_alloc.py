@@ -58,11 +58,19 @@ class Script:
         self.nr_locked = 0
         """So many attempts find oom_lock taken."""
         self.unlocked_ns = []
+        self.naps = []
+        """For each question whether to nap before a retry: the round it was asked after."""
         host.pages.vmscan = host.pages.oom = self.throttles = self.compaction = self
 
     async def between_rounds(self, task):
         """Go on at once."""
         self.host.world.retry_point(task.spins_at)
+
+    async def naps_before_retry(self, task, zone, reclaimable_pages):
+        """Note when it was asked; there is never a reason."""
+        assert reclaimable_pages == self.reclaimable
+        self.naps.append(self.nr_reclaims)
+        return False
 
     @property
     def nr_reclaims(self):
@@ -444,6 +452,8 @@ def test_progress_starts_the_count_anew(make_host) -> None:
     script.on_reclaim = reclaim
     assert _request(host, GFP_KERNEL) == -1
     assert script.nr_reclaims == 10 + 17
+    # a nap before the retry is thought of after a round without progress alone
+    assert script.naps == [*range(1, 10), *range(11, 27)]
 
 
 def test_a_kill_starts_the_count_anew(make_host) -> None:

@@ -101,10 +101,14 @@ def test_written_pages_end_a_writeback_throttle(make_host, nr_waiters: int, writ
     assert host.vmstat.nr_throttled_written == written
 
 
+@pytest.mark.parametrize("blk_mq_only", [True, False])
 @pytest.mark.parametrize("reason", [reason for reason, _ in THROTTLES])
-def test_before_5_16_everybody_slept_it_out(make_host, reason: str) -> None:
-    """Without fix ``reclaim_throttle`` each is a congestion_wait of 100 ms, whatever is written meanwhile."""
-    host = make_host(switches={"reclaim_throttle": False})
+def test_before_5_16_everybody_slept_it_out(make_host, reason: str, blk_mq_only: bool) -> None:
+    """Without fix ``reclaim_throttle`` each is a congestion_wait of 100 ms, whatever is written meanwhile.
+
+    Fix ``blk_mq_only``: naps for a congested device are none since 5.0, as no device is.
+    """
+    host = make_host(switches={"reclaim_throttle": False, "blk_mq_only": blk_mq_only})
 
     async def writer(task):
         await host.pause(task, 10 * NS_PER_MS)
@@ -116,7 +120,31 @@ def test_before_5_16_everybody_slept_it_out(make_host, reason: str) -> None:
         await host.vmscan.throttles.reclaim_throttle(task, reason)
 
     host.run(body)
-    assert host.world.now_ns == 104 * NS_PER_MS
+    naps = not blk_mq_only or reason in ("VMSCAN_THROTTLE_WRITEBACK", "VMSCAN_THROTTLE_ISOLATED")
+    assert host.world.now_ns == (104 * NS_PER_MS if naps else 0)
+
+
+@pytest.mark.parametrize(
+    ("switches", "pending_pages", "naps"),
+    [
+        ({"reclaim_throttle": False}, 51, True),
+        ({"reclaim_throttle": False}, 50, False),
+        ({"reclaim_throttle": False, "blk_mq_only": False}, 51, False),
+        ({}, 51, False),
+    ],
+)
+def test_before_5_16_a_retry_waited_for_what_is_being_written(
+    make_host, switches: dict[str, bool], pending_pages: int, naps: bool
+) -> None:
+    """Where more than half of what a zone could give is dirty or under writeback: 100 ms, and then once more."""
+    host = make_host(switches=switches)
+    host.zone.nr_write_pending = pending_pages
+
+    async def body(task):
+        return await host.vmscan.throttles.naps_before_retry(task, host.zone, 100)
+
+    assert host.run(body) is naps
+    assert host.world.now_ns == (104 * NS_PER_MS if naps else 0)
 
 
 @pytest.mark.parametrize("reason", [reason for reason, _ in THROTTLES])
@@ -148,7 +176,7 @@ def test_before_4_14_a_kernel_thread_naps_until_fewer_pages_are_isolated(make_ho
 @pytest.mark.parametrize(("reason", "proved"), [("NOPROGRESS", False), ("ISOLATED", True)])
 def test_a_step_of_a_first_round_proves_no_hang(make_host, reason: str, proved: bool) -> None:
     """Before 5.16 twelve naps one after another are one round, not twelve retries; those for isolated pages are."""
-    host = make_host(switches={"reclaim_throttle": False})
+    host = make_host(switches={"reclaim_throttle": False, "blk_mq_only": False})
     told: list[bool] = []
 
     async def body(task):
@@ -215,7 +243,7 @@ def test_a_wait_without_end_is_no_part_of_the_round(make_host) -> None:
 @pytest.mark.parametrize("reason", [reason for reason, _ in THROTTLES])
 def test_a_nap_of_old_is_for_its_reason_as_well(make_host, reason: str, oom_detection: bool) -> None:
     """Who naps because pages are isolated waits for those who hold them, not for memory as such."""
-    host = make_host(switches={"reclaim_throttle": False, "oom_detection": oom_detection})
+    host = make_host(switches={"reclaim_throttle": False, "blk_mq_only": False, "oom_detection": oom_detection})
     seen = []
 
     async def body(task):
