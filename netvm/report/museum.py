@@ -167,7 +167,7 @@ def _pair_lines(pair: str, arms: Sequence[_Arm], results: Mapping[str, Result]) 
     lines = [f"### {pair}: {first.title}", "", " ".join(first.mechanism.split()), ""]
     lines += [f"- *Source* ({first.year}): {' '.join(first.source.split())}", f"- *Fix*: {_fix_text(first.fix)}", ""]
     lines += [
-        "| arm | kernel | verdict | knot, who was killed, or who holds the reserve | file |",
+        "| arm | kernel | verdict | knot, or what else tells of it | file |",
         "|---|---|---|---|---|",
     ]
     for arm in arms:

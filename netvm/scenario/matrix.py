@@ -63,11 +63,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def knot(self) -> str:
-        """Return the shortest chain of the hang, else the first kill, hung task or level of the reserve, if any."""
+        """Return the shortest chain of the hang, else the first kill, hung task, standstill or level, if any."""
         for line in self.explanation:
             if line.startswith(KNOT):
                 return line.removeprefix(KNOT)
-        words = ("invoked oom-killer", "INFO: task ", "reserve pages held")
+        words = ("invoked oom-killer", "INFO: task ", "nothing got done for", "reserve pages held")
         told = [line for word in words for line in self.explanation if word in line]
         return told[0] if told else ""
 

@@ -105,7 +105,7 @@ def test_what_is_a_surprise() -> None:
 
 
 def test_the_knot_of_a_cell() -> None:
-    """The knot is the line that begins so, else the first kill, hung task or level of the reserve."""
+    """The knot is the line that begins so, else the first kill, hung task, standstill or level of the reserve."""
     kill = "at 1.000 s hog-14 invoked oom-killer: order=0"
     assert _cell(explanation=["hung", kill, "the knot: a -> [b] -> a"]).knot == "a -> [b] -> a"
     assert _cell(explanation=["x", kill]).knot == kill
@@ -114,6 +114,8 @@ def test_the_knot_of_a_cell() -> None:
     assert _cell(explanation=["x", hung, "... held by hog.5-51"]).knot == hung
     level = "reserve pages held at the end: 47"
     assert _cell(explanation=["x", level]).knot == level
+    still = "nothing got done for 0.098 s at the longest, from 0.275 s on"
+    assert _cell(explanation=["x", level, still]).knot == still
     assert _cell().knot == ""
 
 
