@@ -11,7 +11,7 @@ from typing import Final
 
 from netvm.fixes import FIXES
 from netvm.scenario.blame import Blame, nearest
-from netvm.scenario.schema import AnonHog, FileReader, FileWriter, Scenario, Storage, Zone
+from netvm.scenario.schema import AnonHog, FileReader, FileWriter, Scenario, Senders, Storage, Zone
 from netvm.units import MIB, PAGE_SIZE
 
 __all__ = ["impossibilities"]
@@ -20,6 +20,8 @@ _PAGES_PER_MIB: Final = MIB // PAGE_SIZE
 _ZONE_ORDER: Final = ("DMA", "DMA32", "Normal", "Movable")
 _PCP_HIGH_FRACTION_MIN: Final = 8
 """MIN_PERCPU_PAGELIST_HIGH_FRACTION, mm/page_alloc.c."""
+_SOCKETS_MAX: Final = 28_232
+"""Connections of a program's processes: net.ipv4.ip_local_port_range, 32768 to 60999."""
 _NETWORK_FAULTS: Final = ("link-down", "loss-burst", "reset", "server-restart")
 
 
@@ -225,6 +227,11 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
         for index, traffic in enumerate(scenario.traffic):
             problem = 'is with peers outside, and nic.kind is "loopback"; must be a card'
             yield Blame(path=("traffic", index, "name"), value=traffic.name, problem=problem)
+    for index, traffic in enumerate(scenario.traffic):
+        if isinstance(traffic, Senders) and traffic.processes * traffic.sockets > _SOCKETS_MAX:
+            most = _SOCKETS_MAX // traffic.processes
+            problem = f"must be at most {most} for each of {traffic.processes} processes, {_SOCKETS_MAX} in all"
+            yield Blame(path=("traffic", index, "sockets"), value=traffic.sockets, problem=problem)
     if storage.kind == "nfs" and storage.place == "local":
         for key in ("proxy_bandwidth_bytes_per_s", "proxy_latency_us"):
             if getattr(storage, key):

@@ -139,7 +139,10 @@ class _Peer:
 
 
 class _TcpSender:
-    """A program that sends messages on connections of its own."""
+    """A program that sends messages on connections of its own.
+
+    # MODEL: it has no memory but its packets', so the OOM killer never takes it.
+    """
 
     def __init__(self, host: Host, spec: Senders, name: str) -> None:
         self.host = host

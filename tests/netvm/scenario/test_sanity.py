@@ -115,6 +115,10 @@ def test_zones_stand_in_order_and_once() -> None:
             'traffic.0.name = "flood": is with peers outside, and nic.kind is "loopback"; must be a card',
         ),
         (
+            {"traffic": [{"kind": "tcp-sender", "processes": 10, "sockets": 2824}]},
+            "traffic.0.sockets = 2824: must be at most 2823 for each of 10 processes, 28232 in all",
+        ),
+        (
             {"storage": {"kind": "nfs", "place": "local", "proxy_latency_us": 5}},
             'storage.proxy_latency_us = 5: is of a link to a server outside; must be 0, or storage.place "remote"',
         ),
