@@ -361,8 +361,9 @@ class Experiment:
         explanation += host.stack.ip_frags.notes() if host.stack.ip_frags is not None else []
         if host.files.cache.nr_lost:
             explanation.append(f"{host.files.cache.nr_lost} file pages were lost in writes that failed")
+        reserve = self._reserve()
         if scenario.exhibit is not None and scenario.exhibit.reserve_of:
-            explanation.append(explain_reserve(host, scenario.exhibit.reserve_of))
+            explanation.append(explain_reserve(reserve, scenario.exhibit.reserve_of))
         return Outcome(
             scenario=self.name,
             kernel=scenario.kernel.preset,
@@ -377,7 +378,7 @@ class Experiment:
             zones=self._zones,
             vmstat=self._vmstat(),
             direct_reclaim_latency_us=self._latency(),
-            reserve=self._reserve(),
+            reserve=reserve,
             memory_groups=self._memory_groups(),
             netstat=self.host.stack.netstat_values(),
             drops=self._drops(),

@@ -36,6 +36,7 @@ def impossibilities(scenario: Scenario) -> Iterator[Blame]:
     yield from _groups(scenario)
     yield from _programs(scenario)
     yield from _network(scenario)
+    yield from _traffic(scenario)
     yield from _iscsi(scenario.storage)
     yield from _times(scenario)
     abstract = scenario.abstract
@@ -227,11 +228,6 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
         for index, traffic in enumerate(scenario.traffic):
             problem = 'is with peers outside, and nic.kind is "loopback"; must be a card'
             yield Blame(path=("traffic", index, "name"), value=traffic.name, problem=problem)
-    for index, traffic in enumerate(scenario.traffic):
-        if isinstance(traffic, Senders) and traffic.processes * traffic.sockets > _SOCKETS_MAX:
-            most = _SOCKETS_MAX // traffic.processes
-            problem = f"must be at most {most} for each of {traffic.processes} processes, {_SOCKETS_MAX} in all"
-            yield Blame(path=("traffic", index, "sockets"), value=traffic.sockets, problem=problem)
     if storage.kind == "nfs" and storage.place == "local":
         for key in ("proxy_bandwidth_bytes_per_s", "proxy_latency_us"):
             if getattr(storage, key):
@@ -256,6 +252,15 @@ def _network(scenario: Scenario) -> Iterator[Blame]:
             if fault.kind in _NETWORK_FAULTS:
                 problem = 'storage.kind "disk" has neither network nor server; must be "stall"'
                 yield Blame(path=("fault", index, "kind"), value=fault.kind, problem=problem)
+
+
+def _traffic(scenario: Scenario) -> Iterator[Blame]:
+    """Generate programs with more connections than there are ports."""
+    for index, traffic in enumerate(scenario.traffic):
+        if isinstance(traffic, Senders) and traffic.processes * traffic.sockets > _SOCKETS_MAX:
+            most = _SOCKETS_MAX // traffic.processes
+            problem = f"must be at most {most} for each of {traffic.processes} processes, {_SOCKETS_MAX} in all"
+            yield Blame(path=("traffic", index, "sockets"), value=traffic.sockets, problem=problem)
 
 
 def _udp(scenario: Scenario) -> Iterator[Blame]:

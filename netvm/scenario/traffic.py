@@ -1,5 +1,6 @@
 """Other traffic: what arrives at sockets of this host and what its programs send, all of which takes its memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 from netvm.host.machine import Host
@@ -24,16 +25,14 @@ _IDLE = Resource("timer", "the next message", external=True)
 def start_traffic(host: Host, traffic: list[Traffic]) -> None:
     """Start every source, reader and sender."""
     for spec in traffic:
-        if isinstance(spec, Senders):
-            for i in range(spec.processes):
-                _TcpSender(host, spec, spec.name if spec.processes == 1 else f"{spec.name}{i}")
-            continue
-        for i in range(spec.sockets):
-            name = spec.name if spec.sockets == 1 else f"{spec.name}{i}"
-            if isinstance(spec, Flood):
-                _UdpFlood(host, spec, name)
-            else:
-                _TcpStream(host, spec, name)
+        nr = spec.processes if isinstance(spec, Senders) else spec.sockets
+        for i in range(nr):
+            _STARTS[type(spec)](host, spec, spec.name if nr == 1 else f"{spec.name}{i}")
+
+
+def _stop_ns(host: Host, spec: Traffic) -> int:
+    """Return when it ends."""
+    return host.world.now_ns + spec.stop_ms * NS_PER_MS if spec.stop_ms else NEVER_NS
 
 
 async def _read_loop(task: Task, host: Host, spec: Any, read: Any, wait: Any) -> None:
@@ -61,7 +60,7 @@ class _UdpFlood:
         self.spec = spec
         self.sock = UdpSock(host.stack, name, rcvbuf=spec.rcvbuf_bytes)
         self.interval_ns = max(1, NS_PER_S * spec.sockets // spec.packets_per_s)
-        self.stop_ns = host.world.now_ns + spec.stop_ms * NS_PER_MS if spec.stop_ms else 0
+        self.stop_ns = _stop_ns(host, spec)
         self._ident = 0
         host.world.call_after(spec.start_ms * NS_PER_MS, self._send)
         if spec.reader != "never":
@@ -69,7 +68,7 @@ class _UdpFlood:
 
     def _send(self) -> None:
         world = self.host.world
-        if self.stop_ns and world.now_ns >= self.stop_ns:
+        if world.now_ns >= self.stop_ns:
             return
         assert self.host.link is not None
         assert self.host.stack.ip_frags is not None
@@ -98,7 +97,7 @@ class _TcpStream:
         self.sock = TcpSock(host.stack, name, rcvbuf=spec.rcvbuf_bytes, kernel=False)
         self.remote = RemoteSocket(host.world, f"{name}-peer", link=host.link.down)
         connect_streams(self.sock, self.remote)
-        self.stop_ns = host.world.now_ns + spec.stop_ms * NS_PER_MS if spec.stop_ms else 0
+        self.stop_ns = _stop_ns(host, spec)
         self.piece_bytes = max(1448, spec.bytes_per_s // 1000)
         self.interval_ns = max(1, self.piece_bytes * NS_PER_S // spec.bytes_per_s)
         self.sock.connect()
@@ -108,7 +107,7 @@ class _TcpStream:
 
     def _send(self) -> None:
         world = self.host.world
-        if self.stop_ns and world.now_ns >= self.stop_ns:
+        if world.now_ns >= self.stop_ns:
             return
         if self.remote.is_open and self.remote.unsent_bytes < 1 << 20:
             self.remote.write([bytes(self.piece_bytes)])
@@ -149,9 +148,8 @@ class _TcpSender:
         self.spec = spec
         self.message = bytes(spec.bytes)
         self.interval_ns = max(1, NS_PER_S // spec.messages_per_s)
-        begun_ns = host.world.now_ns
-        self.start_ns = begun_ns + spec.start_ms * NS_PER_MS
-        self.stop_ns = begun_ns + spec.stop_ms * NS_PER_MS if spec.stop_ms else NEVER_NS
+        self.start_ns = host.world.now_ns + spec.start_ms * NS_PER_MS
+        self.stop_ns = _stop_ns(host, spec)
         self.socks = [self._connect(f"{name}-{i}", name) for i in range(spec.sockets)]
         host.world.spawn(name, self._run, cpus=host.cpus)
 
@@ -181,3 +179,10 @@ class _TcpSender:
                 await sock.sendmsg(task, [self.message], more=False)
             due_ns += self.interval_ns
             turn += 1
+
+
+_STARTS: dict[type, Callable[[Host, Any, str], object]] = {
+    Flood: _UdpFlood,
+    Readers: _TcpStream,
+    Senders: _TcpSender,
+}

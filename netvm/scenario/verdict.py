@@ -19,6 +19,7 @@ from netvm.mm.zone import ZONE_NORMAL, Zone
 from netvm.net.sock import TcpSock
 from netvm.runtime.hang import Knot, find_knot, shortest_chain
 from netvm.runtime.task import NOT_WAITING, Provider, Resource, Task, TaskState
+from netvm.scenario.outcome import ReserveReport
 from netvm.scenario.schema import Verdict
 from netvm.scenario.workload import Program
 from netvm.units import NS_PER_S
@@ -431,13 +432,11 @@ def explain_oom(host: Host) -> list[str]:
 # -- what is left of the reserve --------------------------------------------------------------------------------------
 
 
-def explain_reserve(host: Host, owners: Sequence[str]) -> str:
-    """Say how many pages that were drawn from below min ``owners`` hold as the host stands."""
-    table = host.ledger.reserve_table()
-    held = {name: table.get(name, 0) for name in owners}
-    pages = sum(zone["min"] for zone in host.boot_zones)
+def explain_reserve(reserve: ReserveReport, owners: Sequence[str]) -> str:
+    """Say how many pages that were drawn from below min ``owners`` hold at the end."""
+    held = {name: reserve.still_by_owner.get(name, 0) for name in owners}
     told = ", ".join(f"{name} {nr}" for name, nr in held.items())
-    return f"reserve pages held at the end: {sum(held.values())}, with {pages} below min ({told})"
+    return f"reserve pages held at the end: {sum(held.values())}, with {reserve.pages} below min ({told})"
 
 
 # -- errors of the storage ------------------------------------------------------------------------------------------
